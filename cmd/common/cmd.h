@@ -1,0 +1,177 @@
+/*
+ * What the tools share: the option table, the life of a command, messages.
+ *
+ * A tool is a `const struct pq_tool` in cmd/NAME.c: what it is called, what
+ * it is for, its options, and run().  The one table of options yields the
+ * parser, --help, the completions, the provenance line and the check of the
+ * man page.  cmd/main.c is the only main(); cmd/common/tools.c lists the
+ * tools.
+ */
+#ifndef CMD_H
+#define CMD_H
+
+#include "pq_engine.h"
+#include "pq_format.h"
+
+#include <stdio.h>
+
+#define PQ_VERSION "0.1.0"
+
+/* Exit status: done, the answer is no, trouble. */
+enum { CMD_OK = 0, CMD_NO = 1, CMD_TROUBLE = 2 };
+
+enum cmd_option_flags {
+    CMD_CHANGES_OUTPUT = 1u << 0, /* goes into the provenance line */
+    CMD_REPEATS = 1u << 1         /* may be given more than once */
+};
+
+/* Shared options a tool takes (bits of pq_tool.shared); -h -V always. */
+enum cmd_shared {
+    CMD_OUTPUT = 1u << 0,     /* -o FILE -O FORMAT -f --no-sync */
+    CMD_DRY_RUN = 1u << 1,    /* -n */
+    CMD_SELECT = 1u << 2,     /* -m GLOB -x GLOB */
+    CMD_ENGINE = 1u << 3,     /* -T N --memory SIZE --progress WHEN */
+    CMD_JSON = 1u << 4,       /* --json */
+    CMD_SEED = 1u << 5,       /* --seed N */
+    CMD_PROVENANCE = 1u << 6, /* --no-provenance */
+    CMD_VERBOSITY = 1u << 7   /* -q -v */
+};
+
+struct cmd_option {
+    int letter;         /* 't', or 0 for a long option only */
+    const char *name;   /* "type" */
+    const char *arg;    /* "TYPE", or NULL when it takes none */
+    const char *help;   /* one line, no full stop */
+    const char *values; /* space-separated, for completion; or NULL: files */
+    unsigned flags;
+    int id; /* what pq_tool.option() gets; > 0, unique in the tool */
+};
+
+struct cmd;
+
+struct pq_tool {
+    const char *name;     /* "quantize" */
+    const char *purpose;  /* one line, for --help and `pq` */
+    const char *synopsis; /* "[options] [MODEL]" */
+    const struct cmd_option *options; /* own, ended by name == NULL */
+    unsigned shared;                  /* enum cmd_shared */
+    unsigned max_operands;            /* more is a usage error */
+    const char *const *examples;      /* two lines, NULL-terminated */
+    size_t state_bytes;               /* zeroed, as cmd->state */
+    /* An own option was given; value NULL if it takes none. */
+    int (*option)(struct cmd *c, int id, const char *value,
+                  struct pq_error *e);
+    /* Does the job.  Returns an exit status; CMD_TROUBLE has *e set. */
+    int (*run)(struct cmd *c, struct pq_error *e);
+};
+
+struct cmd_list {
+    const char **items;
+    size_t n, cap;
+};
+
+struct cmd {
+    const struct pq_tool *tool;
+    const char *program; /* "pq-quantize" */
+    void *state;         /* the tool's own, from its options */
+
+    const char **operands;
+    size_t n_operands;
+
+    const char *output;        /* -o, or NULL */
+    const char *output_format; /* -O, or NULL */
+    bool force, dry_run, quiet, json, sync, provenance;
+    int verbose;
+    unsigned threads; /* resolved: >= 1 */
+    uint64_t memory;  /* bytes; resolved */
+    bool memory_given;
+    uint64_t seed;
+    struct cmd_list match, exclude;
+    int progress_when; /* 0 auto, 1 always, 2 never */
+    const char *prov_options; /* "-t nf4 --double-quant": what changes output */
+};
+
+/* ---- args.c ---------------------------------------------------------- */
+
+/*
+ * Parses, answers --help, --version and --completion=SHELL, runs the tool,
+ * prints the one line of a failure.  Returns the exit status.
+ */
+int cmd_main(const struct pq_tool *tool, int argc, char **argv);
+
+/* Prints two lines on stderr; for usage errors found by a tool. */
+int cmd_usage(struct cmd *c, const char *fmt, ...) PQ_PRINTF(2, 3);
+
+/* "64", "4K", "2.5GiB" -> bytes; "12" -> number in [min, max]; or fail. */
+PQ_MUST_USE int cmd_size(const char *s, uint64_t *v, struct pq_error *e);
+PQ_MUST_USE int cmd_number(const char *s, uint64_t min, uint64_t max,
+                           uint64_t *v, struct pq_error *e);
+PQ_MUST_USE int cmd_real(const char *s, double min, double max, double *v,
+                         struct pq_error *e);
+PQ_MUST_USE int cmd_list_add(struct cmd_list *l, const char *s,
+                             struct pq_error *e);
+
+/* ---- help.c ---------------------------------------------------------- */
+
+/* The tool's own and shared options as one table, sorted; arena-owned. */
+const struct cmd_option *cmd_all_options(const struct pq_tool *tool, size_t *n);
+void cmd_help(const struct pq_tool *tool, FILE *f);
+void cmd_version(const struct pq_tool *tool, bool verbose, FILE *f);
+/* bash, zsh or fish; -1 when the shell is unknown. */
+int cmd_completion(const struct pq_tool *tool, const char *shell, FILE *f);
+
+/* ---- tools.c --------------------------------------------------------- */
+
+extern const struct pq_tool *const cmd_tools[]; /* NULL-terminated */
+const struct pq_tool *cmd_tool_named(const char *name);
+
+/* ---- msg.c ----------------------------------------------------------- */
+
+/* One line on stderr, in one write, control characters masked. */
+void cmd_msg(const struct cmd *c, const char *fmt, ...) PQ_PRINTF(2, 3);
+/* Text on stdout; a write error is remembered and makes the exit status 2. */
+void cmd_print(const char *fmt, ...) PQ_PRINTF(1, 2);
+void cmd_print_n(const char *s, size_t n);
+/* Flushes and closes stdout; -1 with the reason when anything was lost. */
+PQ_MUST_USE int cmd_close_stdout(struct pq_error *e);
+
+/* ---- signals.c ------------------------------------------------------- */
+
+/* fds 0-2 open, SIGPIPE at its default, INT TERM HUP set the flag. */
+void cmd_signals_init(void);
+extern volatile int cmd_cancel; /* the signal that came, or 0 */
+/* Dies of the signal that came, if one did, so that the parent sees it. */
+void cmd_signals_exit(void);
+
+/* ---- progress.c ------------------------------------------------------ */
+
+/* For pq_run.progress; arg is the cmd.  Shows a bar on a terminal. */
+void cmd_progress(void *arg, uint64_t done, uint64_t total);
+/* Clears the bar's line. */
+void cmd_progress_end(void);
+
+/* ---- select.c -------------------------------------------------------- */
+
+/* -m and -x: no -m selects all; `*` matches dots too. */
+bool cmd_selected(const struct cmd *c, const char *tensor);
+/* Shell-like match: * ? [a-z]; the whole name must match. */
+bool cmd_glob(const char *pattern, const char *name);
+
+/* ---- model.c: what every tool that reads or writes a model does -------- */
+
+/* Opens operand i (or "-" when there are none) through the registry. */
+PQ_MUST_USE int cmd_open_input(struct cmd *c, size_t i, struct pq_source **s,
+                               struct pq_error *e);
+/*
+ * Decides format and place of the output from -o, -O, the input and what
+ * stdout is; adds provenance; makes the sink.  Refuses a terminal.
+ */
+PQ_MUST_USE int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
+                              const struct pq_write_options *w,
+                              const struct pq_catalog *in,
+                              struct pq_sink **k, struct pq_error *e);
+/* Runs the plan with -T, --memory and progress; with -n prints the plan. */
+PQ_MUST_USE int cmd_run_plan(struct cmd *c, struct pq_plan *p,
+                             struct pq_error *e);
+
+#endif
