@@ -52,6 +52,12 @@ const struct pq_format *const *pq_formats(void);
 const struct pq_format *pq_format_named(const char *name);
 /* By the suffix of a path, or NULL. */
 const struct pq_format *pq_format_for_path(const char *path);
+/*
+ * Finds the format by content and opens it.  Takes over *in (closes it, also
+ * on failure); failures name it.
+ */
+PQ_MUST_USE int pq_format_open(struct pq_in *in, struct pq_source **s,
+                               struct pq_error *e);
 
 /*
  * Opens a model whatever it is: a file, "-", or a directory (formats/dir.c).

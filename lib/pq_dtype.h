@@ -26,7 +26,7 @@ const char *pq_dtype_name(enum pq_dtype t);
 const char *pq_dtype_torch_name(enum pq_dtype t);
 /* Bits of one element: 4, 6, 8, 16, 32 or 64. */
 unsigned pq_dtype_bits(enum pq_dtype t);
-/* A real floating type that pq can widen to float: F64 F32 BF16 F16 and F8. */
+/* A type that pq can widen to float: F64 F32 BF16 F16 F8_E4M3 F8_E5M2. */
 bool pq_dtype_is_float(enum pq_dtype t);
 /* The type named by s[0..n), or -1. */
 int pq_dtype_from_name(const char *s, size_t n);

@@ -62,14 +62,15 @@ extern "C" {
 enum pq_access {
     PQ_RANGE,   /* the items of the unit, item_bits each */
     PQ_WHOLE,   /* the whole part, read once a step and shared by its units */
-    PQ_COLUMNS  /* item = a column of part [rows][cols]: gets [rows][count] */
+    PQ_COLUMNS  /* item = some columns of part [rows][cols]: [rows][columns] */
 };
 
 struct pq_input {
     struct pq_source *source;
     const struct pq_part *part;
     enum pq_access access;
-    uint64_t item_bits; /* of PQ_RANGE */
+    uint64_t item_bits;    /* of PQ_RANGE */
+    uint64_t item_columns; /* of PQ_COLUMNS */
 };
 
 struct pq_output {
@@ -95,6 +96,8 @@ struct pq_trail; /* what finish() reads and writes, below */
 struct pq_step {
     const char *name; /* of the tensor, for messages and -v; borrowed */
     size_t tensor;    /* number in the output catalogue (unused: no outputs) */
+    size_t first_part; /* the parts of it that this step writes ... */
+    size_t n_parts;    /* ... how many; 0 = all of them */
 
     struct pq_input *in;
     size_t n_in;

@@ -19,6 +19,11 @@ extern "C" {
 
 #define PQ_PEEK 4096 /* bytes that pq_in_peek can show, at most */
 
+/*
+ * Before opening, zero-initialise and set `cancel` if there is a flag: also
+ * opening a FIFO may wait.  Failures to open name the file; failures to read
+ * do not, the source does that.
+ */
 struct pq_in {
     int fd;
     const char *name;  /* for messages, borrowed: a path, or "-" */
@@ -37,10 +42,17 @@ struct pq_in {
  */
 PQ_MUST_USE int pq_in_open(struct pq_in *in, const char *path,
                            struct pq_error *e);
-/* The same for a base name in an open directory; follows no links out of it. */
+/*
+ * The same for a base name in an open directory; it must be a regular file.
+ * Links are followed wherever they go (the cache of Hugging Face consists of
+ * links out of the directory), but a name with a slash is refused.
+ */
 PQ_MUST_USE int pq_in_open_at(struct pq_in *in, int dirfd, const char *name,
                               struct pq_error *e);
-/* Shows up to n <= PQ_PEEK bytes from the start without consuming them. */
+/*
+ * Shows up to n <= PQ_PEEK bytes from the start without consuming them; only
+ * before the first pq_in_read.
+ */
 PQ_MUST_USE int pq_in_peek(struct pq_in *in, size_t n,
                            const unsigned char **p, size_t *got,
                            struct pq_error *e);
@@ -59,6 +71,10 @@ enum pq_out_flags {
     PQ_OUT_SYNC = 1u << 0 /* fsync before the name appears */
 };
 
+/*
+ * As with pq_in: zero-initialise and set `cancel` before opening.  All
+ * failures name the file.
+ */
 struct pq_out {
     int fd;
     bool regular;   /* pwrite works and abort can undo */
@@ -66,6 +82,8 @@ struct pq_out {
     bool failed;
     uint64_t start; /* of a regular standard output: where we began */
     uint64_t at;    /* bytes written by pq_out_write */
+    uint64_t end;   /* furthest byte written; changed atomically */
+    uint64_t reserved;
     int dirfd;      /* of the target, or -1 */
     char *base;     /* final base name in dirfd, NULL for written-through */
     char *temp;     /* temporary base name, NULL for O_TMPFILE */
@@ -80,7 +98,10 @@ PQ_MUST_USE int pq_out_open(struct pq_out *o, const char *path, unsigned flags,
 /* A new file in an open (temporary) directory, plain: no rename needed. */
 PQ_MUST_USE int pq_out_open_at(struct pq_out *o, int dirfd, const char *name,
                                unsigned flags, struct pq_error *e);
-/* Says how long it will be: room is reserved where the system can. */
+/*
+ * Says how long it will be, at most: room is reserved where the system can,
+ * so that a full disk is noticed now.
+ */
 PQ_MUST_USE int pq_out_reserve(struct pq_out *o, uint64_t bytes,
                                struct pq_error *e);
 PQ_MUST_USE int pq_out_write(struct pq_out *o, const void *buf, size_t n,
@@ -91,31 +112,43 @@ PQ_MUST_USE int pq_out_pwrite(struct pq_out *o, uint64_t offset,
 void pq_out_flush_early(struct pq_out *o, uint64_t offset, uint64_t n);
 /* Syncs, names and closes the file.  After a failure nothing was named. */
 PQ_MUST_USE int pq_out_commit(struct pq_out *o, struct pq_error *e);
-/* Closes and leaves nothing behind (a regular stdout is cut back). */
+/*
+ * Closes and leaves nothing behind (a regular stdout is cut back).  Harmless
+ * after commit, and after opening failed.
+ */
 void pq_out_abort(struct pq_out *o);
 
 /*
  * A directory output: built beside its target as `.NAME.pq-XXXXXX`, which is
  * locked while its maker lives, then exchanged with the target in one step.
- * Leftovers of killed runs for the same NAME are removed first.
+ * Leftovers of killed runs for the same NAME are removed first.  It is flat:
+ * files only.  All failures name the directory.
  */
 struct pq_outdir {
     int parent;    /* descriptor of the directory that holds it */
     int fd;        /* of the new directory */
     char *base;    /* final base name in parent */
     char *temp;    /* name while it is built */
-    const char *name;
+    const char *name; /* for messages, borrowed */
+    bool replaces; /* there is a directory to exchange it with */
+    bool (*known)(const char *name);
     unsigned flags;
+    const volatile int *cancel; /* to be set after opening; or NULL */
 };
 
 /*
  * `known` says whether pq knows an entry of an existing directory as a file
- * of a model; one it does not know, and the directory is left alone.
+ * of a model; one it does not know, and the directory is left alone: nothing
+ * is written, the first such entry in the order of strcmp is named.  Looked
+ * at again before the exchange.  The current directory is refused: it would
+ * be pulled out from under the shell.
  */
 PQ_MUST_USE int pq_outdir_open(struct pq_outdir *d, const char *path,
                                bool (*known)(const char *name), unsigned flags,
                                struct pq_error *e);
+/* Syncs, names and closes it.  After a failure nothing has changed. */
 PQ_MUST_USE int pq_outdir_commit(struct pq_outdir *d, struct pq_error *e);
+/* Removes it.  Harmless after commit, and after opening failed. */
 void pq_outdir_abort(struct pq_outdir *d);
 
 #ifdef __cplusplus

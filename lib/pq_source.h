@@ -17,6 +17,7 @@
 #ifndef PQ_SOURCE_H
 #define PQ_SOURCE_H
 
+#include "pq_spool.h"
 #include "pq_tensor.h"
 
 #ifdef __cplusplus
@@ -24,6 +25,7 @@ extern "C" {
 #endif
 
 struct pq_source;
+struct pq_hold;
 
 struct pq_source_ops {
     /* Reads exactly n bytes at offset, or fails with what is missing. */
@@ -43,6 +45,8 @@ struct pq_source {
     struct pq_catalog *catalog; /* owned by the source */
     const char *name;           /* for messages; "-" is standard input */
     const char *format;         /* name of the format, for pq-info */
+    struct pq_hold *hold; /* made by pq_fold() on a sequential source, owned */
+    struct pq_spool_budget hold_budget; /* of that hold */
     bool sequential;
     bool rewind;          /* of a sequential source: passed ranges re-readable */
     uint64_t total_bytes; /* bytes of input, for progress; 0 = unknown */

@@ -62,7 +62,6 @@ struct pq_codec {
     enum pq_encoding encoding;
     uint32_t block;        /* elements that share an absmax */
     uint32_t nested_block; /* absmax values that share a nested absmax, or 0 */
-    double nested_offset;  /* known only after encoding */
 };
 
 struct pq_tensor {
@@ -87,19 +86,44 @@ struct pq_blob {
     uint64_t bytes;
 };
 
+/*
+ * A record of a .pq stream that pq does not know and need not know (its type
+ * begins in lower case); carried through unchanged.
+ */
+struct pq_extra {
+    char type[4];
+    const void *head; /* [head_bytes] */
+    const void *body; /* [body_bytes] */
+    uint64_t head_bytes, body_bytes;
+};
+
+/*
+ * A table from names to numbers, for catalogues of 100,000 tensors.
+ * The names are borrowed.
+ */
+struct pq_names {
+    const char **keys; /* [cap], NULL = free */
+    size_t *values;
+    size_t n, cap;
+};
+
 struct pq_catalog {
     struct pq_arena arena;
     struct pq_tensor *tensors; /* [n_tensors], in the order of their data */
     size_t n_tensors, cap_tensors;
     struct pq_pair *metadata; /* [n_metadata], in file order */
     size_t n_metadata, cap_metadata;
+    struct pq_names metadata_keys; /* private to pq_catalog_set() */
     struct pq_blob *blobs; /* [n_blobs] */
     size_t n_blobs, cap_blobs;
     const char **prov; /* [n_prov], one line of JSON a tool run, oldest first */
     size_t n_prov, cap_prov;
+    struct pq_extra *extra; /* [n_extra], in file order */
+    size_t n_extra, cap_extra;
     const char **files; /* [n_files] base names of the shards, or NULL */
     size_t n_files;
     bool directory; /* read from, or to be written as, a model directory */
+    bool counts_parameters; /* the index of its shards has total_parameters */
 };
 
 void pq_catalog_init(struct pq_catalog *c);
@@ -116,7 +140,7 @@ struct pq_tensor *pq_catalog_add(struct pq_catalog *c, const char *name,
 PQ_MUST_USE const uint64_t *pq_catalog_shape(struct pq_catalog *c,
                                              const uint64_t *shape, int rank);
 
-/* Copies in a metadata pair (replacing that key), a file, a line. */
+/* Copies in a metadata pair (replacing that key), a file, a line, a record. */
 PQ_MUST_USE int pq_catalog_set(struct pq_catalog *c, const char *key,
                                const char *value, struct pq_error *e);
 PQ_MUST_USE int pq_catalog_add_blob(struct pq_catalog *c, const char *name,
@@ -124,6 +148,9 @@ PQ_MUST_USE int pq_catalog_add_blob(struct pq_catalog *c, const char *name,
                                     struct pq_error *e);
 PQ_MUST_USE int pq_catalog_add_prov(struct pq_catalog *c, const char *line,
                                     struct pq_error *e);
+PQ_MUST_USE int pq_catalog_add_extra(struct pq_catalog *c,
+                                     const struct pq_extra *x,
+                                     struct pq_error *e);
 
 /* The value of a metadata key, a file by its name, or NULL. */
 const char *pq_catalog_get(const struct pq_catalog *c, const char *key);
@@ -153,15 +180,9 @@ const char *pq_encoding_name(enum pq_encoding e);
 int pq_encoding_from_name(const char *name);
 
 /*
- * A table from names to numbers, for catalogues of 100,000 tensors.
- * The names are borrowed.
+ * 0 added, 1 was there already (then *old, if not NULL, is its number), -1 no
+ * memory.
  */
-struct pq_names {
-    const char **keys; /* [cap], NULL = free */
-    size_t *values;
-    size_t n, cap;
-};
-/* 0 added, 1 was there already (then *old is its number), -1 no memory. */
 PQ_MUST_USE int pq_names_add(struct pq_names *t, const char *key, size_t value,
                              size_t *old, struct pq_error *e);
 /* The number, or SIZE_MAX. */

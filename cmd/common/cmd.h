@@ -10,6 +10,7 @@
 #ifndef CMD_H
 #define CMD_H
 
+#include "kernels/kernels.h"
 #include "pq_engine.h"
 #include "pq_format.h"
 
@@ -22,7 +23,8 @@ enum { CMD_OK = 0, CMD_NO = 1, CMD_TROUBLE = 2 };
 
 enum cmd_option_flags {
     CMD_CHANGES_OUTPUT = 1u << 0, /* goes into the provenance line */
-    CMD_REPEATS = 1u << 1         /* may be given more than once */
+    CMD_REPEATS = 1u << 1,        /* may be given more than once */
+    CMD_ARG_OPTIONAL = 1u << 2    /* -z or -z3, --compress or --compress=3 */
 };
 
 /* Shared options a tool takes (bits of pq_tool.shared); -h -V always. */
@@ -37,6 +39,15 @@ enum cmd_shared {
     CMD_VERBOSITY = 1u << 7   /* -q -v */
 };
 
+/* What stands for the shared options in pq_tool tables: from 1000 on. */
+enum cmd_shared_id {
+    CMD_ID_OUTPUT = 1000, CMD_ID_FORMAT, CMD_ID_FORCE, CMD_ID_NO_SYNC,
+    CMD_ID_DRY_RUN, CMD_ID_MATCH, CMD_ID_EXCLUDE, CMD_ID_THREADS,
+    CMD_ID_MEMORY, CMD_ID_PROGRESS, CMD_ID_JSON, CMD_ID_SEED,
+    CMD_ID_NO_PROVENANCE, CMD_ID_QUIET, CMD_ID_VERBOSE, CMD_ID_HELP,
+    CMD_ID_VERSION, CMD_ID_COMPLETION
+};
+
 struct cmd_option {
     int letter;         /* 't', or 0 for a long option only */
     const char *name;   /* "type" */
@@ -44,7 +55,7 @@ struct cmd_option {
     const char *help;   /* one line, no full stop */
     const char *values; /* space-separated, for completion; or NULL: files */
     unsigned flags;
-    int id; /* what pq_tool.option() gets; > 0, unique in the tool */
+    int id; /* what pq_tool.option() gets; 1 to 999, unique in the tool */
 };
 
 struct cmd;
@@ -58,10 +69,16 @@ struct pq_tool {
     unsigned max_operands;            /* more is a usage error */
     const char *const *examples;      /* two lines, NULL-terminated */
     size_t state_bytes;               /* zeroed, as cmd->state */
-    /* An own option was given; value NULL if it takes none. */
+    /*
+     * An own option was given; value NULL if it takes none.  What it fails
+     * with is a usage error: two lines, the option is put before it.
+     */
     int (*option)(struct cmd *c, int id, const char *value,
                   struct pq_error *e);
-    /* Does the job.  Returns an exit status; CMD_TROUBLE has *e set. */
+    /*
+     * Does the job.  Returns an exit status; CMD_TROUBLE has *e set, or has
+     * been explained with cmd_usage().
+     */
     int (*run)(struct cmd *c, struct pq_error *e);
 };
 
@@ -83,8 +100,10 @@ struct cmd {
     bool force, dry_run, quiet, json, sync, provenance;
     int verbose;
     unsigned threads; /* resolved: >= 1 */
-    uint64_t memory;  /* bytes; resolved */
+    uint64_t memory;  /* bytes for buffers: three quarters of --memory */
     bool memory_given;
+    const char *tmpdir; /* TMPDIR, or NULL */
+    const struct pq_kernels *kernels; /* PQ_CPU, or the best; never NULL */
     uint64_t seed;
     struct cmd_list match, exclude;
     int progress_when; /* 0 auto, 1 always, 2 never */
@@ -95,14 +114,25 @@ struct cmd {
 
 /*
  * Parses, answers --help, --version and --completion=SHELL, runs the tool,
- * prints the one line of a failure.  Returns the exit status.
+ * prints the one line of a failure, closes stdout.  Returns the exit status.
  */
 int cmd_main(const struct pq_tool *tool, int argc, char **argv);
 
-/* Prints two lines on stderr; for usage errors found by a tool. */
-int cmd_usage(struct cmd *c, const char *fmt, ...) PQ_PRINTF(2, 3);
+/*
+ * Closes stdout (a loss there makes the status CMD_TROUBLE, with a line), and
+ * dies of the signal that came, if one did.  cmd_main() has done it.
+ */
+int cmd_finish(const struct cmd *c, int status);
 
-/* "64", "4K", "2.5GiB" -> bytes; "12" -> number in [min, max]; or fail. */
+/* Two lines on stderr, for usage errors; returns CMD_TROUBLE. */
+int cmd_usage(const struct cmd *c, const char *fmt, ...) PQ_PRINTF(2, 3);
+
+/* ---- values.c -------------------------------------------------------- */
+
+/*
+ * "64", "4K", "2.5GiB" -> bytes (K, KB and KiB are all 1024); "12" -> number
+ * in [min, max]; "0.5" -> real in [min, max]; or fail.
+ */
 PQ_MUST_USE int cmd_size(const char *s, uint64_t *v, struct pq_error *e);
 PQ_MUST_USE int cmd_number(const char *s, uint64_t min, uint64_t max,
                            uint64_t *v, struct pq_error *e);
@@ -113,25 +143,38 @@ PQ_MUST_USE int cmd_list_add(struct cmd_list *l, const char *s,
 
 /* ---- help.c ---------------------------------------------------------- */
 
-/* The tool's own and shared options as one table, sorted; arena-owned. */
-const struct cmd_option *cmd_all_options(const struct pq_tool *tool, size_t *n);
+/*
+ * The tool's own options, then the shared ones it takes, as one table.  The
+ * caller frees it; NULL when memory is short.
+ */
+struct cmd_option *cmd_all_options(const struct pq_tool *tool, size_t *n);
 void cmd_help(const struct pq_tool *tool, FILE *f);
 void cmd_version(const struct pq_tool *tool, bool verbose, FILE *f);
-/* bash, zsh or fish; -1 when the shell is unknown. */
+
+/* ---- complete.c ------------------------------------------------------ */
+
+/* For bash, zsh or fish; -1 when the shell is unknown. */
 int cmd_completion(const struct pq_tool *tool, const char *shell, FILE *f);
 
 /* ---- tools.c --------------------------------------------------------- */
 
+extern const struct pq_tool tool_info, tool_convert, tool_quantize,
+    tool_dequantize, tool_verify;
 extern const struct pq_tool *const cmd_tools[]; /* NULL-terminated */
 const struct pq_tool *cmd_tool_named(const char *name);
 
 /* ---- msg.c ----------------------------------------------------------- */
 
-/* One line on stderr, in one write, control characters masked. */
+/*
+ * "PROGRAM: message" on stderr, in one write, control characters masked but
+ * for newlines.  Of the command only its name is used.
+ */
 void cmd_msg(const struct cmd *c, const char *fmt, ...) PQ_PRINTF(2, 3);
 /* Text on stdout; a write error is remembered and makes the exit status 2. */
 void cmd_print(const char *fmt, ...) PQ_PRINTF(1, 2);
 void cmd_print_n(const char *s, size_t n);
+/* Control characters in s[0..n) become '?'. */
+void cmd_mask(char *s, size_t n);
 /* Flushes and closes stdout; -1 with the reason when anything was lost. */
 PQ_MUST_USE int cmd_close_stdout(struct pq_error *e);
 
@@ -159,12 +202,20 @@ bool cmd_glob(const char *pattern, const char *name);
 
 /* ---- model.c: what every tool that reads or writes a model does -------- */
 
-/* Opens operand i (or "-" when there are none) through the registry. */
+/*
+ * Opens operand i (or "-" when there are none) through the registry; what is
+ * encoded in several entries becomes one tensor (pq_fold), or is left as the
+ * file has it (plain).
+ */
 PQ_MUST_USE int cmd_open_input(struct cmd *c, size_t i, struct pq_source **s,
+                               struct pq_error *e);
+PQ_MUST_USE int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
                                struct pq_error *e);
 /*
  * Decides format and place of the output from -o, -O, the input and what
- * stdout is; adds provenance; makes the sink.  Refuses a terminal.
+ * stdout is; adds provenance; makes the sink.  Refuses a terminal.  Of `w`
+ * (NULL: all zero) sync, threads and cancel are filled in here.  Sets
+ * out->directory.  -1 without *e set: a usage error, explained already.
  */
 PQ_MUST_USE int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
                               const struct pq_write_options *w,
@@ -173,5 +224,12 @@ PQ_MUST_USE int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
 /* Runs the plan with -T, --memory and progress; with -n prints the plan. */
 PQ_MUST_USE int cmd_run_plan(struct cmd *c, struct pq_plan *p,
                              struct pq_error *e);
+/*
+ * XXH3-128 in hexadecimal over the names, dtypes, shapes, encodings and
+ * metadata of a catalogue, in the order of their names: the same for every
+ * container and order.
+ */
+PQ_MUST_USE int cmd_catalog_digest(const struct pq_catalog *c, char hex[33],
+                                   struct pq_error *e);
 
 #endif

@@ -1,0 +1,28 @@
+/*
+ * config.json of a model: what tools ask it and how they edit it.
+ *
+ * Reading goes through cJSON after the strict check of pq_json.h; editing
+ * changes the keys concerned and leaves all other text as it was.
+ */
+#ifndef CMD_CONFIG_H
+#define CMD_CONFIG_H
+
+#include "cmd.h"
+
+/*
+ * Copies the string under a top-level key of config.json into `value`
+ * (room for n bytes); false when there is no config, no key, no string.
+ * A config that is not JSON fails with *e set.
+ */
+bool cmd_config_string(const struct pq_catalog *c, const char *key,
+                       char *value, size_t n, struct pq_error *e);
+/* Sets a top-level key to JSON text (NULL removes it); without a config: 0. */
+PQ_MUST_USE int cmd_config_set(struct pq_catalog *c, const char *key,
+                               const char *json, struct pq_error *e);
+/* Sets "dtype" and "torch_dtype" where they are there; adds "dtype" if not. */
+PQ_MUST_USE int cmd_config_set_dtype(struct pq_catalog *c, enum pq_dtype t,
+                                     struct pq_error *e);
+/* Do its layers include GPT-2's Conv1D?  Without a config: all may. */
+bool cmd_config_has_conv1d(const struct pq_catalog *c, struct pq_error *e);
+
+#endif

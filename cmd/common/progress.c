@@ -1,0 +1,131 @@
+/*
+ * The progress line on stderr:
+ *
+ *     pq-quantize:  43%  1.2 GiB of 2.8 GiB  310 MiB/s  0:05 left
+ *
+ * On a terminal that is ours, when a run takes longer than a second, at most
+ * six times a second, and gone at the end.  --progress=always shows it at
+ * once and also where there is no terminal, a line each time.
+ */
+#include "cmd.h"
+
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { AUTO, ALWAYS, NEVER };
+
+static struct {
+    bool started;
+    int shown; /* columns that are on the screen now */
+    double start, last;
+} bar;
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* May we write on this terminal: is it one, and are we in its foreground? */
+static bool terminal_is_ours(void)
+{
+    return isatty(2) && tcgetpgrp(2) == getpgrp();
+}
+
+static int terminal_columns(void)
+{
+    struct winsize w;
+
+    return ioctl(2, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 80;
+}
+
+static const char *human(double bytes, char s[16])
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    size_t u = 0;
+
+    for (; bytes >= 1024 && u + 1 < sizeof units / sizeof *units; u++)
+        bytes /= 1024;
+    snprintf(s, 16, bytes < 9.95 && u > 0 ? "%.1f %s" : "%.0f %s", bytes,
+             units[u]);
+    return s;
+}
+
+static int format_line(char *s, size_t n, const char *program, uint64_t done,
+                       uint64_t total, double seconds)
+{
+    char a[16], b[16], c[16];
+    const double rate = seconds > 0 ? (double)done / seconds : 0;
+    int k = snprintf(s, n, "%.32s: ", program);
+
+    if (total > 0)
+        k += snprintf(s + k, n - (size_t)k, "%3.0f%%  %s of %s  %s/s",
+                      100 * (double)done / (double)total,
+                      human((double)done, a), human((double)total, b),
+                      human(rate, c));
+    else
+        k += snprintf(s + k, n - (size_t)k, "%s  %s/s", human((double)done, a),
+                      human(rate, c));
+    if (total >= done && rate > 0 && total > 0) {
+        const long left = (long)((double)(total - done) / rate + 0.5);
+        k += snprintf(s + k, n - (size_t)k, "  %ld:%02ld left", left / 60,
+                      left % 60);
+    }
+    return k;
+}
+
+static void show(const char *line, int n)
+{
+    char out[512];
+    int k;
+
+    if (isatty(2)) {
+        const int columns = terminal_columns();
+        if (n > columns - 1)
+            n = columns - 1;
+        /* What the last line had more is covered with blanks. */
+        const int width = n > bar.shown ? n : bar.shown;
+        k = snprintf(out, sizeof out, "\r%-*.*s", width, n, line);
+        bar.shown = n;
+    } else {
+        k = snprintf(out, sizeof out, "%.*s\n", n, line);
+    }
+    if (k > 0 && (size_t)k < sizeof out && write(2, out, (size_t)k) < 0)
+        bar.shown = 0;
+}
+
+void cmd_progress(void *arg, uint64_t done, uint64_t total)
+{
+    const struct cmd *c = arg;
+    const bool always = c->progress_when == ALWAYS;
+    char line[256];
+    const double t = now();
+
+    if (c->quiet || c->progress_when == NEVER)
+        return;
+    if (!bar.started) {
+        bar.started = true;
+        bar.start = t;
+        bar.last = always ? t - 1 : t + 5.0 / 6;
+    }
+    if (t - bar.last < 1.0 / 6 || (!always && !terminal_is_ours()))
+        return;
+    bar.last = t;
+    show(line, format_line(line, sizeof line, c->program, done, total,
+                           t - bar.start));
+}
+
+void cmd_progress_end(void)
+{
+    char out[512];
+    const int k = snprintf(out, sizeof out, "\r%*s\r", bar.shown, "");
+
+    if (bar.shown > 0 && k > 0 && (size_t)k < sizeof out &&
+        write(2, out, (size_t)k) < 0)
+        return;
+    bar.shown = 0;
+}

@@ -1,0 +1,121 @@
+/*
+ * What a conversion did to each tensor; see report.h.
+ */
+#include "report.h"
+
+#include "pq_json.h"
+
+#include <string.h>
+
+const char *cmd_type_name(const struct pq_tensor *t)
+{
+    return t->codec.encoding == PQ_PLAIN ? pq_dtype_name(t->dtype)
+                                         : pq_encoding_name(t->codec.encoding);
+}
+
+void cmd_shape_text(const struct pq_tensor *t, char *text, size_t n)
+{
+    size_t at = (size_t)snprintf(text, n, "[");
+
+    for (int i = 0; i < t->rank && at < n; i++)
+        at += (size_t)snprintf(text + at, n - at, "%s%llu", i ? ", " : "",
+                               (unsigned long long)t->shape[i]);
+    if (at < n)
+        snprintf(text + at, n - at, "]");
+}
+
+static uint64_t tensor_bytes(const struct pq_tensor *t)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < t->n_parts; i++)
+        sum += t->parts[i].bytes;
+    return sum;
+}
+
+static void print_line(const struct cmd_report *r, const struct pq_step *s,
+                       const struct pq_tensor *t, const struct pq_quality *q)
+{
+    char shape[256], sqnr[96] = "exact";
+
+    cmd_shape_text(t, shape, sizeof shape);
+    if (q->noise > 0)
+        snprintf(sqnr, sizeof sqnr, "SQNR %.2f dB, max error %.3g",
+                 pq_sqnr_db(q->signal, q->noise), (double)q->max_error);
+    if (q->noise > 0 && q->plain_noise > 0) {
+        const size_t n = strlen(sqnr);
+        snprintf(sqnr + n, sizeof sqnr - n, " (plain %.2f dB)",
+                 pq_sqnr_db(q->signal, q->plain_noise));
+    }
+    cmd_msg(r->c, "%s %s -> %s: %s%s", s->name, shape, cmd_type_name(t), sqnr,
+            q->nans || q->infs || q->overflows ? "; NaN, Inf or overflow" : "");
+    if (q->nans || q->infs || q->overflows)
+        cmd_msg(r->c, "%s: %llu NaN, %llu Inf, %llu out of range", s->name,
+                (unsigned long long)q->nans, (unsigned long long)q->infs,
+                (unsigned long long)q->overflows);
+}
+
+static void put_db(struct pq_buf *b, const char *key, double signal,
+                   double noise)
+{
+    pq_buf_printf(b, ",\"%s\":", key);
+    pq_json_put_f64(b, pq_sqnr_db(signal, noise));
+}
+
+static void add_json(struct cmd_report *r, const struct pq_step *s,
+                     const struct pq_tensor *t, const struct pq_quality *q)
+{
+    struct pq_buf *b = &r->json;
+
+    pq_buf_puts(b, r->n++ ? ",{\"name\":" : "{\"name\":");
+    pq_json_quote(b, s->name);
+    pq_buf_printf(b, ",\"type\":\"%s\",\"shape\":[", cmd_type_name(t));
+    for (int i = 0; i < t->rank; i++)
+        pq_buf_printf(b, "%s%llu", i ? "," : "",
+                      (unsigned long long)t->shape[i]);
+    pq_buf_printf(b, "],\"bytes\":%llu", (unsigned long long)tensor_bytes(t));
+    put_db(b, "sqnr_db", q->signal, q->noise);
+    if (q->plain_noise > 0)
+        put_db(b, "sqnr_db_plain", q->signal, q->plain_noise);
+    pq_buf_puts(b, ",\"max_error\":");
+    pq_json_put_f32(b, q->max_error);
+    pq_buf_printf(b, ",\"nan\":%llu,\"inf\":%llu,\"overflow\":%llu}",
+                  (unsigned long long)q->nans, (unsigned long long)q->infs,
+                  (unsigned long long)q->overflows);
+}
+
+int cmd_report_tensor(const struct pq_step *s, const struct pq_quality *q,
+                      struct pq_error *e)
+{
+    struct cmd_report *r = s->user;
+    const struct pq_tensor *t = &r->out->tensors[s->tensor];
+
+    if (r->c->verbose > 0)
+        print_line(r, s, t, q);
+    if (r->c->json)
+        add_json(r, s, t, q);
+    return r->json.failed ? pq_fail_nomem(e) : 0;
+}
+
+int cmd_report_end(struct cmd_report *r, uint64_t bytes_in, uint64_t bytes_out,
+                   struct pq_error *e)
+{
+    struct pq_buf head = {0};
+    const struct pq_buf *b = &r->json;
+
+    if (!r->c->json)
+        return 0;
+    pq_buf_printf(&head, "{\"pq\":1,\"tool\":\"%s\"", r->c->program);
+    if (r->type)
+        pq_buf_printf(&head, ",\"type\":\"%s\"", r->type);
+    pq_buf_printf(&head, ",\"bytes_in\":%llu,\"bytes_out\":%llu,\"tensors\":[",
+                  (unsigned long long)bytes_in, (unsigned long long)bytes_out);
+    if (!head.failed)
+        cmd_print_n(head.s, head.n);
+    if (b->n)
+        cmd_print_n(b->s, b->n);
+    cmd_print("]}\n");
+    const int rc = head.failed ? pq_fail_nomem(e) : 0;
+    pq_buf_release(&head);
+    return rc;
+}

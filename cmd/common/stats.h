@@ -1,0 +1,31 @@
+/*
+ * What pq-info and pq-verify find out about the numbers and bytes of a
+ * model: a plan that only gathers.
+ */
+#ifndef CMD_STATS_H
+#define CMD_STATS_H
+
+#include "cmd.h"
+
+#define CMD_HISTOGRAM 16 /* bins of equal width from min to max */
+
+struct cmd_stat {
+    bool valid; /* a plain floating tensor: moments were taken */
+    struct pq_moments m;
+    double mean, std;
+    uint64_t histogram[CMD_HISTOGRAM];
+    char digest[33]; /* hex */
+};
+
+struct cmd_stats {
+    bool stats, digest;        /* what to find out */
+    struct cmd_stat *tensors;  /* [tensors of the catalogue] */
+    char model_digest[33];
+};
+
+/* Reads all selected tensors of s; digests are of all tensors. */
+PQ_MUST_USE int cmd_stats_run(struct cmd *c, struct pq_source *s,
+                              struct cmd_stats *st, struct pq_error *e);
+void cmd_stats_release(struct cmd_stats *st);
+
+#endif

@@ -1,0 +1,19 @@
+/*
+ * The tools that are in the program.
+ */
+#include "cmd.h"
+
+#include <string.h>
+
+const struct pq_tool *const cmd_tools[] = {
+    &tool_info,       &tool_convert, &tool_quantize,
+    &tool_dequantize, &tool_verify,  NULL,
+};
+
+const struct pq_tool *cmd_tool_named(const char *name)
+{
+    for (size_t i = 0; cmd_tools[i] != NULL; i++)
+        if (strcmp(cmd_tools[i]->name, name) == 0)
+            return cmd_tools[i];
+    return NULL;
+}

@@ -1,0 +1,176 @@
+/*
+ * pq-dequantize: encoded weights back to a floating type.
+ *
+ * Every nf4, fp4, int8 and int8_block tensor is decoded to -t TYPE (by
+ * default the type it had before) and all other tensors are copied.  GPT-2's
+ * Conv1D weights, which are stored turned when encoded, are turned back.
+ */
+#include "cmd.h"
+#include "config.h"
+#include "pq_names.h"
+#include "pq_quant.h"
+
+#include <string.h>
+
+enum { OPT_TYPE = 1 };
+
+static const struct cmd_option options[] = {
+    {'t', "type", "TYPE", "f32, f16 or bf16 (default: what the file says)",
+     "f32 f16 bf16", CMD_CHANGES_OUTPUT, OPT_TYPE},
+    {0, NULL, NULL, NULL, NULL, 0, 0},
+};
+
+struct dequantize {
+    bool given;
+    enum pq_dtype dtype;
+};
+
+struct job {
+    struct cmd *c;
+    struct dequantize *o;
+    struct pq_source *in;
+    struct pq_catalog out;
+    struct pq_plan plan;
+    struct pq_quant quant;
+    bool conv1d;
+};
+
+static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
+{
+    struct dequantize *o = c->state;
+    struct pq_spec s;
+
+    (void)id;
+    if (pq_spec_parse(value, &s) || s.encoding != PQ_PLAIN ||
+        pq_dtype_bits(s.dtype) < 16)
+        return pq_fail(e, PQ_EARG, "unknown type '%s': one of f32 f16 bf16",
+                       value);
+    o->given = true;
+    o->dtype = s.dtype;
+    return 0;
+}
+
+static bool chosen(const struct job *j, const struct pq_tensor *t)
+{
+    return t->codec.encoding != PQ_PLAIN && cmd_selected(j->c, t->name);
+}
+
+static bool turned(const struct job *j, const struct pq_tensor *t)
+{
+    return j->conv1d && t->rank == 2 && pq_name_is_conv1d(t->name);
+}
+
+/* int8 files do not say what the weights were: config.json may. */
+static enum pq_dtype output_dtype(const struct job *j,
+                                  const struct pq_tensor *t)
+{
+    char name[32];
+    struct pq_error ignored = PQ_ERROR_INIT;
+    const struct pq_catalog *in = j->in->catalog;
+
+    if (j->o->given)
+        return j->o->dtype;
+    if (t->codec.encoding == PQ_INT8 &&
+        (cmd_config_string(in, "dtype", name, sizeof name, &ignored) ||
+         cmd_config_string(in, "torch_dtype", name, sizeof name, &ignored))) {
+        const int d = pq_dtype_from_torch_name(name);
+        if (d == PQ_F32 || d == PQ_F16 || d == PQ_BF16)
+            return (enum pq_dtype)d;
+    }
+    return t->dtype;
+}
+
+static int declare(struct job *j, struct pq_error *e)
+{
+    const struct pq_catalog *in = j->in->catalog;
+
+    if (pq_catalog_copy_meta(&j->out, in, e))
+        return -1;
+    for (size_t i = 0; i < in->n_tensors; i++) {
+        const struct pq_tensor *t = &in->tensors[i];
+        const struct pq_spec to = {.dtype = output_dtype(j, t)};
+        if (chosen(j, t) ? !pq_quant_declare(&j->out, t, &to, turned(j, t), e)
+                         : !pq_tensor_copy(&j->out, t, e))
+            return -1;
+    }
+    return 0;
+}
+
+static int add_steps(struct job *j, struct pq_error *e)
+{
+    const struct pq_catalog *in = j->in->catalog;
+
+    for (size_t i = 0; i < in->n_tensors; i++) {
+        const struct pq_tensor *t = &in->tensors[i];
+        if (!chosen(j, t)) {
+            if (pq_step_copy(&j->plan, j->in, t, i, e))
+                return -1;
+        } else if (!pq_step_decode(&j->plan, j->in, t, &j->out, i,
+                                   turned(j, t), &j->quant, e)) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Nothing encoded is left: the config must not say otherwise. */
+static int edit_config(struct job *j, struct pq_error *e)
+{
+    for (size_t i = 0; i < j->out.n_tensors; i++)
+        if (j->out.tensors[i].codec.encoding != PQ_PLAIN)
+            return 0;
+    if (cmd_config_set(&j->out, "quantization_config", NULL, e))
+        return -1;
+    return j->o->given ? cmd_config_set_dtype(&j->out, j->o->dtype, e) : 0;
+}
+
+static int convert(struct job *j, struct pq_error *e)
+{
+    const struct pq_write_options w = {.sync = j->c->sync,
+                                       .threads = j->c->threads,
+                                       .cancel = &cmd_cancel};
+
+    j->conv1d = cmd_config_has_conv1d(j->in->catalog, e);
+    if (e->code || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
+        cmd_make_sink(j->c, &j->out, &w, j->in->catalog, &j->plan.sink, e))
+        return -1;
+    j->plan.sources = &j->in;
+    j->plan.n_sources = 1;
+    return cmd_run_plan(j->c, &j->plan, e);
+}
+
+static int run(struct cmd *c, struct pq_error *e)
+{
+    struct job j = {.c = c, .o = c->state};
+
+    j.quant.kernels = c->kernels;
+    pq_catalog_init(&j.out);
+    int rc = cmd_open_input(c, 0, &j.in, e);
+    if (!rc)
+        rc = convert(&j, e);
+    pq_sink_free(j.plan.sink);
+    pq_plan_release(&j.plan);
+    pq_catalog_release(&j.out);
+    pq_source_free(j.in);
+    return rc ? CMD_TROUBLE : CMD_OK;
+}
+
+static const char *const examples[] = {
+    "pq-dequantize -t bf16 llama-nf4/ -o llama-bf16/",
+    "pq-dequantize model.nf4.pq | pq-quantize -t int8 -o model.int8.pq",
+    NULL,
+};
+
+const struct pq_tool tool_dequantize = {
+    .name = "dequantize",
+    .purpose = "turn encoded weights back into floating numbers",
+    .synopsis = "[options] [MODEL]",
+    .options = options,
+    .shared = CMD_OUTPUT | CMD_DRY_RUN | CMD_SELECT | CMD_ENGINE |
+              CMD_JSON | CMD_PROVENANCE | CMD_VERBOSITY,
+    .max_operands = 1,
+    .examples = examples,
+    .state_bytes = sizeof(struct dequantize),
+    .option = option,
+    .run = run,
+};

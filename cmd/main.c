@@ -1,0 +1,61 @@
+/*
+ * The program: every tool of pq, chosen by the name it is called by.
+ *
+ *     pq-quantize ...     the tool
+ *     pq quantize ...     the same
+ *     pq                  the list of tools
+ */
+#include "cmd.h"
+
+#include <string.h>
+
+static int list_tools(void)
+{
+    fputs("Usage: pq TOOL [options] [MODEL]\n"
+          "       pq-TOOL [options] [MODEL]\n\nTools:\n", stdout);
+    for (size_t i = 0; cmd_tools[i] != NULL; i++)
+        printf("  %-12s %s\n", cmd_tools[i]->name, cmd_tools[i]->purpose);
+    fputs("\n'pq TOOL --help' tells more.\n", stdout);
+    return CMD_OK;
+}
+
+static bool is_option(const char *arg, const char *letter, const char *name)
+{
+    return strcmp(arg, letter) == 0 || strcmp(arg, name) == 0;
+}
+
+/* "pq" itself: a tool, or one of its own few options. */
+static int pq(int argc, char **argv)
+{
+    const char *what = argc > 1 ? argv[1] : "--help";
+    const struct pq_tool *tool = cmd_tool_named(what);
+    const struct cmd c = {.program = "pq"};
+    int status = CMD_OK;
+
+    if (tool != NULL)
+        return cmd_main(tool, argc - 1, argv + 1);
+    if (is_option(what, "-h", "--help")) {
+        status = list_tools();
+    } else if (is_option(what, "-V", "--version")) {
+        const bool verbose = argc > 2 && is_option(argv[2], "-v", "--verbose");
+        cmd_version(NULL, verbose, stdout);
+    } else {
+        cmd_usage(&c, "%s '%.100s'",
+                  what[0] == '-' ? "unknown option" : "there is no tool", what);
+        status = CMD_TROUBLE;
+    }
+    return cmd_finish(&c, status);
+}
+
+int main(int argc, char **argv)
+{
+    cmd_signals_init();
+
+    const char *self = argc > 0 ? argv[0] : "pq";
+    const char *slash = strrchr(self, '/');
+    const char *name = slash != NULL ? slash + 1 : self;
+    const struct pq_tool *tool =
+        strncmp(name, "pq-", 3) == 0 ? cmd_tool_named(name + 3) : NULL;
+
+    return tool != NULL ? cmd_main(tool, argc, argv) : pq(argc, argv);
+}

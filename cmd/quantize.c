@@ -1,0 +1,378 @@
+/*
+ * pq-quantize: weights to fewer bits.
+ *
+ * f32, f16 and bf16 cast every floating tensor; types of 8 bits and fewer
+ * take the weights of linear layers and leave embeddings, the output head,
+ * norms and biases as they are.  Rules (GLOB=TYPE) come before that.
+ */
+#include "cmd.h"
+#include "config.h"
+#include "pq_json.h"
+#include "pq_names.h"
+#include "report.h"
+#include "rules.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    OPT_TYPE = 1,
+    OPT_BLOCK,
+    OPT_DOUBLE,
+    OPT_OPTIMIZE,
+    OPT_RULE,
+    OPT_RULES,
+    OPT_NONFINITE
+};
+
+static const struct cmd_option options[] = {
+    {'t', "type", "TYPE", "what to store the weights as (required)",
+     "f32 f16 bf16 f8_e4m3 f8_e5m2 int8 int8_block nf4 fp4",
+     CMD_CHANGES_OUTPUT, OPT_TYPE},
+    {0, "block", "N", "weights that share a scale (default 64; int8_block 4096)",
+     "32 64 128 256 512 1024 2048 4096", CMD_CHANGES_OUTPUT, OPT_BLOCK},
+    {0, "double-quant", NULL, "store the scales of nf4 and fp4 in 8 bits", NULL,
+     CMD_CHANGES_OUTPUT, OPT_DOUBLE},
+    {0, "optimize", NULL, "search for scales with less error, same format",
+     NULL, CMD_CHANGES_OUTPUT, OPT_OPTIMIZE},
+    {0, "rule", "GLOB=TYPE", "another type (or keep) for some tensors", "",
+     CMD_CHANGES_OUTPUT | CMD_REPEATS, OPT_RULE},
+    {0, "rules", "FILE", "read such rules from a file, one a line", NULL,
+     CMD_CHANGES_OUTPUT | CMD_REPEATS, OPT_RULES},
+    {0, "allow-nonfinite", NULL, "accept NaN, Inf and values out of range",
+     NULL, CMD_CHANGES_OUTPUT, OPT_NONFINITE},
+    {0, NULL, NULL, NULL, NULL, 0, 0},
+};
+
+struct quantize {
+    const char *type;
+    struct pq_spec spec;
+    struct cmd_rules rules;
+    bool allow_nonfinite;
+    uint64_t block;
+};
+
+/* What becomes of one tensor. */
+struct choice {
+    struct pq_spec spec;
+    bool convert, transpose;
+};
+
+/* The job: the input, the output, and how they go together. */
+struct job {
+    struct cmd *c;
+    struct quantize *o;
+    struct pq_source *in;
+    struct pq_catalog out;
+    struct choice *choices; /* [tensors of in] */
+    struct pq_plan plan;
+    struct pq_quant quant;
+    struct cmd_report report;
+    bool conv1d;
+};
+
+static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
+{
+    struct quantize *o = c->state;
+
+    switch (id) {
+    case OPT_TYPE:
+        o->type = value;
+        return 0;
+    case OPT_BLOCK:
+        return cmd_number(value, 1, UINT32_MAX, &o->block, e);
+    case OPT_DOUBLE:
+        o->spec.double_quant = true;
+        return 0;
+    case OPT_OPTIMIZE:
+        o->spec.optimize = true;
+        return 0;
+    case OPT_RULE:
+        return cmd_rules_add(&o->rules, value, e);
+    case OPT_RULES:
+        return cmd_rules_read(&o->rules, value, e);
+    default:
+        o->allow_nonfinite = true;
+        return 0;
+    }
+}
+
+/* Parses a type and gives it the options that make sense for it. */
+static int make_spec(const struct quantize *o, const char *type,
+                     struct pq_spec *s, struct pq_error *e)
+{
+    if (pq_spec_parse(type, s))
+        return pq_fail(e, PQ_EARG, "unknown type '%s': one of %s", type,
+                       pq_spec_types());
+    const bool main_type = strcmp(type, o->type) == 0;
+    const bool four = s->encoding == PQ_NF4 || s->encoding == PQ_FP4;
+    const bool blocks = four || s->encoding == PQ_INT8_BLOCK;
+
+    /* of a rule's type only what it can take, of -t all or an error */
+    s->block = main_type || blocks ? (uint32_t)o->block : 0;
+    s->double_quant = o->spec.double_quant && (main_type || four);
+    s->optimize = o->spec.optimize && (main_type || blocks);
+    return pq_spec_check(s, e);
+}
+
+static bool is_wide_cast(const struct pq_spec *s)
+{
+    return s->encoding == PQ_PLAIN && pq_dtype_bits(s->dtype) > 8;
+}
+
+/* A weight of a linear layer: two dimensions, and a name that says so. */
+static bool is_linear(const struct pq_tensor *t)
+{
+    return t->rank == 2 && pq_name_is_weight(t->name) &&
+           !pq_name_is_embedding(t->name) && !pq_name_is_head(t->name) &&
+           !pq_name_is_norm(t->name);
+}
+
+/* Without rules: -m names tensors outright, else the type's own choice. */
+static bool is_default(const struct job *j, const struct pq_tensor *t)
+{
+    if (!cmd_selected(j->c, t->name))
+        return false;
+    return j->c->match.n > 0 || is_wide_cast(&j->o->spec) || is_linear(t);
+}
+
+static int choose(struct job *j, const struct pq_tensor *t, struct choice *d,
+                  struct pq_error *e)
+{
+    const char *rule = cmd_rules_find(&j->o->rules, t->name);
+    const bool floating = pq_dtype_is_float(t->dtype);
+
+    d->spec = j->o->spec;
+    d->convert = !rule && floating && is_default(j, t);
+    if (rule && strcmp(rule, "keep") != 0) {
+        if (make_spec(j->o, rule, &d->spec, e))
+            return -1;
+        if (!floating)
+            return pq_fail(e, PQ_EARG, "%s: tensor %s: is %s, not floating",
+                           j->in->name, t->name, pq_dtype_name(t->dtype));
+        d->convert = true;
+    }
+    if (d->convert && t->codec.encoding != PQ_PLAIN) {
+        if (t->codec.encoding != d->spec.encoding)
+            return pq_fail(e, PQ_EARG,
+                           "%s: tensor %s: is %s already; run pq-dequantize "
+                           "before",
+                           j->in->name, t->name,
+                           pq_encoding_name(t->codec.encoding));
+        d->convert = false;
+    }
+    d->transpose = d->convert && d->spec.encoding != PQ_PLAIN && j->conv1d &&
+                   t->rank == 2 && pq_name_is_conv1d(t->name);
+    return 0;
+}
+
+static int declare(struct job *j, struct pq_error *e)
+{
+    const struct pq_catalog *in = j->in->catalog;
+
+    if (pq_catalog_copy_meta(&j->out, in, e))
+        return -1;
+    j->choices = pq_zalloc(in->n_tensors, sizeof *j->choices);
+    if (!j->choices)
+        return pq_fail_nomem(e);
+    for (size_t i = 0; i < in->n_tensors; i++) {
+        const struct pq_tensor *t = &in->tensors[i];
+        struct choice *d = &j->choices[i];
+        if (choose(j, t, d, e))
+            return -1;
+        if (d->convert ? !pq_quant_declare(&j->out, t, &d->spec, d->transpose,
+                                           e)
+                       : !pq_tensor_copy(&j->out, t, e))
+            return pq_error_in(e, "%s", j->in->name);
+    }
+    return 0;
+}
+
+static int add_steps(struct job *j, struct pq_error *e)
+{
+    const struct pq_catalog *in = j->in->catalog;
+
+    for (size_t i = 0; i < in->n_tensors; i++) {
+        const struct choice *d = &j->choices[i];
+        if (!d->convert) {
+            if (pq_step_copy(&j->plan, j->in, &in->tensors[i], i, e))
+                return -1;
+            continue;
+        }
+        struct pq_step *s =
+            pq_step_encode(&j->plan, j->in, &in->tensors[i], &j->out, i,
+                           &d->spec, d->transpose, &j->quant, e);
+        if (!s)
+            return -1;
+        s->user = &j->report;
+    }
+    return 0;
+}
+
+/* ---- config.json ------------------------------------------------------- */
+
+/* Modules of 2-D weights that stay as they are, as a JSON array. */
+static void put_skipped(const struct job *j, struct pq_buf *b)
+{
+    const struct pq_catalog *in = j->in->catalog;
+
+    /* lm_head is named even where it is tied and not in the file */
+    pq_buf_puts(b, "[\"lm_head\"");
+    for (size_t i = 0; i < in->n_tensors; i++) {
+        const struct pq_tensor *t = &in->tensors[i];
+        const size_t n = pq_name_module(t->name);
+        const bool linear = t->rank == 2 && pq_name_is_weight(t->name) &&
+                            !pq_name_is_embedding(t->name);
+        if (j->out.tensors[i].codec.encoding != PQ_PLAIN || !linear ||
+            n == 0 || (n == 7 && memcmp(t->name, "lm_head", n) == 0))
+            continue;
+        struct pq_buf module = {0};
+        pq_buf_add(&module, t->name, n);
+        pq_buf_puts(b, ", ");
+        if (!module.failed)
+            pq_json_quote(b, module.s);
+        pq_buf_release(&module);
+    }
+    pq_buf_puts(b, "]");
+}
+
+static void put_config(const struct job *j, enum pq_encoding enc,
+                       enum pq_dtype dtype, struct pq_buf *b)
+{
+    const bool four = enc != PQ_INT8;
+
+    pq_buf_puts(b, "{\n    \"_load_in_4bit\": ");
+    pq_buf_puts(b, four ? "true" : "false");
+    pq_buf_puts(b, ",\n    \"_load_in_8bit\": ");
+    pq_buf_puts(b, four ? "false" : "true");
+    pq_buf_printf(b, ",\n    \"bnb_4bit_compute_dtype\": \"%s\"",
+                  four ? pq_dtype_torch_name(dtype) : "float32");
+    pq_buf_puts(b, ",\n    \"bnb_4bit_quant_storage\": \"uint8\"");
+    pq_buf_printf(b, ",\n    \"bnb_4bit_quant_type\": \"%s\"",
+                  four ? pq_encoding_name(enc) : "fp4");
+    pq_buf_printf(b, ",\n    \"bnb_4bit_use_double_quant\": %s",
+                  four && j->o->spec.double_quant ? "true" : "false");
+    pq_buf_puts(b, ",\n    \"llm_int8_enable_fp32_cpu_offload\": false"
+                   ",\n    \"llm_int8_has_fp16_weight\": false"
+                   ",\n    \"llm_int8_skip_modules\": ");
+    put_skipped(j, b);
+    pq_buf_printf(b, ",\n    \"llm_int8_threshold\": 6.0"
+                     ",\n    \"load_in_4bit\": %s,\n    \"load_in_8bit\": %s"
+                     ",\n    \"quant_method\": \"bitsandbytes\"\n  }",
+                  four ? "true" : "false", four ? "false" : "true");
+}
+
+/* The first tensor that the libraries will find encoded, or NULL. */
+static const struct pq_tensor *first_encoded(const struct job *j, bool *mixed)
+{
+    const struct pq_tensor *first = NULL;
+
+    *mixed = false;
+    for (size_t i = 0; i < j->out.n_tensors; i++) {
+        const struct pq_tensor *t = &j->out.tensors[i];
+        if (t->codec.encoding == PQ_PLAIN)
+            continue;
+        if (!first)
+            first = t;
+        else if (first->codec.encoding != t->codec.encoding)
+            *mixed = true;
+    }
+    return first;
+}
+
+static int edit_config(struct job *j, struct pq_error *e)
+{
+    bool mixed;
+    const struct pq_tensor *t = first_encoded(j, &mixed);
+    struct pq_buf b = {0};
+
+    if (is_wide_cast(&j->o->spec) && j->c->match.n + j->c->exclude.n == 0 &&
+        cmd_config_set_dtype(&j->out, j->o->spec.dtype, e))
+        return -1;
+    if (!t || t->codec.encoding == PQ_INT8_BLOCK)
+        return 0;
+    if (mixed && !j->c->quiet && pq_catalog_blob(&j->out, "config.json"))
+        cmd_msg(j->c, "warning: %s: transformers loads one encoding a model, "
+                      "not several",
+                j->in->name);
+    put_config(j, t->codec.encoding, t->dtype, &b);
+    int rc = b.failed ? pq_fail_nomem(e)
+                      : cmd_config_set(&j->out, "quantization_config", b.s, e);
+    pq_buf_release(&b);
+    return rc;
+}
+
+/* ---- the run ----------------------------------------------------------- */
+
+static int convert(struct job *j, struct pq_error *e)
+{
+    const struct pq_write_options w = {.sync = j->c->sync,
+                                       .threads = j->c->threads,
+                                       .cancel = &cmd_cancel};
+
+    j->conv1d = cmd_config_has_conv1d(j->in->catalog, e);
+    if (e->code || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
+        cmd_make_sink(j->c, &j->out, &w, j->in->catalog, &j->plan.sink, e))
+        return -1;
+    j->plan.sources = &j->in;
+    j->plan.n_sources = 1;
+    j->report.out = &j->out;
+    if (cmd_run_plan(j->c, &j->plan, e))
+        return -1;
+    return j->c->dry_run ? 0
+                         : cmd_report_end(&j->report, j->in->total_bytes,
+                                          j->plan.sink->total_bytes, e);
+}
+
+static int run(struct cmd *c, struct pq_error *e)
+{
+    struct quantize *o = c->state;
+    const struct pq_spec asked = o->spec;
+    struct job j = {.c = c, .o = o, .report = {.c = c, .type = o->type}};
+
+    if (!o->type)
+        return cmd_usage(c, "-t TYPE is required: one of %s", pq_spec_types());
+    struct pq_spec spec = asked;
+    if (make_spec(o, o->type, &spec, e))
+        return CMD_TROUBLE;
+    o->spec = spec;
+    o->spec.double_quant = asked.double_quant;
+    o->spec.optimize = asked.optimize;
+    j.quant.kernels = c->kernels;
+    j.quant.allow_nonfinite = o->allow_nonfinite;
+    j.quant.measure = c->verbose > 0 || c->json;
+    j.quant.report = cmd_report_tensor;
+    pq_catalog_init(&j.out);
+    int rc = cmd_open_input(c, 0, &j.in, e);
+    if (!rc)
+        rc = convert(&j, e);
+    pq_sink_free(j.plan.sink);
+    j.plan.sink = NULL;
+    pq_plan_release(&j.plan);
+    pq_catalog_release(&j.out);
+    pq_source_free(j.in);
+    pq_buf_release(&j.report.json);
+    cmd_rules_release(&o->rules);
+    free(j.choices);
+    return rc ? CMD_TROUBLE : CMD_OK;
+}
+
+static const char *const examples[] = {
+    "pq-quantize -t nf4 --double-quant llama/ -o llama-nf4/",
+    "pq-quantize -t f16 model.safetensors | pq-convert -z -o model.pq",
+    NULL,
+};
+
+const struct pq_tool tool_quantize = {
+    .name = "quantize",
+    .purpose = "store weights in fewer bits",
+    .synopsis = "-t TYPE [options] [MODEL]",
+    .options = options,
+    .shared = CMD_OUTPUT | CMD_DRY_RUN | CMD_SELECT | CMD_ENGINE | CMD_JSON |
+              CMD_PROVENANCE | CMD_VERBOSITY,
+    .max_operands = 1,
+    .examples = examples,
+    .state_bytes = sizeof(struct quantize),
+    .option = option,
+    .run = run,
+};

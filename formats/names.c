@@ -1,0 +1,128 @@
+/*
+ * Naming schemes of model families; see pq_names.h.
+ *
+ * A name is a path of components: model.layers.0.self_attn.q_proj.weight.
+ * Whole components are compared, or their beginning where the families vary.
+ */
+#include "pq_names.h"
+
+#include <ctype.h>
+#include <string.h>
+
+static bool ends_with(const char *s, const char *suffix)
+{
+    const size_t a = strlen(s), b = strlen(suffix);
+
+    return a >= b && strcmp(s + a - b, suffix) == 0;
+}
+
+bool pq_name_is_weight(const char *name)
+{
+    return strcmp(name, "weight") == 0 || ends_with(name, ".weight");
+}
+
+size_t pq_name_module(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+
+    return dot ? (size_t)(dot - name) : 0;
+}
+
+/* The last component of the module: "q_proj" of "a.q_proj.weight". */
+static size_t layer(const char *name, const char **start)
+{
+    const size_t end = pq_name_module(name);
+    size_t begin = end;
+
+    while (begin > 0 && name[begin - 1] != '.')
+        begin--;
+    *start = name + begin;
+    return end - begin;
+}
+
+static bool layer_is(const char *name, const char *const *list, size_t n_list)
+{
+    const char *s;
+    const size_t n = layer(name, &s);
+
+    for (size_t i = 0; i < n_list; i++)
+        if (strlen(list[i]) == n && memcmp(s, list[i], n) == 0)
+            return true;
+    return false;
+}
+
+static bool layer_has(const char *name, const char *word)
+{
+    const char *s;
+    const size_t n = layer(name, &s), w = strlen(word);
+
+    for (size_t i = 0; i + w <= n; i++)
+        if (memcmp(s + i, word, w) == 0)
+            return true;
+    return false;
+}
+
+bool pq_name_is_head(const char *name)
+{
+    static const char *const heads[] = {"lm_head", "embed_out", "output",
+                                        "output_layer"};
+
+    /* blk.3.output or layer.3.output would be a layer of the trunk */
+    return layer_is(name, heads, sizeof heads / sizeof *heads) &&
+           !strstr(name, "layer.") && !strstr(name, "layers.");
+}
+
+bool pq_name_is_embedding(const char *name)
+{
+    static const char *const tables[] = {
+        "wte", "wpe", "shared", "relative_attention_bias", "position_embedding",
+        "tok_embeddings"};
+
+    if (layer_is(name, tables, sizeof tables / sizeof *tables))
+        return true;
+    /* embeddings.patch_embedding.projection is a layer, embed_tokens is not */
+    return layer_has(name, "embed");
+}
+
+bool pq_name_is_norm(const char *name)
+{
+    const char *s;
+    const size_t n = layer(name, &s);
+
+    return layer_has(name, "norm") || layer_has(name, "Norm") ||
+           (n >= 3 && memcmp(s, "ln_", 3) == 0);
+}
+
+/* "h.", then digits, then ".": at the start or after a dot. */
+static bool in_numbered_h(const char *name)
+{
+    for (const char *p = name; (p = strstr(p, "h.")) != NULL; p++) {
+        const char *q = p + 2;
+        if (p != name && p[-1] != '.')
+            continue;
+        while (isdigit((unsigned char)*q))
+            q++;
+        if (q > p + 2 && *q == '.')
+            return true;
+    }
+    return false;
+}
+
+bool pq_name_is_conv1d(const char *name)
+{
+    static const char *const layers[] = {"c_attn", "c_proj", "c_fc", "q_attn"};
+
+    return pq_name_is_weight(name) && in_numbered_h(name) &&
+           layer_is(name, layers, sizeof layers / sizeof *layers);
+}
+
+bool pq_model_has_conv1d(const char *model_type)
+{
+    static const char *const types[] = {"gpt2", "openai-gpt", "imagegpt",
+                                        "decision_transformer"};
+
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (strcmp(types[i], model_type) == 0)
+            return true;
+    return false;
+}

@@ -1,0 +1,35 @@
+/*
+ * Naming schemes: what the name of a tensor says about it.
+ *
+ * Pure string functions; they know Hugging Face names of the common
+ * families and look at nothing but the strings they get.
+ */
+#ifndef PQ_NAMES_H
+#define PQ_NAMES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Ends in ".weight" (or is "weight"). */
+bool pq_name_is_weight(const char *name);
+/* An embedding table: of tokens, positions, types, relative distances. */
+bool pq_name_is_embedding(const char *name);
+/* The output head over the vocabulary: lm_head, embed_out, output. */
+bool pq_name_is_head(const char *name);
+/* A normalisation layer's weight, whatever its rank. */
+bool pq_name_is_norm(const char *name);
+/* GPT-2's Conv1D, stored [in, out]: c_attn, c_proj, c_fc, q_attn in h.N. */
+bool pq_name_is_conv1d(const char *name);
+/* Is Conv1D what this model_type of a config calls those layers? */
+bool pq_model_has_conv1d(const char *model_type);
+/* Length of the module's name: of "a.b.weight" that of "a.b". */
+size_t pq_name_module(const char *name);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,594 @@
+/*
+ * The engine: threads draw tickets, compute, retire them in order.
+ * What it promises and why it is built so: pq_engine.h.
+ *
+ * Locks: `drawing` orders the drawing of tickets and the reading of
+ * sequential inputs; `lock` guards slots, turn and failure.  A thread that
+ * holds `drawing` may take `lock`, never the other way round.
+ */
+#include "engine_internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define ALIGN        64u
+#define SPARE_SLOTS  3u
+#define CANCEL_TICK  50000000L /* ns between looks at the cancel flag */
+
+/* ---- sizes ------------------------------------------------------------- */
+
+static size_t aligned(size_t n)
+{
+    return (n + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+static uint64_t units_of(const struct pq_step *s)
+{
+    return s->items ? (s->items - 1) / s->unit_items + 1 : 1;
+}
+
+static unsigned passes_of(const struct pq_step *s)
+{
+    return s->n_gather + (s->emit ? 1 : 0);
+}
+
+/* Bytes that the buffers of a full unit of this step take. */
+static int step_bytes(const struct pq_engine *g, const struct pq_step *s,
+                      uint64_t *bytes, struct pq_error *e)
+{
+    const uint64_t count = s->items < s->unit_items ? s->items : s->unit_items;
+    uint64_t sum = aligned(s->scratch_bytes) + aligned(s->partial_bytes);
+
+    for (size_t i = 0; i < s->n_in; i++)
+        if (s->in[i].access != PQ_WHOLE &&
+            !pq_add(sum, pq_input_bytes(&s->in[i], 0, count) + 2 * ALIGN,
+                    &sum))
+            return pq_fail(e, PQ_ELIMIT, "unit is too large");
+    for (size_t i = 0; i < s->n_out; i++) {
+        uint64_t n;
+        if (!pq_mul(count, s->out[i].item_bits, &n) ||
+            !pq_add(sum, n / 8 + 2 * ALIGN, &sum))
+            return pq_fail(e, PQ_ELIMIT, "unit is too large");
+    }
+    (void)g;
+    *bytes = sum;
+    return 0;
+}
+
+static int slot_init(struct pq_slot *s, size_t bytes, size_t n_in, size_t n_out)
+{
+    s->in = pq_zalloc(n_in, sizeof *s->in);
+    s->in_bytes = pq_zalloc(n_in, sizeof *s->in_bytes);
+    s->out = pq_zalloc(n_out, sizeof *s->out);
+    s->out_bytes = pq_zalloc(n_out, sizeof *s->out_bytes);
+    s->buffer = aligned_alloc(ALIGN, bytes);
+    return s->in && s->in_bytes && s->out && s->out_bytes && s->buffer ? 0 : -1;
+}
+
+static int make_slots(struct pq_engine *g, struct pq_error *e)
+{
+    const struct pq_plan *p = g->plan;
+    size_t n_in = 1, n_out = 1;
+    uint64_t most = ALIGN;
+
+    for (size_t i = 0; i < p->n_steps; i++) {
+        uint64_t n = 0;
+        if (step_bytes(g, &p->steps[i], &n, e))
+            return pq_error_in(e, "tensor %s", p->steps[i].name);
+        if (n > g->run->memory)
+            return pq_fail(e, PQ_ELIMIT,
+                           "tensor %s: needs %llu MiB of buffers; give more "
+                           "with --memory",
+                           p->steps[i].name,
+                           (unsigned long long)(n >> 20) + 1);
+        most = n > most ? n : most;
+        n_in = p->steps[i].n_in > n_in ? p->steps[i].n_in : n_in;
+        n_out = p->steps[i].n_out > n_out ? p->steps[i].n_out : n_out;
+    }
+    g->slot_bytes = aligned((size_t)most);
+    g->n_slots = g->run->threads + SPARE_SLOTS;
+    const uint64_t fit = g->run->memory / 2 / g->slot_bytes;
+    if (fit < g->n_slots)
+        g->n_slots = fit ? (size_t)fit : 1;
+    g->slots = pq_zalloc(g->n_slots, sizeof *g->slots);
+    if (!g->slots)
+        return pq_fail_nomem(e);
+    for (size_t i = 0; i < g->n_slots; i++)
+        if (slot_init(&g->slots[i], g->slot_bytes, n_in, n_out))
+            return pq_fail_nomem(e);
+    const uint64_t used = (uint64_t)g->n_slots * g->slot_bytes;
+    g->budget.left = used < g->run->memory ? g->run->memory - used : 0;
+    g->budget.dir = g->run->tmpdir;
+    return 0;
+}
+
+/* ---- steps at work ----------------------------------------------------- */
+
+static void live_free(struct pq_engine *g, size_t step)
+{
+    const struct pq_step *s = &g->plan->steps[step];
+    struct pq_live *l = g->live[step];
+
+    if (!l)
+        return;
+    for (size_t i = 0; i < s->n_in && l->whole; i++)
+        free(l->whole[i]);
+    for (size_t i = 0; i < s->n_out && l->trail && l->spooled; i++)
+        if (l->spooled[i])
+            pq_spool_release(&l->trail[i]);
+    free(l->whole);
+    free(l->trail);
+    free(l->spooled);
+    free(l->written);
+    free(l->state);
+    free(l);
+    g->live[step] = NULL;
+}
+
+/* Makes ready what the units of a step share; called while drawing. */
+static int live_open(struct pq_engine *g, size_t step, struct pq_error *e)
+{
+    const struct pq_step *s = &g->plan->steps[step];
+    const size_t n_parts =
+        s->n_out || s->emit
+            ? g->plan->sink
+                  ? g->plan->sink->catalog->tensors[s->tensor].n_parts
+                  : 0
+            : 0;
+
+    if (!g->live[step]) {
+        struct pq_live *l = g->live[step] = pq_zalloc(1, sizeof *l);
+        if (!l)
+            return pq_fail_nomem(e);
+        l->state = pq_zalloc(s->state_bytes, 1);
+        l->whole = pq_zalloc(s->n_in, sizeof *l->whole);
+        l->trail = pq_zalloc(s->n_out, sizeof *l->trail);
+        l->spooled = pq_zalloc(s->n_out, sizeof *l->spooled);
+        l->written = pq_zalloc(n_parts, sizeof *l->written);
+        if (!l->state || !l->whole || !l->trail || !l->spooled || !l->written)
+            return pq_fail_nomem(e);
+    }
+    if (g->pass == s->n_gather && g->plan->sink &&
+        pq_engine_open_trail(g, s, g->live[step], e))
+        return -1;
+    return pq_engine_read_whole(g, s, g->live[step], e);
+}
+
+/* ---- drawing ----------------------------------------------------------- */
+
+/* Does the cursor's step have a pass at the cursor in this round? */
+static bool cursor_valid(const struct pq_engine *g)
+{
+    const struct pq_step *s = &g->plan->steps[g->step];
+
+    if (g->plan->gather_first)
+        return g->gathering ? g->pass < s->n_gather
+                            : g->pass == s->n_gather && s->emit;
+    return g->pass < passes_of(s);
+}
+
+/* Moves the cursor to the first unit at or after it; false at the end. */
+static bool cursor_settle(struct pq_engine *g)
+{
+    while (g->step < g->plan->n_steps && !cursor_valid(g)) {
+        g->step++;
+        g->unit = 0;
+        g->pass = 0;
+        if (g->step < g->plan->n_steps && g->plan->gather_first &&
+            !g->gathering)
+            g->pass = g->plan->steps[g->step].n_gather;
+    }
+    return g->step < g->plan->n_steps;
+}
+
+static void cursor_next(struct pq_engine *g)
+{
+    if (++g->unit < units_of(&g->plan->steps[g->step]))
+        return;
+    g->unit = 0;
+    g->pass++;
+}
+
+static void wait_for_slot(struct pq_engine *g, const struct pq_slot *s)
+{
+    pthread_mutex_lock(&g->lock);
+    while (s->busy && !g->failed)
+        pthread_cond_wait(&g->changed, &g->lock);
+    pthread_mutex_unlock(&g->lock);
+}
+
+/* Waits until all tickets drawn so far have retired; true: the run failed. */
+static bool wait_for_all(struct pq_engine *g)
+{
+    pthread_mutex_lock(&g->lock);
+    while (g->turn < g->next_ticket && !g->failed)
+        pthread_cond_wait(&g->changed, &g->lock);
+    const bool failed = g->failed;
+    pthread_mutex_unlock(&g->lock);
+    return failed;
+}
+
+/* Cuts the slot's memory into the buffers that its unit needs. */
+static void slot_lay_out(struct pq_engine *g, struct pq_slot *s)
+{
+    const struct pq_step *step = &g->plan->steps[s->step];
+    const struct pq_live *l = g->live[s->step];
+    size_t at = 0;
+
+    for (size_t i = 0; i < step->n_in; i++) {
+        s->in_bytes[i] =
+            pq_input_bytes(&step->in[i], s->unit.first, s->unit.count);
+        if (step->in[i].access == PQ_WHOLE) {
+            s->in[i] = l->whole[i];
+            continue;
+        }
+        s->in[i] = s->buffer + at;
+        at += aligned((size_t)s->in_bytes[i] + 1);
+    }
+    for (size_t i = 0; i < step->n_out; i++) {
+        s->out[i] = s->buffer + at;
+        s->out_bytes[i] = step->out[i].trail && l->spooled[i]
+                              ? s->unit.count * step->out[i].item_bits / 8
+                              : pq_output_bytes(g, step, i, s->unit.first,
+                                                s->unit.count);
+        at += aligned((size_t)s->out_bytes[i] + 1);
+    }
+    s->unit.in = (const void *const *)s->in;
+    s->unit.in_bytes = s->in_bytes;
+    s->unit.out = s->out;
+    s->unit.out_bytes = s->out_bytes;
+    s->unit.partial = step->partial_bytes ? s->buffer + at : NULL;
+    if (step->partial_bytes)
+        memset(s->unit.partial, 0, step->partial_bytes);
+    at += aligned(step->partial_bytes);
+    s->unit.scratch = s->buffer + at;
+}
+
+static void slot_aim(const struct pq_engine *g, struct pq_slot *s)
+{
+    const struct pq_step *step = &g->plan->steps[g->step];
+    const uint64_t first = g->unit * step->unit_items;
+    const uint64_t left = step->items - first;
+
+    s->step = g->step;
+    s->pass = g->pass;
+    s->last = g->unit + 1 == units_of(step);
+    s->unit.first = first;
+    s->unit.count = left < step->unit_items ? left : step->unit_items;
+    s->done = s->failed = false;
+    memset(&s->error, 0, sizeof s->error);
+}
+
+/* The first unit of a pass after another one: everything before must be in. */
+static int begin_pass(struct pq_engine *g, struct pq_error *e)
+{
+    if (g->unit > 0)
+        return 0;
+    if (g->pass > 0)
+        wait_for_all(g);
+    pthread_mutex_lock(&g->lock);
+    const size_t closed = g->closed;
+    const bool failed = g->failed;
+    pthread_mutex_unlock(&g->lock);
+    if (failed)
+        return 0;
+    if (!g->gathering)
+        pq_engine_drop(g, closed);
+    return live_open(g, g->step, e);
+}
+
+/* From the gathering round to the emitting one. */
+static int change_round(struct pq_engine *g, struct pq_error *e)
+{
+    const bool failed = wait_for_all(g);
+
+    g->gathering = false;
+    g->step = g->unit = 0;
+    g->pass = g->plan->n_steps ? g->plan->steps[0].n_gather : 0;
+    return failed || !g->plan->between ? 0 : g->plan->between(g->plan, e);
+}
+
+static int draw_unit(struct pq_engine *g, struct pq_slot *s)
+{
+    int rc = begin_pass(g, &s->error);
+
+    slot_aim(g, s);
+    if (!rc && g->run->cancel && *g->run->cancel)
+        rc = pq_fail(&s->error, PQ_ECANCEL, "stopped by a signal");
+    if (!rc && g->live[g->step]) {
+        slot_lay_out(g, s);
+        rc = pq_engine_read(g, s, true, &s->error);
+    }
+    return rc;
+}
+
+/* The next ticket, or NULL when there is none or the run has failed. */
+static struct pq_slot *draw(struct pq_engine *g)
+{
+    struct pq_slot *s = NULL;
+    struct pq_error e = PQ_ERROR_INIT;
+    int rc = 0;
+
+    pthread_mutex_lock(&g->drawing);
+    bool more = !g->drained && cursor_settle(g);
+    if (!more && !g->drained && g->gathering) {
+        rc = change_round(g, &e);
+        more = rc || cursor_settle(g);
+    }
+    if (more) {
+        s = &g->slots[g->next_ticket % g->n_slots];
+        wait_for_slot(g, s);
+        if (!rc)
+            rc = draw_unit(g, s);
+        else
+            s->error = e;
+        s->failed = rc != 0;
+    }
+    pthread_mutex_lock(&g->lock);
+    if (!more || g->failed) {
+        s = NULL;
+        g->drained = true;
+    } else {
+        s->busy = true;
+        g->next_ticket++;
+        if (rc)
+            g->drained = true;
+        else
+            cursor_next(g);
+    }
+    pthread_mutex_unlock(&g->lock);
+    pthread_mutex_unlock(&g->drawing);
+    return s;
+}
+
+/* ---- computing and retiring -------------------------------------------- */
+
+/* The step's own function on a unit; its failures get their place here. */
+static int call(const struct pq_step *step, struct pq_slot *s,
+                const void *state, struct pq_error *e)
+{
+    const int rc = s->pass < step->n_gather
+                       ? step->gather(step, s->pass, &s->unit, state, e)
+                       : step->emit(step, &s->unit, state, e);
+
+    if (rc && step->n_in)
+        pq_error_in(e, "%s: tensor %s", step->in[0].source->name, step->name);
+    return rc;
+}
+
+static int compute(struct pq_engine *g, struct pq_slot *s, struct pq_error *e)
+{
+    const struct pq_step *step = &g->plan->steps[s->step];
+    struct pq_live *l = g->live[s->step];
+
+    if (step->items == 0)
+        return 0;
+    if (pq_engine_read(g, s, false, e) || call(step, s, l->state, e))
+        return -1;
+    if (s->pass < step->n_gather || !g->plan->sink)
+        return 0;
+    return pq_engine_write(g, s, l, false, e);
+}
+
+/* The last unit of the last pass is in: finish, report, forget. */
+static int close_step(struct pq_engine *g, size_t i, bool emitted,
+                      struct pq_error *e)
+{
+    const struct pq_step *s = &g->plan->steps[i];
+
+    if (emitted && g->plan->sink &&
+        pq_engine_close_outputs(g, s, g->live[i], e))
+        return -1;
+    return s->done ? s->done(s, g->live[i]->state, e) : 0;
+}
+
+static int retire(struct pq_engine *g, struct pq_slot *s, struct pq_error *e)
+{
+    const struct pq_step *step = &g->plan->steps[s->step];
+    struct pq_live *l = g->live[s->step];
+
+    if (step->items && step->combine && step->partial_bytes &&
+        step->combine(step, s->pass, l->state, s->unit.partial, e))
+        return -1;
+    if (step->items && s->pass == step->n_gather && g->plan->sink &&
+        pq_engine_write(g, s, l, true, e))
+        return -1;
+    for (size_t i = 0; i < step->n_in; i++)
+        if (step->in[i].access != PQ_WHOLE)
+            g->bytes_done += s->in_bytes[i];
+    if (g->run->progress)
+        g->run->progress(g->run->progress_arg, g->bytes_done, g->bytes_total);
+    if (!s->last || s->pass + 1 < passes_of(step))
+        return 0;
+    return close_step(g, s->step, s->pass == step->n_gather, e);
+}
+
+/* Notes the first failure in plan order and stops the drawing. */
+static void fail(struct pq_engine *g, const struct pq_error *e)
+{
+    g->error = *e;
+    g->failed = true;
+}
+
+/* Called with `lock` held; lets go of it while it works. */
+static void retire_ready(struct pq_engine *g)
+{
+    for (;;) {
+        struct pq_slot *s = &g->slots[g->turn % g->n_slots];
+        if (g->failed || !s->busy || !s->done)
+            return;
+        struct pq_error e = s->error;
+        pthread_mutex_unlock(&g->lock);
+        const int rc = s->failed ? -1 : retire(g, s, &e);
+        const size_t step = s->step;
+        const bool closed = !rc && s->last &&
+                            s->pass + 1 == passes_of(&g->plan->steps[step]);
+        if (closed)
+            live_free(g, step);
+        pthread_mutex_lock(&g->lock);
+        if (rc)
+            fail(g, &e);
+        if (closed)
+            g->closed = step + 1;
+        s->busy = false;
+        g->turn++;
+        pthread_cond_broadcast(&g->changed);
+    }
+}
+
+static void *worker(void *arg)
+{
+    struct pq_engine *g = arg;
+    struct pq_slot *s;
+
+    while ((s = draw(g)) != NULL) {
+        if (!s->failed && compute(g, s, &s->error))
+            s->failed = true;
+        pthread_mutex_lock(&g->lock);
+        s->done = true;
+        if (!g->retiring) {
+            g->retiring = true;
+            retire_ready(g);
+            g->retiring = false;
+        }
+        pthread_mutex_unlock(&g->lock);
+    }
+    pthread_mutex_lock(&g->lock);
+    g->running--;
+    pthread_cond_broadcast(&g->changed);
+    pthread_mutex_unlock(&g->lock);
+    return NULL;
+}
+
+/* ---- the run ----------------------------------------------------------- */
+
+/*
+ * Waits for the workers.  When a signal came, sends it to each again and
+ * again: one may sit in a read from a pipe, which only a signal interrupts.
+ */
+static void wait_workers(struct pq_engine *g, const pthread_t *t, size_t n)
+{
+    pthread_mutex_lock(&g->lock);
+    while (g->running > 0) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += CANCEL_TICK;
+        until.tv_sec += until.tv_nsec / 1000000000L;
+        until.tv_nsec %= 1000000000L;
+        pthread_cond_timedwait(&g->changed, &g->lock, &until);
+        if (g->running > 0 && g->run->cancel && *g->run->cancel)
+            for (size_t i = 0; i < n; i++)
+                pthread_kill(t[i], *g->run->cancel);
+    }
+    pthread_mutex_unlock(&g->lock);
+}
+
+static int work(struct pq_engine *g, struct pq_error *e)
+{
+    const size_t want = g->run->threads ? g->run->threads : 1;
+    pthread_t *t = pq_alloc(want, sizeof *t);
+    size_t n = 0;
+
+    if (!t)
+        return pq_fail_nomem(e);
+    pthread_mutex_lock(&g->lock);
+    for (; n < want; n++) {
+        if (pthread_create(&t[n], NULL, worker, g))
+            break;
+        g->running++;
+    }
+    pthread_mutex_unlock(&g->lock);
+    if (n == 0) {
+        free(t);
+        return pq_fail(e, PQ_ENOMEM, "cannot start a thread");
+    }
+    wait_workers(g, t, n);
+    for (size_t i = 0; i < n; i++)
+        pthread_join(t[i], NULL);
+    free(t);
+    if (!g->failed)
+        return 0;
+    *e = g->error;
+    return -1;
+}
+
+static void count_bytes(struct pq_engine *g)
+{
+    for (size_t i = 0; i < g->plan->n_steps; i++) {
+        const struct pq_step *s = &g->plan->steps[i];
+        for (size_t k = 0; k < s->n_in; k++)
+            if (s->in[k].access != PQ_WHOLE)
+                g->bytes_total += s->in[k].part->bytes * passes_of(s);
+    }
+}
+
+static int prepare(struct pq_engine *g, struct pq_error *e)
+{
+    g->live = pq_zalloc(g->plan->n_steps, sizeof *g->live);
+    if (!g->live)
+        return pq_fail_nomem(e);
+    g->gathering = g->plan->gather_first;
+    count_bytes(g);
+    if (make_slots(g, e) || pq_engine_feeds(g, e))
+        return -1;
+    return pq_engine_places(g, e);
+}
+
+static void engine_release(struct pq_engine *g)
+{
+    for (size_t i = 0; g->live && i < g->plan->n_steps; i++)
+        live_free(g, i);
+    for (size_t i = 0; g->slots && i < g->n_slots; i++) {
+        free(g->slots[i].in);
+        free(g->slots[i].in_bytes);
+        free(g->slots[i].out);
+        free(g->slots[i].out_bytes);
+        free(g->slots[i].buffer);
+    }
+    free(g->slots);
+    free(g->live);
+    pq_engine_feeds_free(g);
+    free(g->first_place);
+    free(g->place);
+    pthread_mutex_destroy(&g->drawing);
+    pthread_mutex_destroy(&g->lock);
+    pthread_cond_destroy(&g->changed);
+}
+
+/* Everything between the sink's begin and its finish. */
+static int run_steps(struct pq_engine *g, struct pq_error *e)
+{
+    const struct pq_plan *p = g->plan;
+
+    if (work(g, e) || pq_engine_write_deferred(g, e))
+        return -1;
+    for (size_t i = 0; i < p->n_sources; i++)
+        if (pq_source_finish(p->sources[i], e))
+            return -1;
+    return 0;
+}
+
+int pq_engine_run(struct pq_plan *p, const struct pq_run *r, struct pq_error *e)
+{
+    struct pq_engine g = {.plan = p, .run = r};
+    struct pq_error local = PQ_ERROR_INIT;
+    struct pq_error *err = e ? e : &local;
+
+    pthread_mutex_init(&g.drawing, NULL);
+    pthread_mutex_init(&g.lock, NULL);
+    pthread_cond_init(&g.changed, NULL);
+    int rc = prepare(&g, err);
+    if (!rc && p->sink)
+        rc = p->sink->ops->begin(p->sink, err);
+    if (!rc)
+        rc = run_steps(&g, err);
+    if (!rc && p->sink)
+        rc = p->sink->ops->finish(p->sink, err);
+    if (rc && p->sink)
+        p->sink->ops->abort(p->sink, err);
+    engine_release(&g);
+    return rc;
+}

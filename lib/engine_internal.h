@@ -1,0 +1,121 @@
+/*
+ * The engine's insides, shared by engine.c (threads, tickets), engine_in.c
+ * (inputs) and engine_out.c (outputs and trailing parts).
+ */
+#ifndef PQ_ENGINE_INTERNAL_H
+#define PQ_ENGINE_INTERNAL_H
+
+#include "pq_engine.h"
+
+#include <pthread.h>
+
+/* What a step needs while its units are at work. */
+struct pq_live {
+    void *state;
+    void **whole;           /* [n_in] bytes of PQ_WHOLE inputs, else NULL */
+    struct pq_spool *trail; /* [n_out], used where spooled[i] */
+    bool *spooled;          /* [n_out] */
+    bool *written;          /* [parts of the output tensor] */
+};
+
+/* One ticket in flight, with its own buffers. */
+struct pq_slot {
+    bool busy, done;
+    size_t step;
+    unsigned pass;
+    bool last; /* of its pass */
+    struct pq_unit unit;
+    void **in;          /* [max n_in] */
+    uint64_t *in_bytes; /* [max n_in] */
+    void **out;         /* [max n_out] */
+    uint64_t *out_bytes;
+    unsigned char *buffer; /* [slot_bytes] */
+    bool failed;
+    struct pq_error error;
+};
+
+/* A sequential source and how its parts will be used. */
+struct pq_feed {
+    struct pq_source *source;
+    struct pq_hold *hold;
+    bool own; /* else it is the source's, from folding */
+};
+
+struct pq_use {
+    const struct pq_part *part;
+    size_t last_step; /* after which nobody reads it */
+    unsigned times;
+};
+
+struct pq_engine {
+    struct pq_plan *plan;
+    const struct pq_run *run;
+    struct pq_spool_budget budget;
+    struct pq_live **live; /* [n_steps], NULL when not at work */
+
+    struct pq_feed *feeds; /* [n_feeds] */
+    size_t n_feeds;
+    struct pq_use *uses; /* [n_uses] parts of sequential sources, sorted */
+    size_t n_uses;
+
+    size_t *first_place; /* [tensors of the sink's catalogue] */
+    size_t *place;       /* [places] part -> place in sink->order */
+    size_t next_place;   /* ordered sink: the place to be written next */
+
+    /* Drawing: under `drawing`. */
+    pthread_mutex_t drawing;
+    bool gathering; /* gather_first: still in the first round */
+    size_t step;
+    unsigned pass;
+    uint64_t unit;
+    bool drained;
+    size_t dropped; /* steps whose inputs were forgotten */
+
+    /* Slots and retiring: under `lock`. */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct pq_slot *slots; /* [n_slots], ticket t in slot t % n_slots */
+    size_t n_slots, slot_bytes;
+    uint64_t next_ticket, turn;
+    size_t closed; /* steps that are complete */
+    bool retiring, failed;
+    size_t running; /* workers */
+    struct pq_error error;
+    uint64_t bytes_done, bytes_total;
+};
+
+struct pq_trail {
+    struct pq_engine *g;
+    const struct pq_step *step;
+    struct pq_live *live;
+};
+
+/* engine_in.c */
+int pq_engine_feeds(struct pq_engine *g, struct pq_error *e);
+void pq_engine_feeds_free(struct pq_engine *g);
+uint64_t pq_input_bytes(const struct pq_input *in, uint64_t first,
+                        uint64_t count);
+/* Reads the inputs of a slot's unit from sequential (or other) sources. */
+int pq_engine_read(struct pq_engine *g, struct pq_slot *s, bool sequential,
+                   struct pq_error *e);
+int pq_engine_read_whole(struct pq_engine *g, const struct pq_step *s,
+                         struct pq_live *l, struct pq_error *e);
+/* Forgets inputs of steps that are complete. */
+void pq_engine_drop(struct pq_engine *g, size_t closed);
+
+/* engine_out.c */
+int pq_engine_places(struct pq_engine *g, struct pq_error *e);
+int pq_engine_open_trail(struct pq_engine *g, const struct pq_step *s,
+                         struct pq_live *l, struct pq_error *e);
+uint64_t pq_output_bytes(const struct pq_engine *g, const struct pq_step *s,
+                         size_t i, uint64_t first, uint64_t count);
+/* Writes a unit's outputs; `ordered`: those that wait for their turn. */
+int pq_engine_write(struct pq_engine *g, const struct pq_slot *s,
+                    struct pq_live *l, bool in_turn, struct pq_error *e);
+/* The end of a step: finish(), trailing parts, constants. */
+int pq_engine_close_outputs(struct pq_engine *g, const struct pq_step *s,
+                            struct pq_live *l, struct pq_error *e);
+/* Constants that belong at the end of the file. */
+int pq_engine_write_deferred(struct pq_engine *g, struct pq_error *e);
+
+#endif

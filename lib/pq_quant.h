@@ -1,0 +1,120 @@
+/*
+ * Quantization: from weights to codes and back, as steps for the engine.
+ *
+ * A *spec* says what a tensor becomes: a plain type (a cast) or an encoding
+ * with its parameters.  For every tensor of the output a tool calls
+ * pq_quant_declare() once (name, shape, parts, sizes, all known beforehand)
+ * and one of the pq_step_*() functions, which append the step that fills it.
+ *
+ * Arithmetic and byte layout: bitsandbytes 0.50, CPU path; see the head
+ * comments of lib/quant/ and lib/kernels/kernels.h.
+ */
+#ifndef PQ_QUANT_H
+#define PQ_QUANT_H
+
+#include "pq_engine.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct pq_kernels;
+
+struct pq_spec {
+    enum pq_encoding encoding; /* PQ_PLAIN: a cast to dtype */
+    enum pq_dtype dtype;       /* of a cast */
+    uint32_t block;            /* of nf4, fp4, int8_block; 0 = the default */
+    bool double_quant;         /* absmax in 8 bits; of nf4 and fp4 */
+    bool optimize;             /* search for scales with less error */
+};
+
+/*
+ * "f16", "nf4", ... into *s (block 0, flags off); -1 when there is no such
+ * type.  pq_spec_types() lists all names, separated by spaces.
+ */
+int pq_spec_parse(const char *name, struct pq_spec *s);
+const char *pq_spec_types(void);
+/* Fills in the default block and checks that the parameters fit. */
+PQ_MUST_USE int pq_spec_check(struct pq_spec *s, struct pq_error *e);
+
+/* How good the copy of a tensor is; what -v and --json print. */
+struct pq_quality {
+    uint64_t n;          /* elements */
+    uint64_t nans, infs; /* in the input */
+    uint64_t overflows;  /* finite values beyond the range of the output */
+    double signal;       /* sum x^2 */
+    double noise;        /* sum (x - y)^2 */
+    double plain_noise;  /* the same without --optimize, if that was asked */
+    float max_error;     /* max |x - y| */
+};
+
+/* 10 log10(signal / noise); +Inf when there is no noise. */
+double pq_sqnr_db(double signal, double noise);
+
+/* What all steps of a tool share; outlives the plan. */
+struct pq_quant {
+    const struct pq_kernels *kernels;
+    bool allow_nonfinite;
+    bool measure; /* fill in signal, noise and max_error: costs time */
+    /* Called in plan order when a step is complete; may be NULL. */
+    int (*report)(const struct pq_step *s, const struct pq_quality *q,
+                  struct pq_error *e);
+};
+
+/*
+ * Appends to `out` the tensor that `in` becomes.  With `transpose` a 2-D
+ * tensor [rows][cols] becomes [cols][rows].
+ */
+PQ_MUST_USE struct pq_tensor *
+pq_quant_declare(struct pq_catalog *out, const struct pq_tensor *in,
+                 const struct pq_spec *spec, bool transpose,
+                 struct pq_error *e);
+/* Appends an exact copy of the tensor's description. */
+PQ_MUST_USE struct pq_tensor *pq_tensor_copy(struct pq_catalog *out,
+                                             const struct pq_tensor *in,
+                                             struct pq_error *e);
+
+/*
+ * The steps.  `in` is a tensor of `src`, `tensor` the number of its output
+ * in the output catalogue `out`; step->user is left to the caller.
+ */
+struct pq_step *pq_step_encode(struct pq_plan *p, struct pq_source *src,
+                               const struct pq_tensor *in,
+                               const struct pq_catalog *out, size_t tensor,
+                               const struct pq_spec *spec, bool transpose,
+                               const struct pq_quant *q, struct pq_error *e);
+/* Any encoding to the plain floating type of the output tensor. */
+struct pq_step *pq_step_decode(struct pq_plan *p, struct pq_source *src,
+                               const struct pq_tensor *in,
+                               const struct pq_catalog *out, size_t tensor,
+                               bool transpose, const struct pq_quant *q,
+                               struct pq_error *e);
+/* Bytes as they are, one step a part. */
+PQ_MUST_USE int pq_step_copy(struct pq_plan *p, struct pq_source *src,
+                             const struct pq_tensor *in, size_t tensor,
+                             struct pq_error *e);
+PQ_MUST_USE int pq_step_copy_part(struct pq_plan *p, struct pq_source *src,
+                                  const struct pq_part *in, const char *name,
+                                  size_t tensor, size_t part,
+                                  struct pq_error *e);
+
+/*
+ * Folding: entries of a safetensors catalogue that belong together (codes,
+ * absmax, quant_map, quant_state; rows and SCB) become one tensor with an
+ * encoding.  What does not fit stays plain.  The small quant_state parts are
+ * read; from a pipe that means spooling what lies before them, at most
+ * `memory` bytes of it in memory.
+ */
+PQ_MUST_USE int pq_fold(struct pq_source *s, uint64_t memory,
+                        const char *tmpdir, struct pq_error *e);
+
+/* Widens n elements of a floating type; scalar where no kernel exists. */
+void pq_load_f32(const struct pq_kernels *k, enum pq_dtype dtype,
+                 const void *in, size_t n, float *out);
+void pq_store_f32(const struct pq_kernels *k, enum pq_dtype dtype,
+                  const float *in, size_t n, void *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
