@@ -259,6 +259,8 @@ static int show(struct cmd *c, struct pq_source *s, struct pq_error *e)
 
     if (o->stats || o->digest)
         rc = cmd_stats_run(c, s, &st, e);
+    else if (s->sequential && !s->rewind)
+        rc = pq_source_finish(s, e); /* a pipe cut short must not look well */
     if (!rc && c->json)
         rc = print_json(c, &st, s, e);
     if (!rc && !c->json && !c->quiet) {

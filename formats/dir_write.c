@@ -294,6 +294,7 @@ static int begin(struct pq_sink *k, struct pq_error *e)
     if (pq_outdir_open(&d->dir, d->path, pq_dir_knows, flags, e) != 0)
         return -1;
     d->open = true;
+    d->dir.cancel = d->options.cancel;
     k->positional = true;
     for (size_t i = 0; i < d->n; i++) {
         struct child *const x = &d->children[i];

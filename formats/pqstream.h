@@ -31,6 +31,7 @@ extern "C" {
 #define PQ_STREAM_MAX_HEAD    65536u     /* bytes of a head */
 #define PQ_STREAM_MAX_TEXT    100000000u /* body of CTLG META PROV optional */
 #define PQ_STREAM_MAX_FRONT   400000000u /* of all bodies before the tensors */
+#define PQ_STREAM_MAX_RECORDS 16384u     /* before the tensors */
 #define PQ_STREAM_MAX_MESSAGE 4096u      /* body of ABRT */
 #define PQ_STREAM_RUN         4194304u   /* raw bytes in a compressed record */
 #define PQ_STREAM_CHUNK       262144u    /* bytes handled at a time */
@@ -230,17 +231,27 @@ struct pq_stream_seen {
     bool packed;
 };
 
+/* What the stream holds, in its order; the catalogue may be folded later. */
+struct pq_stream_span {
+    const char *name;
+    enum pq_dtype dtype;
+    uint64_t end;  /* address behind it */
+    size_t tensor; /* that it is a part of */
+};
+
 struct pq_stream_source {
     struct pq_source base;
     struct pq_catalog catalog;
+    struct pq_stream_span *spans; /* [n_spans], one a part */
+    size_t n_spans;
     struct pq_stream_reader r;
     bool pending;   /* r holds a prefix that nobody has looked at */
     bool open;      /* r is in the body of a record of `tensor` */
     bool broken;    /* a read failed: the place in the stream is lost */
     uint64_t at;    /* address of the next byte to come by */
     uint64_t total; /* address behind the last */
-    size_t tensor;  /* that the stream is in */
-    uint64_t bound; /* address behind it */
+    size_t span;    /* the first of the tensor that the stream is in */
+    uint64_t bound; /* address behind that tensor */
     struct pq_stream_seen rec;   /* the record at hand */
     struct pq_stream_seen *seen; /* [n_seen] of a regular file, by address */
     size_t n_seen, cap_seen;
@@ -252,6 +263,9 @@ struct pq_stream_source {
 };
 
 extern const struct pq_source_ops pq_stream_source_ops;
+/* Makes the spans; the stream is before the first tensor. */
+PQ_MUST_USE int pq_stream_source_begin(struct pq_stream_source *s,
+                                       struct pq_error *e);
 PQ_MUST_USE int pq_stream_open(struct pq_in *in, struct pq_source **s,
                                struct pq_error *e);
 

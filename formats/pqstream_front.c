@@ -56,7 +56,8 @@ struct sizes {
 static void count(struct sizes *z, uint64_t head_bytes, uint64_t body_bytes)
 {
     z->records++;
-    z->wrong = z->wrong || head_bytes > PQ_STREAM_MAX_HEAD ||
+    z->wrong = z->wrong || z->records > PQ_STREAM_MAX_RECORDS ||
+               head_bytes > PQ_STREAM_MAX_HEAD ||
                body_bytes > PQ_STREAM_MAX_TEXT ||
                !pq_add(z->front, body_bytes, &z->front) ||
                z->front > PQ_STREAM_MAX_FRONT ||
@@ -112,7 +113,7 @@ int pq_stream_plan_front(struct pq_stream_sink *k, uint64_t *bytes,
         count(&z, c->extra[i].head_bytes, c->extra[i].body_bytes);
     if (z.wrong)
         return pq_fail(e, PQ_ELIMIT,
-                       "files and metadata are too large for a .pq stream");
+                       "files and metadata are too much for a .pq stream");
     *bytes = z.bytes;
     *records = z.records;
     return 0;

@@ -155,6 +155,10 @@ static int read_front(struct pq_stream_source *s, struct pq_buf *body,
             s->pending = true;
             return 0;
         }
+        if (s->r.tally.records == PQ_STREAM_MAX_RECORDS)
+            return pq_fail(e, PQ_ELIMIT,
+                           "more than %u records before the tensors",
+                           PQ_STREAM_MAX_RECORDS);
         const uint64_t limit =
             left < PQ_STREAM_MAX_TEXT ? left : PQ_STREAM_MAX_TEXT;
         if (pq_stream_text(&s->r, limit, body, e))
@@ -177,10 +181,8 @@ static int open_stream(struct pq_stream_source *s, struct pq_error *e)
         return -1;
     const int rc = read_front(s, &body, e);
     pq_buf_release(&body);
-    if (rc)
+    if (rc || pq_stream_source_begin(s, e))
         return -1;
-    if (s->catalog.n_tensors > 0)
-        s->bound = pq_stream_tensor_bytes(&s->catalog.tensors[0]);
     s->base.total_bytes = s->r.in.regular ? s->r.in.size : s->total;
     return 0;
 }

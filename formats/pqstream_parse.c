@@ -247,30 +247,31 @@ static int take_parts(struct parser *p)
     }
 }
 
-/* The part of that role, or NULL; *twice when there are two. */
-static const struct pq_part *part_of(const struct pq_tensor *t,
-                                     enum pq_role role, bool *twice)
+/* There is a part of that role, of at least n elements of that type. */
+static bool holds(const struct pq_tensor *t, enum pq_role role, uint64_t n,
+                  enum pq_dtype dtype)
 {
-    const struct pq_part *found = NULL;
-
     for (size_t i = 0; i < t->n_parts; i++) {
-        if (t->parts[i].role != role)
-            continue;
-        *twice = *twice || found;
-        found = &t->parts[i];
+        const struct pq_part *p = &t->parts[i];
+        if (p->role == role)
+            return p->dtype == dtype &&
+                   p->bytes * 8 / pq_dtype_bits(dtype) >= n;
     }
-    return found;
+    return false;
 }
 
-/* There is a part of that role, of at least n elements of one of two types. */
-static bool holds(const struct pq_tensor *t, enum pq_role role, uint64_t n,
-                  enum pq_dtype a, enum pq_dtype b)
+/* The data come first, and no two parts have the same role. */
+static bool distinct(const struct parser *p)
 {
-    bool twice = false;
-    const struct pq_part *p = part_of(t, role, &twice);
+    unsigned roles = 0;
 
-    return p && !twice && (p->dtype == a || p->dtype == b) &&
-           p->bytes * 8 / pq_dtype_bits(p->dtype) >= n;
+    for (size_t i = 0; i < p->n_parts; i++) {
+        const unsigned role = 1u << p->parts[i].role;
+        if (roles & role)
+            return false;
+        roles |= role;
+    }
+    return p->n_parts > 0 && p->parts[0].role == PQ_ROLE_DATA;
 }
 
 static uint64_t blocks_of(uint64_t n, uint64_t block)
@@ -290,7 +291,7 @@ static bool sound(const struct pq_tensor *t)
                t->parts[0].bytes * 8 / pq_dtype_bits(t->dtype) == n;
     case PQ_INT8:
         return t->rank > 0 && t->parts[0].bytes >= n &&
-               holds(t, PQ_ROLE_SCB, t->shape[0], PQ_F32, PQ_F32);
+               holds(t, PQ_ROLE_SCB, t->shape[0], PQ_F32);
     default:
         if (c->block == 0)
             return false;
@@ -300,10 +301,10 @@ static bool sound(const struct pq_tensor *t)
     if (t->parts[0].bytes < codes)
         return false;
     if (c->nested_block == 0)
-        return holds(t, PQ_ROLE_ABSMAX, blocks, PQ_F32, PQ_F32);
-    return holds(t, PQ_ROLE_ABSMAX, blocks, PQ_U8, PQ_U8) &&
+        return holds(t, PQ_ROLE_ABSMAX, blocks, PQ_F32);
+    return holds(t, PQ_ROLE_ABSMAX, blocks, PQ_U8) &&
            holds(t, PQ_ROLE_NESTED_ABSMAX, blocks_of(blocks, c->nested_block),
-                 PQ_F32, PQ_F32);
+                 PQ_F32);
 }
 
 static int unique(struct parser *p, struct pq_names *names, const char *name,
@@ -337,8 +338,9 @@ static int add_tensor(struct parser *p, const struct item *it)
 {
     if (!(it->keys & K_PARTS) && add_part(p, it))
         return -1;
-    if (p->n_parts == 0 || p->parts[0].role != PQ_ROLE_DATA)
-        return pq_fail(p->e, PQ_EFORMAT, "%s: the data are not the first part",
+    if (!distinct(p))
+        return pq_fail(p->e, PQ_EFORMAT,
+                       "%s: its parts are not the data and one of each role",
                        it->name);
     struct pq_tensor *t = pq_catalog_add(p->c, it->name, p->n_parts, p->e);
     if (!t)

@@ -24,30 +24,68 @@ static size_t smaller(uint64_t a, uint64_t b)
     return (size_t)(a < b ? a : b);
 }
 
-/* The part that holds the bytes from `start` on, or NULL if they cross. */
-static const struct pq_part *part_at(const struct pq_tensor *t, uint64_t start,
-                                     uint64_t bytes)
+/* Sets the end of the tensor whose first span is the current one. */
+static void find_bound(struct pq_stream_source *s)
 {
-    for (size_t i = 0; i < t->n_parts; i++) {
-        const struct pq_part *p = &t->parts[i];
-        if (start >= p->offset && start - p->offset < p->bytes)
-            return bytes <= p->bytes - (start - p->offset) ? p : NULL;
+    size_t last = s->span;
+
+    if (last == s->n_spans)
+        return;
+    while (last + 1 < s->n_spans &&
+           s->spans[last + 1].tensor == s->spans[last].tensor)
+        last++;
+    s->bound = s->spans[last].end;
+}
+
+int pq_stream_source_begin(struct pq_stream_source *s, struct pq_error *e)
+{
+    const struct pq_catalog *c = &s->catalog;
+    size_t n = 0;
+
+    for (size_t i = 0; i < c->n_tensors; i++)
+        n += c->tensors[i].n_parts;
+    s->spans = pq_alloc(n, sizeof(*s->spans));
+    if (!s->spans)
+        return pq_fail_nomem(e);
+    for (size_t i = 0; i < c->n_tensors; i++) {
+        for (size_t k = 0; k < c->tensors[i].n_parts; k++) {
+            const struct pq_part *p = &c->tensors[i].parts[k];
+            s->spans[s->n_spans++] =
+                (struct pq_stream_span){.name = p->name,
+                                        .dtype = p->dtype,
+                                        .end = p->offset + p->bytes,
+                                        .tensor = i};
+        }
     }
-    return NULL;
+    find_bound(s);
+    return 0;
+}
+
+/* Goes to the tensor behind the current one. */
+static void next_tensor(struct pq_stream_source *s)
+{
+    const size_t tensor = s->spans[s->span].tensor;
+
+    while (s->span < s->n_spans && s->spans[s->span].tensor == tensor)
+        s->span++;
+    find_bound(s);
 }
 
 /* A compressed record holds whole elements of one part. */
 static int check_packed(struct pq_stream_source *s, struct pq_error *e)
 {
-    const struct pq_tensor *t = &s->catalog.tensors[s->tensor];
-    const struct pq_part *p = part_at(t, s->at, s->rec.raw_bytes);
+    size_t k = s->span;
 
-    if (!p)
+    while (k + 1 < s->n_spans && s->spans[k].end <= s->at)
+        k++;
+    const uint64_t left = s->spans[k].end - s->at;
+    if (s->rec.raw_bytes > left)
         return pq_fail(e, PQ_EFORMAT, "a compressed record crosses parts");
-    const unsigned width = pq_stream_width(p->dtype);
-    if ((s->at - p->offset) % width != 0 || s->rec.raw_bytes % width != 0)
+    /* Parts are whole elements, so counting from the end is as good. */
+    const unsigned width = pq_stream_width(s->spans[k].dtype);
+    if (left % width != 0 || s->rec.raw_bytes % width != 0)
         return pq_fail(e, PQ_EFORMAT, "a compressed record cuts an element");
-    s->rec.dtype = p->dtype;
+    s->rec.dtype = s->spans[k].dtype;
     return 0;
 }
 
@@ -55,13 +93,14 @@ static int check_record(struct pq_stream_source *s, struct pq_error *e)
 {
     const struct pq_stream_prefix *p = &s->r.rec;
     const uint64_t left = s->bound - s->at;
+    const size_t tensor = s->spans[s->span].tensor;
 
     if (s->r.at_end || strcmp(p->type, "TENS") != 0)
         return pq_fail(e, PQ_EFORMAT, "a %s record where a tensor should be",
                        s->r.at_end ? "END" : p->type);
-    if (p->number != s->tensor)
+    if (p->number != tensor)
         return pq_fail(e, PQ_EFORMAT, "tensor %llu where %zu should be",
-                       (unsigned long long)p->number, s->tensor);
+                       (unsigned long long)p->number, tensor);
     if (p->head_bytes != 0)
         return pq_fail(e, PQ_EFORMAT, "TENS record with a head");
     if (p->flags & PQ_STREAM_MORE ? p->raw_bytes == 0 || p->raw_bytes >= left
@@ -142,9 +181,8 @@ static int end_record(struct pq_stream_source *s, struct pq_error *e)
     if (!s->rec.packed && pq_stream_close(&s->r, e))
         return -1;
     s->open = false;
-    if (s->at == s->bound && !(s->r.rec.flags & PQ_STREAM_MORE) &&
-        ++s->tensor < s->catalog.n_tensors)
-        s->bound += pq_stream_tensor_bytes(&s->catalog.tensors[s->tensor]);
+    if (s->at == s->bound)
+        next_tensor(s);
     return 0;
 }
 
@@ -249,9 +287,9 @@ static int reread(struct pq_stream_source *s, uint64_t offset,
 /* Says which tensor it was, which need not be the one that was asked for. */
 static int in_tensor(const struct pq_stream_source *s, struct pq_error *e)
 {
-    if (s->tensor >= s->catalog.n_tensors || (e && e->code == PQ_EUPSTREAM))
+    if (s->span == s->n_spans || (e && e->code == PQ_EUPSTREAM))
         return -1;
-    return pq_error_in(e, "tensor %s", s->catalog.tensors[s->tensor].name);
+    return pq_error_in(e, "tensor %s", s->spans[s->span].name);
 }
 
 static int stream_read(struct pq_source *base, uint64_t offset, void *buf,
@@ -326,7 +364,7 @@ static int finish(struct pq_stream_source *s, struct pq_error *e)
     if (advance(s, NULL, s->total, e))
         return -1;
     /* Tensors of no bytes at the end have records too. */
-    while (s->tensor < s->catalog.n_tensors) {
+    while (s->span < s->n_spans) {
         if (begin_record(s, e) || end_record(s, e))
             return -1;
     }
@@ -356,6 +394,7 @@ static void stream_free(struct pq_source *base)
     pq_stream_reader_release(&s->r);
     pq_catalog_release(&s->catalog);
     pq_stream_unpacker_free(s->unpacker);
+    free(s->spans);
     free(s->seen);
     free(s->frame);
     free(s->raw);

@@ -31,7 +31,7 @@ struct st_source {
     uint64_t body; /* where the data begin in the file */
     uint64_t data_bytes;
     uint64_t at;        /* of a pipe: next byte of the data */
-    struct span *spans; /* [n_spans] in the order of the data */
+    struct span *spans; /* [n_spans] of a pipe, in the order of the data */
     size_t n_spans;
 };
 
@@ -145,13 +145,11 @@ static int fail_truncated(const struct st_source *s, uint64_t at,
 }
 
 /* A file must be as long as its header says. */
-static int check_size(const struct st_source *s, struct pq_error *e)
+static int check_size(struct st_source *s, struct pq_error *e)
 {
-    if (!s->in.regular)
-        return 0;
     const uint64_t have = s->in.size - s->body;
     if (have < s->data_bytes)
-        return fail_truncated(s, have, NULL, e);
+        return make_spans(s, e) != 0 ? -1 : fail_truncated(s, have, NULL, e);
     if (have > s->data_bytes)
         return pq_fail(e, PQ_EFORMAT, "%llu bytes follow the last tensor",
                        (unsigned long long)(have - s->data_bytes));
@@ -169,14 +167,12 @@ static int read_header(struct st_source *s, struct pq_error *e)
     const int rc =
         pq_st_parse(text, (size_t)length, &s->catalog, &s->data_bytes, e);
     free(text);
-    if (rc != 0)
+    if (rc != 0 || pq_st_check_names(&s->catalog, e) != 0)
         return -1;
     s->body = PQ_ST_LENGTH + length;
     if (!pq_add(s->body, s->data_bytes, &s->base.total_bytes))
         return pq_fail(e, PQ_EFORMAT, "header: more data than a file can hold");
-    if (make_spans(s, e) != 0)
-        return -1;
-    return check_size(s, e);
+    return s->in.regular ? check_size(s, e) : make_spans(s, e);
 }
 
 /* ---- The source ------------------------------------------------------ */

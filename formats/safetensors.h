@@ -22,10 +22,14 @@ extern "C" {
 /*
  * Reads the JSON text of a header (without its length) into the empty
  * catalogue; offsets count from the first byte behind the header.  On
- * success *data_bytes is the length of the data.
+ * success *data_bytes is the length of the data.  That no name comes twice is
+ * checked apart, so that the text need not be in memory any more.
  */
 PQ_MUST_USE int pq_st_parse(const char *text, size_t n, struct pq_catalog *c,
                             uint64_t *data_bytes, struct pq_error *e);
+
+PQ_MUST_USE int pq_st_check_names(const struct pq_catalog *c,
+                                  struct pq_error *e);
 
 /* pq_format.create */
 PQ_MUST_USE int pq_st_create(struct pq_catalog *c, const char *path, int dirfd,

@@ -25,25 +25,12 @@ static const char *const field_names[N_FIELDS] = {
     [OFFSETS] = "data_offsets",
 };
 
-/* A tensor as the header tells it. */
-struct entry {
-    const char *name; /* [name_bytes], in the text or in scratch */
-    size_t name_bytes;
-    size_t number; /* in the header */
-    uint64_t begin, end;
-    const uint64_t *shape; /* [rank], in the catalogue */
-    int rank;
-    enum pq_dtype dtype;
-};
-
 struct parser {
     struct pq_json j;
     struct pq_catalog *c;
     struct pq_arena scratch;
     struct pq_buf key, value; /* used again and again */
-    struct entry *entries;    /* [n] */
-    size_t n, cap;
-    uint64_t *dims; /* of the current shape */
+    uint64_t *dims;           /* of the current shape */
     size_t cap_dims;
     bool has_metadata;
     struct pq_error *e;
@@ -148,7 +135,8 @@ static int parse_metadata(struct parser *p)
     return t == PQ_JSON_OBJECT_END ? 0 : expected(p, t, "a string");
 }
 
-static int parse_dtype(struct parser *p, struct entry *x, enum pq_json_type t)
+static int parse_dtype(struct parser *p, struct pq_tensor *x,
+                       enum pq_json_type t)
 {
     const bool object = t == PQ_JSON_OBJECT;
     if (object)
@@ -171,7 +159,8 @@ static int parse_dtype(struct parser *p, struct entry *x, enum pq_json_type t)
     return expect(p, PQ_JSON_OBJECT_END, "}");
 }
 
-static int parse_shape(struct parser *p, struct entry *x, enum pq_json_type t)
+static int parse_shape(struct parser *p, struct pq_tensor *x,
+                       enum pq_json_type t)
 {
     if (t != PQ_JSON_ARRAY)
         return expected(p, t, "an array");
@@ -192,19 +181,25 @@ static int parse_shape(struct parser *p, struct entry *x, enum pq_json_type t)
     return x->shape != NULL ? 0 : pq_fail_nomem(p->e);
 }
 
-static int parse_offsets(struct parser *p, struct entry *x, enum pq_json_type t)
+static int parse_offsets(struct parser *p, struct pq_tensor *x,
+                         enum pq_json_type t)
 {
+    uint64_t begin, end;
     if (t != PQ_JSON_ARRAY)
         return expected(p, t, "an array");
     if (expect(p, PQ_JSON_NUMBER, "a number") != 0 ||
-        pq_json_u64(&p->j, &x->begin) != 0 ||
+        pq_json_u64(&p->j, &begin) != 0 ||
         expect(p, PQ_JSON_NUMBER, "a number") != 0 ||
-        pq_json_u64(&p->j, &x->end) != 0)
+        pq_json_u64(&p->j, &end) != 0 || expect(p, PQ_JSON_ARRAY_END, "]") != 0)
         return -1;
-    return expect(p, PQ_JSON_ARRAY_END, "]");
+    if (end < begin)
+        return pq_fail(p->e, PQ_EFORMAT, "data ends before it begins");
+    x->parts[0].offset = begin;
+    x->parts[0].bytes = end - begin;
+    return 0;
 }
 
-static int parse_field(struct parser *p, struct entry *x, enum field f)
+static int parse_field(struct parser *p, struct pq_tensor *x, enum field f)
 {
     const enum pq_json_type t = pq_json_next(&p->j);
     switch (f) {
@@ -228,7 +223,7 @@ static enum field current_field(const struct parser *p)
 }
 
 /* {"dtype":..,"shape":..,"data_offsets":..}, in any order. */
-static int parse_object(struct parser *p, struct entry *x)
+static int parse_object(struct parser *p, struct pq_tensor *x)
 {
     bool seen[N_FIELDS] = {false};
     enum pq_json_type t;
@@ -250,7 +245,7 @@ static int parse_object(struct parser *p, struct entry *x)
 }
 
 /* ["F32",[2,3],[0,24]] */
-static int parse_array(struct parser *p, struct entry *x)
+static int parse_array(struct parser *p, struct pq_tensor *x)
 {
     for (int f = 0; f < N_FIELDS; f++)
         if (parse_field(p, x, (enum field)f) != 0)
@@ -258,32 +253,33 @@ static int parse_array(struct parser *p, struct entry *x)
     return expect(p, PQ_JSON_ARRAY_END, "]");
 }
 
-static int in_tensor(struct parser *p, const struct entry *x)
-{
-    const int n = x->name_bytes < 4096 ? (int)x->name_bytes : 4096;
-    return pq_error_in(p->e, "tensor %.*s", n, x->name);
-}
-
+/*
+ * A tensor of one part.  Until the data are sorted, n_elements holds its
+ * number in the header.
+ */
 static int parse_tensor(struct parser *p)
 {
-    struct entry *const all =
-        pq_grow(p->entries, p->n, &p->cap, sizeof *p->entries);
-    if (all == NULL)
-        return pq_fail_nomem(p->e);
-    p->entries = all;
-    struct entry *const x = &all[p->n];
-    *x = (struct entry){.number = p->n};
-    if (pq_json_string(&p->j, &p->scratch, &x->name, &x->name_bytes) != 0)
+    const char *name;
+    size_t n;
+    if (pq_json_string(&p->j, &p->scratch, &name, &n) != 0)
         return -1;
-    if (x->name_bytes > 0 && memchr(x->name, '\0', x->name_bytes) != NULL)
+    if (memchr(name, '\0', n) != NULL)
         return pq_fail(p->e, PQ_EFORMAT, "header: a NUL in a name at byte %zu",
                        p->j.start);
+    p->key.n = 0;
+    pq_buf_add(&p->key, name, n);
+    if (p->key.failed)
+        return pq_fail_nomem(p->e);
+    const size_t number = p->c->n_tensors;
+    struct pq_tensor *const x = pq_catalog_add(p->c, p->key.s, 1, p->e);
+    if (x == NULL)
+        return -1;
+    x->n_elements = number;
     const enum pq_json_type t = pq_json_next(&p->j);
     const int rc = t == PQ_JSON_OBJECT  ? parse_object(p, x)
                    : t == PQ_JSON_ARRAY ? parse_array(p, x)
                                         : expected(p, t, "an object");
-    p->n++;
-    return rc == 0 ? 0 : in_tensor(p, x);
+    return rc == 0 ? 0 : pq_error_in(p->e, "tensor %s", x->name);
 }
 
 static int parse_all(struct parser *p)
@@ -303,88 +299,87 @@ static int parse_all(struct parser *p)
 /* By place in the data; what is empty first; else as in the header. */
 static int compare(const void *a, const void *b)
 {
-    const struct entry *const x = a, *const y = b;
-    if (x->begin != y->begin)
-        return x->begin < y->begin ? -1 : 1;
-    if (x->end != y->end)
-        return x->end < y->end ? -1 : 1;
-    return x->number < y->number ? -1 : x->number > y->number;
+    const struct pq_tensor *const s = a, *const t = b;
+    const struct pq_part *const x = s->parts, *const y = t->parts;
+    if (x->offset != y->offset)
+        return x->offset < y->offset ? -1 : 1;
+    if (x->bytes != y->bytes)
+        return x->bytes < y->bytes ? -1 : 1;
+    return s->n_elements < t->n_elements ? -1 : s->n_elements > t->n_elements;
 }
 
 /* Most files come sorted; qsort would move them about all the same. */
-static void sort_entries(struct parser *p)
+static void sort_tensors(struct pq_catalog *c)
 {
-    for (size_t i = 1; i < p->n; i++)
-        if (compare(&p->entries[i - 1], &p->entries[i]) > 0) {
-            qsort(p->entries, p->n, sizeof *p->entries, compare);
+    for (size_t i = 1; i < c->n_tensors; i++)
+        if (compare(&c->tensors[i - 1], &c->tensors[i]) > 0) {
+            qsort(c->tensors, c->n_tensors, sizeof *c->tensors, compare);
             return;
         }
 }
 
-static int check_entry(const struct entry *x, uint64_t begin,
-                       struct pq_error *e)
+/* The data begin where the last ones ended and are as long as the shape. */
+static int check_tensor(const struct pq_tensor *x, uint64_t begin,
+                        struct pq_error *e)
 {
-    if (x->begin != begin)
+    const struct pq_part *const p = &x->parts[0];
+    uint64_t bytes;
+    if (p->offset != begin)
         return pq_fail(e, PQ_EFORMAT,
                        "data begins at byte %llu, %llu expected: %s",
-                       (unsigned long long)x->begin, (unsigned long long)begin,
-                       x->begin < begin ? "an overlap" : "a hole");
-    if (x->end < x->begin)
-        return pq_fail(e, PQ_EFORMAT, "data ends before it begins");
-    uint64_t bytes;
+                       (unsigned long long)p->offset, (unsigned long long)begin,
+                       p->offset < begin ? "an overlap" : "a hole");
     if (pq_shape_bytes(x->shape, x->rank, x->dtype, &bytes, e) != 0)
         return -1;
-    if (bytes != x->end - x->begin)
+    if (bytes != p->bytes)
         return pq_fail(e, PQ_EFORMAT, "%llu bytes of data, %llu expected",
-                       (unsigned long long)(x->end - x->begin),
-                       (unsigned long long)bytes);
+                       (unsigned long long)p->bytes, (unsigned long long)bytes);
     return 0;
 }
 
-/* Adds the tensor to the catalogue as one part. */
-static int add_entry(struct parser *p, const struct entry *x)
+static int complete_tensor(struct pq_tensor *x, struct pq_error *e)
 {
-    p->key.n = 0;
-    pq_buf_add(&p->key, x->name, x->name_bytes);
-    if (p->key.failed)
-        return pq_fail_nomem(p->e);
-    struct pq_tensor *const t = pq_catalog_add(p->c, p->key.s, 1, p->e);
-    if (t == NULL)
-        return -1;
-    t->dtype = x->dtype;
-    t->rank = x->rank;
-    t->shape = x->shape;
-    t->codec.encoding = PQ_PLAIN;
-    t->parts[0] = (struct pq_part){
-        .name = t->name,
-        .dtype = x->dtype,
-        .role = PQ_ROLE_DATA,
-        .rank = x->rank,
-        .shape = x->shape,
-        .bytes = x->end - x->begin,
-        .offset = x->begin,
-    };
-    return pq_shape_elements(x->shape, x->rank, &t->n_elements, p->e);
+    struct pq_part *const p = &x->parts[0];
+    p->name = x->name;
+    p->dtype = x->dtype;
+    p->role = PQ_ROLE_DATA;
+    p->rank = x->rank;
+    p->shape = x->shape;
+    return pq_shape_elements(x->shape, x->rank, &x->n_elements, e);
 }
 
-/* Checks that the data leave no hole and fills the catalogue. */
-static int add_all(struct parser *p, uint64_t *data_bytes)
+/* Puts the tensors in the order of their data, which leave no hole. */
+static int complete(struct pq_catalog *c, uint64_t *data_bytes,
+                    struct pq_error *e)
 {
     uint64_t at = 0;
-    sort_entries(p);
-    for (size_t i = 0; i < p->n; i++) {
-        const struct entry *const x = &p->entries[i];
-        if (check_entry(x, at, p->e) != 0)
-            return in_tensor(p, x);
-        if (add_entry(p, x) != 0)
-            return -1;
-        at = x->end;
+    sort_tensors(c);
+    for (size_t i = 0; i < c->n_tensors; i++) {
+        struct pq_tensor *const x = &c->tensors[i];
+        if (check_tensor(x, at, e) != 0 || complete_tensor(x, e) != 0)
+            return pq_error_in(e, "tensor %s", x->name);
+        at += x->parts[0].bytes;
     }
     *data_bytes = at;
     return 0;
 }
 
-static int check_names(const struct pq_catalog *c, struct pq_error *e)
+int pq_st_parse(const char *header, size_t n, struct pq_catalog *c,
+                uint64_t *data_bytes, struct pq_error *e)
+{
+    struct parser p = {.c = c, .e = e};
+    pq_json_init(&p.j, header, n, e);
+    int rc = parse_all(&p);
+    if (rc == 0)
+        rc = complete(c, data_bytes, e);
+    free(p.dims);
+    pq_buf_release(&p.value);
+    pq_buf_release(&p.key);
+    pq_arena_release(&p.scratch);
+    return rc;
+}
+
+int pq_st_check_names(const struct pq_catalog *c, struct pq_error *e)
 {
     struct pq_names names = {0};
     int rc = 0;
@@ -395,23 +390,5 @@ static int check_names(const struct pq_catalog *c, struct pq_error *e)
             rc = pq_fail(e, PQ_EFORMAT, "tensor %s: comes twice", name);
     }
     pq_names_release(&names);
-    return rc;
-}
-
-int pq_st_parse(const char *header, size_t n, struct pq_catalog *c,
-                uint64_t *data_bytes, struct pq_error *e)
-{
-    struct parser p = {.c = c, .e = e};
-    pq_json_init(&p.j, header, n, e);
-    int rc = parse_all(&p);
-    if (rc == 0)
-        rc = add_all(&p, data_bytes);
-    if (rc == 0)
-        rc = check_names(c, e);
-    free(p.dims);
-    free(p.entries);
-    pq_buf_release(&p.value);
-    pq_buf_release(&p.key);
-    pq_arena_release(&p.scratch);
     return rc;
 }

@@ -825,6 +825,34 @@ Test(pqstream, random_access)
     pq_catalog_release(&c);
 }
 
+/* Encoded tensors are folded after open: the catalogue changes. */
+Test(pqstream, folded)
+{
+    struct pq_catalog c;
+
+    small_model(&c);
+    for (int level = 0; level < 2; level++) {
+        const struct bytes b = write_file(&c, level, 1);
+        struct pq_error e = PQ_ERROR_INIT;
+        struct pq_source *s;
+        struct input x;
+        unsigned char got[8], want[8];
+        input_pipe(&x, b);
+        cr_assert(pq_format_pqstream.open(&x.in, &s, &e) == 0, "%s", e.msg);
+        s->catalog->tensors[0] = s->catalog->tensors[2];
+        s->catalog->n_tensors = 1;
+        const struct pq_part *p = &s->catalog->tensors[0].parts[1];
+        cr_assert(pq_source_read(s, p, 0, got, 8, &e) == 0, "%s", e.msg);
+        fill(3, 0, want, 8);
+        cr_assert_arr_eq(got, want, 8);
+        cr_assert(pq_source_finish(s, &e) == 0, "%s", e.msg);
+        pq_source_free(s);
+        input_end(&x);
+        free(b.p);
+    }
+    pq_catalog_release(&c);
+}
+
 Test(pqstream, a_pipe_cannot_go_back)
 {
     struct pq_catalog c;
@@ -904,6 +932,11 @@ Test(pqstream, catalogues)
         "{\"tensors\":[" T("a", "\"shape\":[0]") "," T("\\u0061",
                                                        "\"shape\":[0]") "]}",
         "{\"tensors\":[],\"files\":[\"../x\"]}",
+        "{\"tensors\":[{\"name\":\"a\",\"dtype\":\"U8\",\"shape\":[0],"
+        "\"parts\":["
+        "{\"name\":\"a\",\"dtype\":\"U8\",\"shape\":[0],\"role\":\"data\"},"
+        "{\"name\":\"b\",\"dtype\":\"U8\",\"shape\":[0],\"role\":\"data\"}]}"
+        "]}",
         "{\"tensors\":[{\"name\":\"a\",\"dtype\":\"BF16\",\"shape\":[64],"
         "\"encoding\":\"nf4\",\"block\":64,\"parts\":["
         "{\"name\":\"a\",\"dtype\":\"U8\",\"shape\":[32],\"role\":\"data\"}]}"
@@ -939,6 +972,27 @@ Test(pqstream, lengths)
             free(b.p);
         }
     }
+}
+
+/* Many small records must not be a way around the limits. */
+Test(pqstream, many_records)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    const struct pq_write_options w = {.level = 0};
+    struct pq_catalog c;
+    struct pq_sink *k;
+
+    pq_catalog_init(&c);
+    for (int i = 1; i < 16384; i++)
+        cr_assert(pq_catalog_add_prov(&c, "{}", NULL) == 0);
+    struct bytes b = write_file(&c, 0, 1);
+    cr_assert(read_stream(b, true, 1, &e) == 0, "%s", e.msg);
+    cr_assert(read_stream(b, false, 1, &e) == 0, "%s", e.msg);
+    free(b.p);
+    cr_assert(pq_catalog_add_prov(&c, "{}", NULL) == 0);
+    cr_assert(pq_format_pqstream.create(&c, "/x", -1, &w, &k, &e) != 0);
+    cr_assert_eq(e.code, PQ_ELIMIT);
+    pq_catalog_release(&c);
 }
 
 /* The sink refuses what the source would refuse. */

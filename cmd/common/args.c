@@ -423,7 +423,9 @@ static int parse(struct parser *p, int argc, char **argv)
     }
     if (status == GOES_ON)
         status = take_operands(c, argc, argv);
-    if (status == GOES_ON && (c->prov_options = provenance_options(p)) == NULL) {
+    if (status == GOES_ON)
+        c->prov_options = provenance_options(p);
+    if (status == GOES_ON && c->prov_options == NULL) {
         cmd_msg(c, "out of memory");
         return CMD_TROUBLE;
     }

@@ -84,7 +84,8 @@ static void zsh_option(const struct cmd_option *o, FILE *f)
     fputs(" \\\n    ", f);
     if (o->letter != 0)
         fprintf(f, "'%s'{-%c%s,--%s%s}'[", once, o->letter,
-                o->arg == NULL ? "" : takes_word(o) ? "+" : "-", o->name, takes);
+                o->arg == NULL ? "" : takes_word(o) ? "+" : "-", o->name,
+                takes);
     else
         fprintf(f, "'%s--%s%s[", once, o->name, takes);
     zsh_text(o->help, f);

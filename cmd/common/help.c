@@ -126,8 +126,10 @@ static void print_option(FILE *f, const struct cmd_option *o)
 
     if (o->arg != NULL)
         n += fprintf(f, o->flags & CMD_ARG_OPTIONAL ? "[=%s]" : "=%s", o->arg);
-    if (n > HELP_COLUMN - 2)
-        n = (fputc('\n', f), 0);
+    if (n > HELP_COLUMN - 2) {
+        fputc('\n', f);
+        n = 0;
+    }
     fprintf(f, "%*s", HELP_COLUMN - n, "");
     print_wrapped(f, o->help);
 }
