@@ -143,11 +143,8 @@ static int add_steps(struct job *j, struct pq_error *e)
 
 static int convert(struct job *j, struct pq_error *e)
 {
-    const struct pq_write_options w = {.sync = j->c->sync,
-                                       .canonical = j->o->canonical,
-                                       .level = (int)j->o->level,
-                                       .threads = j->c->threads,
-                                       .cancel = &cmd_cancel};
+    const struct pq_write_options w = {.canonical = j->o->canonical,
+                                       .level = (int)j->o->level};
 
     if (declare(j, e) ||
         cmd_make_sink(j->c, &j->out, &w, j->in->catalog, &j->plan.sink, e) ||

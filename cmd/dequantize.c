@@ -1,7 +1,7 @@
 /*
  * pq-dequantize: encoded weights back to a floating type.
  *
- * Every nf4, fp4, int8 and int8_block tensor is decoded to -t TYPE (by
+ * Every nf4, fp4, int8, int8_block and f8 tensor is decoded to -t TYPE (by
  * default the type it had before) and all other tensors are copied.  GPT-2's
  * Conv1D weights, which are stored turned when encoded, are turned back.
  */
@@ -50,17 +50,21 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     return 0;
 }
 
+/* Encoded, or a plain type of 8 bits, which nothing computes with. */
 static bool chosen(const struct job *j, const struct pq_tensor *t)
 {
-    return t->codec.encoding != PQ_PLAIN && cmd_selected(j->c, t->name);
+    return (t->codec.encoding != PQ_PLAIN ||
+            (pq_dtype_is_float(t->dtype) && pq_dtype_bits(t->dtype) == 8)) &&
+           cmd_selected(j->c, t->name);
 }
 
 static bool turned(const struct job *j, const struct pq_tensor *t)
 {
-    return j->conv1d && t->rank == 2 && pq_name_is_conv1d(t->name);
+    return j->conv1d && t->rank == 2 && t->codec.encoding != PQ_PLAIN &&
+           pq_name_is_conv1d(t->name);
 }
 
-/* int8 files do not say what the weights were: config.json may. */
+/* int8 and f8 do not say what the weights were: config.json may. */
 static enum pq_dtype output_dtype(const struct job *j,
                                   const struct pq_tensor *t)
 {
@@ -70,14 +74,16 @@ static enum pq_dtype output_dtype(const struct job *j,
 
     if (j->o->given)
         return j->o->dtype;
-    if (t->codec.encoding == PQ_INT8 &&
+    const bool silent = t->codec.encoding == PQ_INT8 ||
+                        t->codec.encoding == PQ_PLAIN;
+    if (silent &&
         (cmd_config_string(in, "dtype", name, sizeof name, &ignored) ||
          cmd_config_string(in, "torch_dtype", name, sizeof name, &ignored))) {
         const int d = pq_dtype_from_torch_name(name);
         if (d == PQ_F32 || d == PQ_F16 || d == PQ_BF16)
             return (enum pq_dtype)d;
     }
-    return t->dtype;
+    return t->codec.encoding == PQ_PLAIN ? PQ_BF16 : t->dtype;
 }
 
 static int declare(struct job *j, struct pq_error *e)
@@ -126,13 +132,9 @@ static int edit_config(struct job *j, struct pq_error *e)
 
 static int convert(struct job *j, struct pq_error *e)
 {
-    const struct pq_write_options w = {.sync = j->c->sync,
-                                       .threads = j->c->threads,
-                                       .cancel = &cmd_cancel};
-
     j->conv1d = cmd_config_has_conv1d(j->in->catalog, e);
     if (e->code || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
-        cmd_make_sink(j->c, &j->out, &w, j->in->catalog, &j->plan.sink, e))
+        cmd_make_sink(j->c, &j->out, NULL, j->in->catalog, &j->plan.sink, e))
         return -1;
     j->plan.sources = &j->in;
     j->plan.n_sources = 1;

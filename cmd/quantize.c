@@ -306,13 +306,9 @@ static int edit_config(struct job *j, struct pq_error *e)
 
 static int convert(struct job *j, struct pq_error *e)
 {
-    const struct pq_write_options w = {.sync = j->c->sync,
-                                       .threads = j->c->threads,
-                                       .cancel = &cmd_cancel};
-
     j->conv1d = cmd_config_has_conv1d(j->in->catalog, e);
     if (e->code || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
-        cmd_make_sink(j->c, &j->out, &w, j->in->catalog, &j->plan.sink, e))
+        cmd_make_sink(j->c, &j->out, NULL, j->in->catalog, &j->plan.sink, e))
         return -1;
     j->plan.sources = &j->in;
     j->plan.n_sources = 1;

@@ -22,6 +22,7 @@ struct pq_write_options {
     bool sync;       /* fsync before the name appears */
     unsigned threads; /* for compression */
     const volatile int *cancel;
+    const char *program; /* who says so, when a pipe is told of a failure */
 };
 
 struct pq_format {

@@ -313,7 +313,7 @@ static int stream_read(struct pq_source *base, uint64_t offset, void *buf,
     if (n == 0)
         return 0;
     s->broken = advance(s, NULL, offset, e) || advance(s, to, offset + n, e);
-    return s->broken ? in_tensor(s, e) : 0;
+    return s->broken ? -1 : 0; /* the caller names the tensor */
 }
 
 /* Reads INDX; `want` is the checksum that its body must have. */

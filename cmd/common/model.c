@@ -241,6 +241,7 @@ int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
     options.sync = c->sync;
     options.threads = c->threads;
     options.cancel = &cmd_cancel;
+    options.program = c->program;
     out->directory = p.format == NULL;
     return p.format != NULL ? p.format->create(out, p.path, -1, &options, k, e)
                             : pq_dir_create(out, p.path, &options, k, e);
