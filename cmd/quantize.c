@@ -22,7 +22,8 @@ enum {
     OPT_OPTIMIZE,
     OPT_RULE,
     OPT_RULES,
-    OPT_NONFINITE
+    OPT_NONFINITE,
+    OPT_REQUANTIZE
 };
 
 static const struct cmd_option options[] = {
@@ -41,6 +42,8 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT | CMD_REPEATS, OPT_RULES},
     {0, "allow-nonfinite", NULL, "accept NaN, Inf and values out of range",
      NULL, CMD_CHANGES_OUTPUT, OPT_NONFINITE},
+    {0, "requantize", NULL, "decode what is encoded otherwise, encode it anew",
+     NULL, CMD_CHANGES_OUTPUT, OPT_REQUANTIZE},
     {0, NULL, NULL, NULL, NULL, 0, 0},
 };
 
@@ -48,7 +51,7 @@ struct quantize {
     const char *type;
     struct pq_spec spec;
     struct cmd_rules rules;
-    bool allow_nonfinite;
+    bool allow_nonfinite, requantize;
     uint64_t block;
 };
 
@@ -63,6 +66,8 @@ struct job {
     struct cmd *c;
     struct quantize *o;
     struct pq_source *in;
+    struct pq_source *decoded; /* --requantize: `in` as plain numbers */
+    struct pq_source *sources[2];
     struct pq_catalog out;
     struct choice *choices; /* [tensors of in] */
     struct pq_plan plan;
@@ -91,6 +96,9 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         return cmd_rules_add(&o->rules, value, e);
     case OPT_RULES:
         return cmd_rules_read(&o->rules, value, e);
+    case OPT_REQUANTIZE:
+        o->requantize = true;
+        return 0;
     default:
         o->allow_nonfinite = true;
         return 0;
@@ -153,10 +161,16 @@ static int choose(struct job *j, const struct pq_tensor *t, struct choice *d,
         d->convert = true;
     }
     if (d->convert && t->codec.encoding != PQ_PLAIN) {
+        if (t->codec.encoding != d->spec.encoding && j->o->requantize) {
+            /* Conv1D was turned when it was encoded: back, or not again */
+            d->transpose = d->spec.encoding == PQ_PLAIN && j->conv1d &&
+                           t->rank == 2 && pq_name_is_conv1d(t->name);
+            return 0;
+        }
         if (t->codec.encoding != d->spec.encoding)
             return pq_fail(e, PQ_EARG,
-                           "%s: tensor %s: is %s already; run pq-dequantize "
-                           "before",
+                           "%s: tensor %s: is %s already; --requantize "
+                           "encodes it anew",
                            j->in->name, t->name,
                            pq_encoding_name(t->codec.encoding));
         d->convert = false;
@@ -199,9 +213,10 @@ static int add_steps(struct job *j, struct pq_error *e)
                 return -1;
             continue;
         }
-        struct pq_step *s =
-            pq_step_encode(&j->plan, j->in, &in->tensors[i], &j->out, i,
-                           &d->spec, d->transpose, &j->quant, e);
+        struct pq_source *from = j->decoded ? j->decoded : j->in;
+        struct pq_step *s = pq_step_encode(
+            &j->plan, from, &from->catalog->tensors[i], &j->out, i, &d->spec,
+            d->transpose, &j->quant, e);
         if (!s)
             return -1;
         s->user = &j->report;
@@ -310,8 +325,10 @@ static int convert(struct job *j, struct pq_error *e)
     if (e->code || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
         cmd_make_sink(j->c, &j->out, NULL, j->in->catalog, &j->plan.sink, e))
         return -1;
-    j->plan.sources = &j->in;
-    j->plan.n_sources = 1;
+    j->sources[0] = j->in;
+    j->sources[1] = j->decoded;
+    j->plan.sources = j->sources;
+    j->plan.n_sources = j->decoded ? 2 : 1;
     j->report.out = &j->out;
     if (cmd_run_plan(j->c, &j->plan, e))
         return -1;
@@ -340,12 +357,16 @@ static int run(struct cmd *c, struct pq_error *e)
     j.quant.report = cmd_report_tensor;
     pq_catalog_init(&j.out);
     int rc = cmd_open_input(c, 0, &j.in, e);
+    if (!rc && o->requantize)
+        rc = pq_decoded_new(j.in, c->kernels, c->memory / 4, c->tmpdir,
+                            &j.decoded, e);
     if (!rc)
         rc = convert(&j, e);
     pq_sink_free(j.plan.sink);
     j.plan.sink = NULL;
     pq_plan_release(&j.plan);
     pq_catalog_release(&j.out);
+    pq_source_free(j.decoded);
     pq_source_free(j.in);
     pq_buf_release(&j.report.json);
     cmd_rules_release(&o->rules);

@@ -197,7 +197,9 @@ static void expect_parts(struct pq_engine *g, const struct pq_feed *f)
         for (size_t k = 0; k < c->tensors[i].n_parts; k++) {
             const struct pq_part *p = &c->tensors[i].parts[k];
             const struct pq_use *u = g->n_uses ? find_use(g, p) : NULL;
-            pq_hold_expect(f->hold, p, u ? u->times : 0);
+            /* a hold that others use too: they know about the rest */
+            if (u || f->own)
+                pq_hold_expect(f->hold, p, u ? u->times : 0);
         }
 }
 

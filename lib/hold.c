@@ -224,6 +224,10 @@ static int pass(struct pq_hold *h, uint64_t target, struct pq_error *e)
             h->cursor++;
             continue;
         }
+        if (h->source->skips && x->times == 0 && !x->spooled) {
+            h->at = x->end < target ? x->end : target;
+            continue;
+        }
         const uint64_t from = h->at > x->start ? h->at : x->start;
         uint64_t n = (x->end < target ? x->end : target) - from;
         if (n > SCRATCH_BYTES)

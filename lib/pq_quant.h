@@ -108,6 +108,19 @@ PQ_MUST_USE int pq_step_copy_part(struct pq_plan *p, struct pq_source *src,
 PQ_MUST_USE int pq_fold(struct pq_source *s, uint64_t memory,
                         const char *tmpdir, struct pq_error *e);
 
+/*
+ * A view of `inner` in which every encoded tensor is plain, of its logical
+ * dtype: ranges are decoded as they are read.  For what wants numbers and
+ * does not care how they are stored (requantizing, and later merging).
+ * `inner` is borrowed, as are the kernels; `memory` bounds what is kept of a
+ * pipe whose scales come after the codes.  Sequential if `inner` is.  A plan
+ * that reads the view lists both as its sources: finishing is inner's.
+ */
+PQ_MUST_USE int pq_decoded_new(struct pq_source *inner,
+                               const struct pq_kernels *k, uint64_t memory,
+                               const char *tmpdir, struct pq_source **s,
+                               struct pq_error *e);
+
 /* Widens n elements of a floating type; scalar where no kernel exists. */
 void pq_load_f32(const struct pq_kernels *k, enum pq_dtype dtype,
                  const void *in, size_t n, float *out);

@@ -49,6 +49,7 @@ struct pq_source {
     struct pq_spool_budget hold_budget; /* of that hold */
     bool sequential;
     bool rewind;          /* of a sequential source: passed ranges re-readable */
+    bool skips;           /* of a sequential source: ranges may be left out */
     uint64_t total_bytes; /* bytes of input, for progress; 0 = unknown */
 };
 

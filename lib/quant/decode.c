@@ -16,12 +16,12 @@
 enum { CODES, ABSMAX, MAP, NESTED_ABSMAX, NESTED_MAP, STATE };
 
 /* For maps that are not bitsandbytes' own: any table will do. */
-static void decode_by_map(const struct pq_quant_step *p, const uint8_t *codes,
+static void decode_by_map(const struct pq_tensor *t, const uint8_t *codes,
                           const float *absmax, const float *map, size_t n,
                           float *y)
 {
-    const bool four = p->in->codec.encoding != PQ_INT8_BLOCK;
-    const size_t block = p->in->codec.block;
+    const bool four = t->codec.encoding != PQ_INT8_BLOCK;
+    const size_t block = t->codec.block;
 
     for (size_t i = 0; i < n; i++) {
         const unsigned byte = codes[four ? i / 2 : i];
@@ -30,17 +30,16 @@ static void decode_by_map(const struct pq_quant_step *p, const uint8_t *codes,
     }
 }
 
-static void decode_blocks(const struct pq_quant_step *p, const uint8_t *codes,
-                          const float *absmax, const float *map, size_t n,
-                          float *y)
+void pq_decode_blocks(const struct pq_kernels *k, const struct pq_tensor *t,
+                      const uint8_t *codes, const float *absmax,
+                      const float *map, size_t n, float *y)
 {
-    const struct pq_kernels *k = p->quant->kernels;
-    const enum pq_encoding enc = p->in->codec.encoding;
-    const size_t block = p->in->codec.block;
+    const enum pq_encoding enc = t->codec.encoding;
+    const size_t block = t->codec.block;
     const size_t map_bytes = (enc == PQ_INT8_BLOCK ? 256 : 16) * sizeof *map;
 
     if (memcmp(map, pq_quant_map(enc), map_bytes) != 0)
-        decode_by_map(p, codes, absmax, map, n, y);
+        decode_by_map(t, codes, absmax, map, n, y);
     else if (enc == PQ_NF4)
         k->nf4_decode(codes, absmax, n, block, y);
     else if (enc == PQ_FP4)
@@ -107,7 +106,8 @@ static int emit_blocks(const struct pq_step *s, const struct pq_unit *u,
             return -1;
         absmax = restored;
     }
-    decode_blocks(p, u->in[CODES], absmax, u->in[MAP], n, y);
+    pq_decode_blocks(p->quant->kernels, p->in, u->in[CODES], absmax, u->in[MAP],
+                     n, y);
     put(p, y, n, u->out[0]);
     return 0;
 }

@@ -67,6 +67,11 @@ void pq_measure(const struct pq_quant_step *p, const float *x, const float *y,
                 size_t n, struct pq_quality *q);
 void pq_quality_add(struct pq_quality *a, const struct pq_quality *b);
 
+/* decode.c: n elements from the start of a block; map is the file's own. */
+void pq_decode_blocks(const struct pq_kernels *k, const struct pq_tensor *t,
+                      const uint8_t *codes, const float *absmax /* [blocks] */,
+                      const float *map /* [16 or 256] */, size_t n, float *y);
+
 /* Double quantization of absmax: see nested.c. */
 int pq_nested_finish(const struct pq_step *s, void *state, struct pq_trail *t,
                      struct pq_error *e);

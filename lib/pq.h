@@ -1,0 +1,41 @@
+/*
+ * libpq: model surgery and quantization.  The API in reading order.
+ *
+ *   errors and memory       pq_error.h pq_mem.h
+ *   what a model is         pq_dtype.h pq_tensor.h
+ *   where bytes come from   pq_file.h pq_source.h pq_hold.h pq_spool.h
+ *   where they go           pq_sink.h
+ *   working through them    pq_engine.h
+ *   quantization            pq_quant.h
+ *   JSON, hashes            pq_json.h pq_hash.h
+ *
+ * The file formats are one layer up: pq_format.h opens a model whatever it
+ * is and makes sinks; pq_names.h knows what tensor names mean.
+ *
+ * The library never prints, never exits, reads no environment and installs
+ * no signal handlers.
+ */
+#ifndef PQ_H
+#define PQ_H
+
+#include "pq_error.h"
+
+#include "pq_mem.h"
+
+#include "pq_dtype.h"
+#include "pq_tensor.h"
+
+#include "pq_file.h"
+#include "pq_hold.h"
+#include "pq_sink.h"
+#include "pq_source.h"
+#include "pq_spool.h"
+
+#include "pq_engine.h"
+
+#include "pq_quant.h"
+
+#include "pq_hash.h"
+#include "pq_json.h"
+
+#endif
