@@ -29,6 +29,8 @@ struct job {
     struct cmd *c;
     struct dequantize *o;
     struct pq_source *in;
+    struct pq_source *decoded; /* made when a tensor is to be turned, too */
+    struct pq_source *sources[2];
     struct pq_catalog out;
     struct pq_plan plan;
     struct pq_quant quant;
@@ -102,20 +104,43 @@ static int declare(struct job *j, struct pq_error *e)
     return 0;
 }
 
+static bool any_turned(const struct job *j)
+{
+    for (size_t i = 0; i < j->in->catalog->n_tensors; i++)
+        if (chosen(j, &j->in->catalog->tensors[i]) &&
+            turned(j, &j->in->catalog->tensors[i]))
+            return true;
+    return false;
+}
+
+/* Turned tensors are cast, by columns, from numbers decoded on the way. */
+static int add_step(struct job *j, size_t i, struct pq_error *e)
+{
+    const struct pq_tensor *t = &j->in->catalog->tensors[i];
+    const struct pq_spec to = {.dtype = j->out.tensors[i].dtype};
+
+    if (!chosen(j, t))
+        return pq_step_copy(&j->plan, j->in, t, i, e);
+    if (!turned(j, t))
+        return pq_step_decode(&j->plan, j->in, t, &j->out, i, &j->quant, e)
+                   ? 0
+                   : -1;
+    return pq_step_encode(&j->plan, j->decoded,
+                          &j->decoded->catalog->tensors[i], &j->out, i, &to,
+                          true, &j->quant, e)
+               ? 0
+               : -1;
+}
+
 static int add_steps(struct job *j, struct pq_error *e)
 {
-    const struct pq_catalog *in = j->in->catalog;
-
-    for (size_t i = 0; i < in->n_tensors; i++) {
-        const struct pq_tensor *t = &in->tensors[i];
-        if (!chosen(j, t)) {
-            if (pq_step_copy(&j->plan, j->in, t, i, e))
-                return -1;
-        } else if (!pq_step_decode(&j->plan, j->in, t, &j->out, i,
-                                   turned(j, t), &j->quant, e)) {
+    if (any_turned(j) &&
+        pq_decoded_new(j->in, j->c->kernels, j->c->memory / 4, j->c->tmpdir,
+                       &j->decoded, e))
+        return -1;
+    for (size_t i = 0; i < j->in->catalog->n_tensors; i++)
+        if (add_step(j, i, e))
             return -1;
-        }
-    }
     return 0;
 }
 
@@ -136,8 +161,10 @@ static int convert(struct job *j, struct pq_error *e)
     if (e->code || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
         cmd_make_sink(j->c, &j->out, NULL, j->in->catalog, &j->plan.sink, e))
         return -1;
-    j->plan.sources = &j->in;
-    j->plan.n_sources = 1;
+    j->sources[0] = j->in;
+    j->sources[1] = j->decoded;
+    j->plan.sources = j->sources;
+    j->plan.n_sources = j->decoded ? 2 : 1;
     return cmd_run_plan(j->c, &j->plan, e);
 }
 
@@ -146,6 +173,7 @@ static int run(struct cmd *c, struct pq_error *e)
     struct job j = {.c = c, .o = c->state};
 
     j.quant.kernels = c->kernels;
+    j.quant.allow_nonfinite = true; /* the bits are carried */
     pq_catalog_init(&j.out);
     int rc = cmd_open_input(c, 0, &j.in, e);
     if (!rc)
@@ -153,6 +181,7 @@ static int run(struct cmd *c, struct pq_error *e)
     pq_sink_free(j.plan.sink);
     pq_plan_release(&j.plan);
     pq_catalog_release(&j.out);
+    pq_source_free(j.decoded);
     pq_source_free(j.in);
     return rc ? CMD_TROUBLE : CMD_OK;
 }

@@ -87,8 +87,7 @@ struct pq_step *pq_step_encode(struct pq_plan *p, struct pq_source *src,
 struct pq_step *pq_step_decode(struct pq_plan *p, struct pq_source *src,
                                const struct pq_tensor *in,
                                const struct pq_catalog *out, size_t tensor,
-                               bool transpose, const struct pq_quant *q,
-                               struct pq_error *e);
+                               const struct pq_quant *q, struct pq_error *e);
 /* Bytes as they are, one step a part. */
 PQ_MUST_USE int pq_step_copy(struct pq_plan *p, struct pq_source *src,
                              const struct pq_tensor *in, size_t tensor,
@@ -109,8 +108,8 @@ PQ_MUST_USE int pq_fold(struct pq_source *s, uint64_t memory,
                         const char *tmpdir, struct pq_error *e);
 
 /*
- * A view of `inner` in which every encoded tensor is plain, of its logical
- * dtype: ranges are decoded as they are read.  For what wants numbers and
+ * A view of `inner` in which every encoded tensor is plain F32: ranges are
+ * decoded as they are read.  For what wants numbers and
  * does not care how they are stored (requantizing, and later merging).
  * `inner` is borrowed, as are the kernels; `memory` bounds what is kept of a
  * pipe whose scales come after the codes.  Sequential if `inner` is.  A plan

@@ -358,7 +358,7 @@ static void decode_to(const struct golden *g, const cJSON *c, unsigned way,
     cr_assert(pq_quant_declare(&d.out, &d.in.catalog.tensors[0], &plain, false,
                                &e));
     cr_assert(pq_step_decode(&d.plan, d.source, &d.in.catalog.tensors[0],
-                             &d.out, 0, false, &d.quant, &e));
+                             &d.out, 0, &d.quant, &e));
     cr_assert_eq(work_run(&d, way & 1, &e), 0, "%s: %s", text_of(c, "case"),
                  e.msg);
     const void *got = part(&d, PQ_ROLE_DATA, &n);

@@ -4,9 +4,8 @@
  *   w = f32(map[code] * absmax), rounded once to the output type
  *   w = f32(q * scb) * f32(1/127) for LLM.int8() rows
  *
- * absmax of a double-quantized tensor is restored first (nested.c).  A
- * tensor that is to be turned ([in, out] of GPT-2's Conv1D) is one unit:
- * its output has no order that runs along the codes.
+ * absmax of a double-quantized tensor is restored first (nested.c).  To turn
+ * a tensor as well, cast it from a source that decodes (decoded.c).
  */
 #include "quant_internal.h"
 
@@ -67,19 +66,6 @@ static int restore_absmax(const struct pq_quant_step *p,
     return 0;
 }
 
-/* Rounds y to the output type, turned if asked. */
-static void put(const struct pq_quant_step *p, float *y, uint64_t n, void *out)
-{
-    const struct pq_kernels *k = p->quant->kernels;
-
-    if (p->transpose) {
-        float *turned = y + p->unit_elements;
-        k->transpose(y, turned, n / p->row, p->row, sizeof *y);
-        y = turned;
-    }
-    pq_store_f32(k, p->out->dtype, y, n, out);
-}
-
 static uint64_t unit_elements(const struct pq_quant_step *p,
                               const struct pq_unit *u, uint64_t per_item)
 {
@@ -93,11 +79,10 @@ static int emit_blocks(const struct pq_step *s, const struct pq_unit *u,
                        const void *state, struct pq_error *e)
 {
     const struct pq_quant_step *p = s->params;
-    const uint64_t item = p->transpose ? p->in->n_elements : p->in->codec.block;
-    const uint64_t n = unit_elements(p, u, item);
     const uint64_t block = p->in->codec.block;
+    const uint64_t n = unit_elements(p, u, block);
     float *y = u->scratch;
-    float *restored = y + (p->transpose ? 2 : 1) * p->unit_elements;
+    float *restored = y + p->unit_elements;
     const float *absmax = u->in[ABSMAX];
 
     (void)state;
@@ -108,7 +93,7 @@ static int emit_blocks(const struct pq_step *s, const struct pq_unit *u,
     }
     pq_decode_blocks(p->quant->kernels, p->in, u->in[CODES], absmax, u->in[MAP],
                      n, y);
-    put(p, y, n, u->out[0]);
+    pq_store_f32(p->quant->kernels, p->out->dtype, y, n, u->out[0]);
     return 0;
 }
 
@@ -116,9 +101,7 @@ static int emit_rows(const struct pq_step *s, const struct pq_unit *u,
                      const void *state, struct pq_error *e)
 {
     const struct pq_quant_step *p = s->params;
-    const uint64_t item =
-        p->transpose ? p->in->n_elements : p->in->shape[1];
-    const uint64_t n = unit_elements(p, u, item);
+    const uint64_t n = unit_elements(p, u, p->in->shape[1]);
     float *y = u->scratch;
 
     (void)state;
@@ -126,7 +109,7 @@ static int emit_rows(const struct pq_step *s, const struct pq_unit *u,
     p->quant->kernels->int8_rows_decode(u->in[CODES], u->in[ABSMAX],
                                         n / p->in->shape[1], p->in->shape[1],
                                         y);
-    put(p, y, n, u->out[0]);
+    pq_store_f32(p->quant->kernels, p->out->dtype, y, n, u->out[0]);
     return 0;
 }
 
@@ -161,18 +144,17 @@ static int add_input(struct pq_step *s, size_t i, struct pq_source *src,
                                    t->name);
 }
 
-/* Inputs of the encodings in blocks; `blocks` to an item. */
+/* Inputs of the encodings in blocks; an item is a block. */
 static int add_block_inputs(struct pq_step *s, struct pq_source *src,
-                            const struct pq_tensor *t, uint64_t blocks,
-                            struct pq_error *e)
+                            const struct pq_tensor *t, struct pq_error *e)
 {
     const bool nested = t->codec.nested_block > 0;
     const uint64_t bits = t->codec.encoding == PQ_INT8_BLOCK ? 8 : 4;
 
     if (add_input(s, CODES, src, t, PQ_ROLE_DATA, PQ_RANGE,
-                  blocks * t->codec.block * bits, e) ||
+                  t->codec.block * bits, e) ||
         add_input(s, ABSMAX, src, t, PQ_ROLE_ABSMAX, PQ_RANGE,
-                  blocks * (nested ? 8 : 32), e) ||
+                  nested ? 8 : 32, e) ||
         add_input(s, MAP, src, t, PQ_ROLE_QUANT_MAP, PQ_WHOLE, 0, e))
         return -1;
     if (!nested)
@@ -204,7 +186,6 @@ static int set_inputs(struct pq_step *s, struct pq_source *src,
                       struct pq_error *e)
 {
     const struct pq_tensor *t = p->in;
-    const bool whole = p->transpose;
 
     switch (t->codec.encoding) {
     case PQ_PLAIN:
@@ -216,23 +197,17 @@ static int set_inputs(struct pq_step *s, struct pq_source *src,
         return add_input(s, CODES, src, t, PQ_ROLE_DATA, PQ_RANGE, item * 8,
                          e) ||
                        add_input(s, ABSMAX, src, t, PQ_ROLE_SCB, PQ_RANGE,
-                                 32 * (whole ? t->shape[0] : 1), e)
+                                 32, e)
                    ? -1
                    : 0;
     default:
         s->emit = emit_blocks;
-        return add_block_inputs(
-            s, src, t,
-            whole ? item / t->codec.block + (item % t->codec.block > 0) : 1, e);
+        return add_block_inputs(s, src, t, e);
     }
 }
 
-static uint64_t item_of(const struct pq_quant_step *p)
+static uint64_t item_of(const struct pq_tensor *t)
 {
-    const struct pq_tensor *t = p->in;
-
-    if (p->transpose)
-        return t->n_elements ? t->n_elements : 1;
     if (t->codec.encoding == PQ_PLAIN)
         return 1;
     if (t->codec.encoding == PQ_INT8)
@@ -243,8 +218,7 @@ static uint64_t item_of(const struct pq_quant_step *p)
 struct pq_step *pq_step_decode(struct pq_plan *p, struct pq_source *src,
                                const struct pq_tensor *in,
                                const struct pq_catalog *out, size_t tensor,
-                               bool transpose, const struct pq_quant *q,
-                               struct pq_error *e)
+                               const struct pq_quant *q, struct pq_error *e)
 {
     struct pq_step *s = pq_plan_step(p, count_inputs(in), 1, e);
     struct pq_quant_step *c = pq_arena_alloc(&p->arena, 1, sizeof *c);
@@ -258,9 +232,7 @@ struct pq_step *pq_step_decode(struct pq_plan *p, struct pq_source *src,
     c->quant = q;
     c->in = in;
     c->out = &out->tensors[tensor];
-    c->transpose = transpose && in->codec.encoding != PQ_PLAIN;
-    c->row = in->rank == 2 ? in->shape[1] : 0;
-    const uint64_t item = item_of(c), n = in->n_elements;
+    const uint64_t item = item_of(in), n = in->n_elements;
     s->name = in->name;
     s->tensor = tensor;
     s->params = c;
@@ -268,7 +240,6 @@ struct pq_step *pq_step_decode(struct pq_plan *p, struct pq_source *src,
     s->unit_items = PQ_UNIT_ELEMENTS / item ? PQ_UNIT_ELEMENTS / item : 1;
     c->unit_elements = s->unit_items * item;
     s->out[0].item_bits = item * pq_dtype_bits(c->out->dtype);
-    s->scratch_bytes = (c->transpose ? 3 : 2) * c->unit_elements *
-                       sizeof(float);
+    s->scratch_bytes = 2 * c->unit_elements * sizeof(float);
     return set_inputs(s, src, c, item, e) ? NULL : s;
 }

@@ -3,8 +3,8 @@
  *
  *   read [offset, +n) of the view
  *     -> which tensor, which elements
- *     -> whole blocks (or rows) that hold them, a chunk at a time
- *     -> codes and scales of the inner source, decoded, rounded, copied out
+ *     -> the whole blocks that hold them, a chunk at a time
+ *     -> codes and scales of the inner source, decoded, copied out
  *
  * Codes and scales of one tensor lie apart, so a sequential inner source is
  * read through its hold, which the engine shares.
@@ -40,7 +40,6 @@ struct chunk {
     float *scales;        /* [room] */
     unsigned char *small; /* [room] 8-bit absmax */
     float *y;             /* [room] decoded */
-    unsigned char *out;   /* [room] elements of the logical type */
 };
 
 static int chunk_init(struct chunk *c, uint64_t room, struct pq_error *e)
@@ -49,10 +48,7 @@ static int chunk_init(struct chunk *c, uint64_t room, struct pq_error *e)
     c->scales = pq_alloc((size_t)room, sizeof *c->scales);
     c->small = pq_alloc((size_t)room, 1);
     c->y = pq_alloc((size_t)room, sizeof *c->y);
-    c->out = pq_alloc((size_t)room, sizeof(float));
-    return c->codes && c->scales && c->small && c->y && c->out
-               ? 0
-               : pq_fail_nomem(e);
+    return c->codes && c->scales && c->small && c->y ? 0 : pq_fail_nomem(e);
 }
 
 static void chunk_release(struct chunk *c)
@@ -61,7 +57,6 @@ static void chunk_release(struct chunk *c)
     free(c->scales);
     free(c->small);
     free(c->y);
-    free(c->out);
 }
 
 /* absmax of `n` blocks from `first` on, double quantization undone. */
@@ -127,46 +122,50 @@ static int decode_blocks(struct view *v, const struct pq_tensor *t,
     return 0;
 }
 
+/* Elements [first, +n), anywhere: row by row, each with its own scale. */
 static int decode_rows(struct view *v, const struct pq_tensor *t,
                        uint64_t first, uint64_t n, struct chunk *c,
                        struct pq_error *e)
 {
-    const uint64_t cols = t->shape[1];
+    const uint64_t cols = t->shape[1], row = first / cols;
+    const uint64_t rows = (first + n - 1) / cols - row + 1;
     const struct pq_part *scb = pq_part_of(t, PQ_ROLE_SCB);
 
     if (!scb)
         return pq_fail(e, PQ_EFORMAT, "a part of its encoding is missing");
     if (inner_read(v, &t->parts[0], first, c->codes, n, e) ||
-        inner_read(v, scb, first / cols * sizeof(float), c->scales,
-                   n / cols * sizeof(float), e))
+        inner_read(v, scb, row * sizeof(float), c->scales,
+                   rows * sizeof(float), e))
         return -1;
-    v->kernels->int8_rows_decode((const int8_t *)c->codes, c->scales,
-                                 (size_t)(n / cols), (size_t)cols, c->y);
+    for (uint64_t at = 0, r = 0; at < n; r++) {
+        const uint64_t end = (row + r + 1) * cols - first;
+        const uint64_t k = (end < n ? end : n) - at;
+        v->kernels->int8_rows_decode((const int8_t *)c->codes + at,
+                                     c->scales + r, 1, (size_t)k, c->y + at);
+        at += k;
+    }
     return 0;
 }
 
 /* ---- reading ----------------------------------------------------------- */
 
-/* Elements [first, +n) of tensor t, whole blocks or to the end, to c->out. */
+/* Elements [first, +n) of tensor t, whole blocks or to the end, to c->y. */
 static int decode(struct view *v, const struct pq_tensor *t, uint64_t first,
                   uint64_t n, struct chunk *c, struct pq_error *e)
 {
-    if (t->codec.encoding == PQ_INT8 ? decode_rows(v, t, first, n, c, e)
-                                     : decode_blocks(v, t, first, n, c, e))
-        return -1;
-    pq_store_f32(v->kernels, t->dtype, c->y, (size_t)n, c->out);
-    return 0;
+    return t->codec.encoding == PQ_INT8 ? decode_rows(v, t, first, n, c, e)
+                                        : decode_blocks(v, t, first, n, c, e);
 }
 
 static int read_encoded(struct view *v, const struct pq_tensor *t,
                         uint64_t offset, unsigned char *buf, uint64_t n,
                         struct pq_error *e)
 {
-    const uint64_t size = pq_dtype_bits(t->dtype) / 8;
-    const uint64_t item =
-        t->codec.encoding == PQ_INT8 ? t->shape[1] : t->codec.block;
-    /* an odd block would begin inside a byte of codes */
-    const uint64_t step = (CHUNK / item ? CHUNK / item : 1) * item;
+    const uint64_t size = sizeof(float);
+    const uint64_t item = t->codec.encoding == PQ_INT8 ? 1 : t->codec.block;
+    const uint64_t most = (CHUNK / item ? CHUNK / item : 1) * item;
+    const uint64_t need = (n / size / item + 2) * item;
+    const uint64_t step = need < most ? need : most;
     struct chunk c = {0};
     int rc = chunk_init(&c, step + 1, e);
 
@@ -179,7 +178,7 @@ static int read_encoded(struct view *v, const struct pq_tensor *t,
         const uint64_t k = have < n ? have : n;
         rc = decode(v, t, first, count, &c, e);
         if (!rc)
-            memcpy(buf, c.out + skip, (size_t)k);
+            memcpy(buf, (unsigned char *)c.y + skip, (size_t)k);
         buf += k;
         offset += k;
         n -= k;
@@ -240,13 +239,19 @@ static const struct pq_source_ops view_ops = {view_read, NULL, view_free};
 
 /* ---- making it --------------------------------------------------------- */
 
+/* Codes decode to float exactly; what rounds them is the reader's matter. */
+static enum pq_dtype plain_dtype(const struct pq_tensor *t)
+{
+    return t->codec.encoding == PQ_PLAIN ? t->dtype : PQ_F32;
+}
+
 static int declare(struct view *v, struct pq_error *e)
 {
     const struct pq_catalog *in = v->inner->catalog;
     uint64_t at = 0;
 
     for (size_t i = 0; i < in->n_tensors; i++) {
-        const struct pq_spec plain = {.dtype = in->tensors[i].dtype};
+        const struct pq_spec plain = {.dtype = plain_dtype(&in->tensors[i])};
         struct pq_tensor *t =
             pq_quant_declare(&v->catalog, &in->tensors[i], &plain, false, e);
         if (!t)
