@@ -293,9 +293,9 @@ static int change_round(struct pq_engine *g, struct pq_error *e)
 
 static int draw_unit(struct pq_engine *g, struct pq_slot *s)
 {
+    slot_aim(g, s);
     int rc = begin_pass(g, &s->error);
 
-    slot_aim(g, s);
     if (!rc && g->run->cancel && *g->run->cancel)
         rc = pq_fail(&s->error, PQ_ECANCEL, "stopped by a signal");
     if (!rc && g->live[g->step]) {
