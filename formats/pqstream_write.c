@@ -444,6 +444,15 @@ static int plan_sizes(struct pq_stream_sink *k, struct pq_error *e)
     return 0;
 }
 
+/* Threads whose buffers (two runs and a context each) fit the memory. */
+static unsigned packers(const struct pq_write_options *w)
+{
+    const uint64_t fit = w->memory / (16u << 20);
+
+    return w->memory && fit < w->threads ? (fit ? (unsigned)fit : 1)
+                                         : w->threads;
+}
+
 static int prepare(struct pq_stream_sink *k, struct pq_error *e)
 {
     uint64_t largest = 0;
@@ -456,7 +465,7 @@ static int prepare(struct pq_stream_sink *k, struct pq_error *e)
         make_order(k, &largest, e))
         return -1;
     if (k->options.level > 0) {
-        k->packer = pq_stream_packer_new(k->options.level, k->options.threads,
+        k->packer = pq_stream_packer_new(k->options.level, packers(&k->options),
                                          largest, e);
         if (!k->packer)
             return -1;

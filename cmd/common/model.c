@@ -242,6 +242,7 @@ int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
         return -1;
     options.sync = c->sync;
     options.threads = c->threads;
+    options.memory = c->memory;
     options.cancel = &cmd_cancel;
     options.program = c->program;
     out->directory = p.format == NULL;
