@@ -319,11 +319,11 @@ static int sink_finish(struct pq_sink *base, struct pq_error *e)
 /* Tells the reader of a pipe why nothing more comes. */
 static void tell(struct pq_stream_sink *k, const struct pq_error *why)
 {
-    const char *program = k->options.program ? k->options.program : "a program";
+    const char *program = k->options.program;
     char text[sizeof why->msg + 64];
 
-    snprintf(text, sizeof text, "%.60s: %s", program,
-             why && why->msg[0] ? why->msg : "failed");
+    snprintf(text, sizeof text, "%.60s%s%s", program ? program : "",
+             program ? ": " : "", why && why->msg[0] ? why->msg : "failed");
     while (k->open && k->left > 0) {
         const size_t n =
             k->left < sizeof(zeros) ? (size_t)k->left : sizeof(zeros);
