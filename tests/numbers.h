@@ -5,7 +5,7 @@
 #ifndef TESTS_NUMBERS_H
 #define TESTS_NUMBERS_H
 
-#include "kernels/kernels.h"
+#include "pq_kernels.h"
 
 #include <stddef.h>
 #include <stdint.h>

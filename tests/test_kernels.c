@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "pq_kernels.h"
 #include "kernels/tables.h"
 #include "numbers.h"
 #include "sha256.h"

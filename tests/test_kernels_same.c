@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "pq_kernels.h"
 #include "numbers.h"
 
 #define MAX 5000 /* elements in the random tests */

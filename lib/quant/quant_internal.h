@@ -5,7 +5,7 @@
 #ifndef PQ_QUANT_INTERNAL_H
 #define PQ_QUANT_INTERNAL_H
 
-#include "kernels/kernels.h"
+#include "pq_kernels.h"
 #include "pq_quant.h"
 
 #define PQ_UNIT_ELEMENTS 65536u /* of a flat unit: 256 KiB of float */

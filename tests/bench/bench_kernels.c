@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "kernels/kernels.h"
+#include "pq_kernels.h"
 
 #define N 65536   /* elements */
 #define ROWS 16   /* of N / ROWS */

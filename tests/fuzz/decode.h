@@ -7,7 +7,7 @@
 #define PQ_FUZZ_DECODE_H
 
 #include "fuzz.h"
-#include "kernels/kernels.h"
+#include "pq_kernels.h"
 #include "pq_engine.h"
 #include "pq_quant.h"
 
