@@ -162,6 +162,7 @@ static int fold_group(struct fold *f, struct pq_tensor *state, size_t n,
     if (read_state(f, state, &as, e))
         return -1;
     if (as.codec.encoding == PQ_PLAIN ||
+        !ends_with(state->name, pq_encoding_name(as.codec.encoding), &n) ||
         !sizes_agree(&as, w, absmax, map, na, nm))
         return 0;
     w->codec = as.codec;
