@@ -161,8 +161,11 @@ static int convert(struct job *j, struct pq_error *e)
                                        .level = (int)j->o->level};
 
     if (declare(j, e) ||
-        cmd_make_sink(j->c, &j->out, &w, j->in->catalog, &j->plan.sink, e) ||
-        add_steps(j, e))
+        cmd_make_sink(j->c, &j->out, &w, j->in->catalog, &j->plan.sink, e))
+        return -1;
+    if (j->o->shard && !j->out.directory)
+        return pq_fail(e, PQ_EARG, "--shard-size is for a directory: -o NAME/");
+    if (add_steps(j, e))
         return -1;
     j->plan.sources = &j->in;
     j->plan.n_sources = 1;

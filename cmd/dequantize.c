@@ -172,7 +172,7 @@ static int report(struct job *j, struct pq_error *e)
 static int convert(struct job *j, struct pq_error *e)
 {
     j->conv1d = cmd_config_has_conv1d(j->in->catalog, e);
-    if (e->code || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
+    if (e->code || cmd_config_refuse_foreign(j->in, e) || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
         cmd_make_sink(j->c, &j->out, NULL, j->in->catalog, &j->plan.sink, e))
         return -1;
     j->sources[0] = j->in;

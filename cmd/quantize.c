@@ -147,6 +147,28 @@ static bool is_default(const struct job *j, const struct pq_tensor *t)
     return j->c->match.n > 0 || is_wide_cast(&j->o->spec) || is_linear(t);
 }
 
+/*
+ * 8-bit floats of other tools have scales beside them (weight_scale_inv,
+ * weight_scale): without those the numbers mean nothing.
+ */
+static int refuse_scaled(const struct job *j, const struct pq_tensor *t,
+                         struct pq_error *e)
+{
+    const struct pq_catalog *in = j->in->catalog;
+    const size_t n = strlen(t->name);
+
+    if (pq_dtype_bits(t->dtype) != 8)
+        return 0;
+    for (size_t i = 0; i < in->n_tensors; i++)
+        if (strncmp(in->tensors[i].name, t->name, n) == 0 &&
+            strncmp(in->tensors[i].name + n, "_scale", 6) == 0)
+            return pq_fail(e, PQ_EUNSUPPORTED,
+                           "%s: tensor %s: has scales of its own (%s), which "
+                           "pq does not apply",
+                           j->in->name, t->name, in->tensors[i].name);
+    return 0;
+}
+
 static int choose(struct job *j, const struct pq_tensor *t, struct choice *d,
                   struct pq_error *e)
 {
@@ -178,6 +200,8 @@ static int choose(struct job *j, const struct pq_tensor *t, struct choice *d,
                            pq_encoding_name(t->codec.encoding));
         d->convert = false;
     }
+    if (d->convert && refuse_scaled(j, t, e))
+        return -1;
     d->transpose = d->convert && d->spec.encoding != PQ_PLAIN && j->conv1d &&
                    t->rank == 2 && pq_name_is_conv1d(t->name);
     return 0;
@@ -298,6 +322,25 @@ static const struct pq_tensor *first_encoded(const struct job *j, bool *mixed)
     return first;
 }
 
+static void warn(const struct job *j, bool mixed, const struct pq_tensor *t)
+{
+    const struct quantize *o = j->o;
+
+    for (size_t i = 0; i < o->rules.n && !j->c->quiet; i++)
+        if (!o->rules.rules[i].used)
+            cmd_msg(j->c, "warning: no tensor takes the rule '%s=%s'",
+                    o->rules.rules[i].glob, o->rules.rules[i].value);
+    if (j->c->quiet || !pq_catalog_blob(&j->out, "config.json"))
+        return;
+    if (mixed)
+        cmd_msg(j->c, "warning: %s: transformers loads one encoding a model, "
+                      "not several",
+                j->in->name);
+    else if (t && t->codec.encoding == PQ_INT8_BLOCK)
+        cmd_msg(j->c, "warning: %s: transformers has no loader for int8_block",
+                j->in->name);
+}
+
 static int edit_config(struct job *j, struct pq_error *e)
 {
     bool mixed;
@@ -307,12 +350,9 @@ static int edit_config(struct job *j, struct pq_error *e)
     if (is_wide_cast(&j->o->spec) && j->c->match.n + j->c->exclude.n == 0 &&
         cmd_config_set_dtype(&j->out, j->o->spec.dtype, e))
         return -1;
+    warn(j, mixed, t);
     if (!t || t->codec.encoding == PQ_INT8_BLOCK)
         return 0;
-    if (mixed && !j->c->quiet && pq_catalog_blob(&j->out, "config.json"))
-        cmd_msg(j->c, "warning: %s: transformers loads one encoding a model, "
-                      "not several",
-                j->in->name);
     put_config(j, t->codec.encoding, t->dtype, &b);
     int rc = b.failed ? pq_fail_nomem(e)
                       : cmd_config_set(&j->out, "quantization_config", b.s, e);
@@ -325,7 +365,7 @@ static int edit_config(struct job *j, struct pq_error *e)
 static int convert(struct job *j, struct pq_error *e)
 {
     j->conv1d = cmd_config_has_conv1d(j->in->catalog, e);
-    if (e->code || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
+    if (e->code || cmd_config_refuse_foreign(j->in, e) || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
         cmd_make_sink(j->c, &j->out, NULL, j->in->catalog, &j->plan.sink, e))
         return -1;
     j->sources[0] = j->in;

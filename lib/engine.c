@@ -592,8 +592,10 @@ int pq_engine_run(struct pq_plan *p, const struct pq_run *r, struct pq_error *e)
     pthread_cond_init(&g.changed, NULL);
     pthread_cond_init(&g.stopped, NULL);
     int rc = prepare(&g, err);
-    if (!rc && p->sink)
+    if (!rc && p->sink) {
+        p->sink->begun = true;
         rc = p->sink->ops->begin(p->sink, err);
+    }
     if (!rc)
         rc = run_steps(&g, err);
     if (!rc && p->sink)

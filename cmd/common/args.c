@@ -438,6 +438,8 @@ static int run(struct cmd *c)
     const int status = c->tool->run(c, &e);
 
     cmd_progress_end();
+    if (status == CMD_TROUBLE)
+        cmd_forward_failure(c, &e);
     /* Of a signal its own death says enough. */
     if (status == CMD_TROUBLE && e.code != PQ_OK &&
         !(e.code == PQ_ECANCEL && cmd_cancel != 0))

@@ -107,6 +107,7 @@ struct cmd {
     uint64_t seed;
     struct cmd_list match, exclude;
     int progress_when; /* 0 auto, 1 always, 2 never */
+    bool began; /* some output was begun */
     const char *prov_options; /* "-t nf4 --double-quant": what changes output */
 };
 
@@ -221,6 +222,12 @@ PQ_MUST_USE int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
                               const struct pq_write_options *w,
                               const struct pq_catalog *in,
                               struct pq_sink **k, struct pq_error *e);
+/*
+ * An upstream failure that was met before the first byte went out (scales
+ * are looked for before anything is written): the next program in the pipe
+ * gets an empty stream that says why, else it would only find nothing.
+ */
+void cmd_forward_failure(const struct cmd *c, const struct pq_error *why);
 /* Runs the plan with -T, --memory and progress; with -n prints the plan. */
 PQ_MUST_USE int cmd_run_plan(struct cmd *c, struct pq_plan *p,
                              struct pq_error *e);

@@ -92,3 +92,34 @@ bool cmd_config_has_conv1d(const struct pq_catalog *c, struct pq_error *e)
     return cmd_config_string(c, "model_type", type, sizeof type, e) &&
            pq_model_has_conv1d(type);
 }
+
+bool cmd_config_quant_method(const struct pq_catalog *c, char *method,
+                             size_t n, struct pq_error *e)
+{
+    cJSON *j = parse(c, e);
+    const cJSON *q =
+        j ? cJSON_GetObjectItemCaseSensitive(j, "quantization_config") : NULL;
+    const char *s = cJSON_IsObject(q)
+                        ? cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(
+                              q, "quant_method"))
+                        : NULL;
+    const bool fits = s && strlen(s) < n;
+
+    if (fits)
+        memcpy(method, s, strlen(s) + 1);
+    cJSON_Delete(j);
+    return fits;
+}
+
+int cmd_config_refuse_foreign(const struct pq_source *s, struct pq_error *e)
+{
+    char method[64];
+
+    if (cmd_config_quant_method(s->catalog, method, sizeof method, e) &&
+        strcmp(method, "bitsandbytes") != 0)
+        return pq_fail(e, PQ_EUNSUPPORTED,
+                       "%s: config.json: is quantized with %s, which pq does "
+                       "not decode",
+                       s->name, method);
+    return e->code ? -1 : 0;
+}

@@ -22,6 +22,15 @@ PQ_MUST_USE int cmd_config_set(struct pq_catalog *c, const char *key,
 /* Sets "dtype" and "torch_dtype" where they are there; adds "dtype" if not. */
 PQ_MUST_USE int cmd_config_set_dtype(struct pq_catalog *c, enum pq_dtype t,
                                      struct pq_error *e);
+/*
+ * The quant_method of its quantization_config into `method` (room for n
+ * bytes); false when there is none.
+ */
+bool cmd_config_quant_method(const struct pq_catalog *c, char *method,
+                             size_t n, struct pq_error *e);
+/* Fails when the model is quantized in a way that is not bitsandbytes'. */
+PQ_MUST_USE int cmd_config_refuse_foreign(const struct pq_source *s,
+                                          struct pq_error *e);
 /* Do its layers include GPT-2's Conv1D?  Without a config: all may. */
 bool cmd_config_has_conv1d(const struct pq_catalog *c, struct pq_error *e);
 

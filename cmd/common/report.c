@@ -36,8 +36,10 @@ static uint64_t tensor_bytes(const struct pq_tensor *t)
 static void print_line(const struct cmd_report *r, const struct pq_step *s,
                        const struct pq_tensor *t, const struct pq_quality *q)
 {
-    char shape[256], sqnr[96] = "exact";
+    char shape[256], sqnr[96] = "exact", name[256];
 
+    snprintf(name, sizeof name, "%s", s->name);
+    cmd_mask(name, strlen(name));
     cmd_shape_text(t, shape, sizeof shape);
     if (q->noise > 0)
         snprintf(sqnr, sizeof sqnr, "SQNR %.2f dB, max error %.3g",
@@ -47,10 +49,10 @@ static void print_line(const struct cmd_report *r, const struct pq_step *s,
         snprintf(sqnr + n, sizeof sqnr - n, " (plain %.2f dB)",
                  pq_sqnr_db(q->signal, q->plain_noise));
     }
-    cmd_msg(r->c, "%s %s -> %s: %s%s", s->name, shape, cmd_type_name(t), sqnr,
+    cmd_msg(r->c, "%s %s -> %s: %s%s", name, shape, cmd_type_name(t), sqnr,
             q->nans || q->infs || q->overflows ? "; NaN, Inf or overflow" : "");
     if (q->nans || q->infs || q->overflows)
-        cmd_msg(r->c, "%s: %llu NaN, %llu Inf, %llu out of range", s->name,
+        cmd_msg(r->c, "%s: %llu NaN, %llu Inf, %llu out of range", name,
                 (unsigned long long)q->nans, (unsigned long long)q->infs,
                 (unsigned long long)q->overflows);
 }
@@ -105,9 +107,24 @@ int cmd_report_tensor(const struct pq_step *s, const struct pq_quality *q,
     return r->json.failed ? pq_fail_nomem(e) : 0;
 }
 
+/* With -v: name, shape and type of what was written. */
+static void print_tensor(const struct cmd_report *r, const struct pq_tensor *t)
+{
+    char shape[256], name[256];
+
+    snprintf(name, sizeof name, "%s", t->name);
+    cmd_mask(name, strlen(name));
+    cmd_shape_text(t, shape, sizeof shape);
+    cmd_msg(r->c, "%s %s -> %s", name, shape, cmd_type_name(t));
+}
+
 int cmd_report_catalog(struct cmd_report *r, struct pq_error *e)
 {
-    for (size_t i = 0; r->c->json && i < r->out->n_tensors; i++) {
+    for (size_t i = 0; i < r->out->n_tensors; i++) {
+        if (r->c->verbose > 0)
+            print_tensor(r, &r->out->tensors[i]);
+        if (!r->c->json)
+            continue;
         open_json(r, &r->out->tensors[i]);
         pq_buf_puts(&r->json, "}");
     }

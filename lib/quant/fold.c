@@ -258,5 +258,5 @@ int pq_fold(struct pq_source *s, uint64_t memory, const char *tmpdir,
         remove_taken(&f);
     pq_names_release(&f.names);
     free(f.taken);
-    return rc ? pq_error_in(e, "%s", s->name) : 0;
+    return rc;
 }
