@@ -145,6 +145,16 @@ static int add_steps(struct job *j, struct pq_error *e)
     return 0;
 }
 
+static bool all_of_type(const struct job *j, enum pq_dtype dtype)
+{
+    for (size_t i = 0; i < j->out.n_tensors; i++)
+        if (j->out.tensors[i].rank > 1 &&
+            pq_dtype_is_float(j->out.tensors[i].dtype) &&
+            j->out.tensors[i].dtype != dtype)
+            return false;
+    return true;
+}
+
 /* Nothing encoded is left: the config must not say otherwise. */
 static int edit_config(struct job *j, struct pq_error *e)
 {
@@ -153,7 +163,10 @@ static int edit_config(struct job *j, struct pq_error *e)
             return 0;
     if (cmd_config_set(&j->out, "quantization_config", NULL, e))
         return -1;
-    return j->o->given ? cmd_config_set_dtype(&j->out, j->o->dtype, e) : 0;
+    /* a model whose other weights keep their type keeps its dtype, too */
+    return j->o->given && all_of_type(j, j->o->dtype)
+               ? cmd_config_set_dtype(&j->out, j->o->dtype, e)
+               : 0;
 }
 
 static int report(struct job *j, struct pq_error *e)

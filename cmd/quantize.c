@@ -126,6 +126,19 @@ static int make_spec(const struct quantize *o, const char *type,
     return pq_spec_check(s, e);
 }
 
+/* Also of rules that no tensor will take. */
+static int check_rules(const struct quantize *o, struct pq_error *e)
+{
+    struct pq_spec s;
+
+    for (size_t i = 0; i < o->rules.n; i++)
+        if (strcmp(o->rules.rules[i].value, "keep") != 0 &&
+            make_spec(o, o->rules.rules[i].value, &s, e))
+            return pq_error_in(e, "rule '%s=%s'", o->rules.rules[i].glob,
+                               o->rules.rules[i].value);
+    return 0;
+}
+
 static bool is_wide_cast(const struct pq_spec *s)
 {
     return s->encoding == PQ_PLAIN && pq_dtype_bits(s->dtype) > 8;
@@ -200,6 +213,9 @@ static int choose(struct job *j, const struct pq_tensor *t, struct choice *d,
                            pq_encoding_name(t->codec.encoding));
         d->convert = false;
     }
+    /* nothing is there to encode, however many rows of it */
+    if (t->n_elements == 0 && d->spec.encoding != PQ_PLAIN)
+        d->convert = false;
     if (d->convert && refuse_scaled(j, t, e))
         return -1;
     d->transpose = d->convert && d->spec.encoding != PQ_PLAIN && j->conv1d &&
@@ -278,9 +294,10 @@ static void put_skipped(const struct job *j, struct pq_buf *b)
     pq_buf_puts(b, "]");
 }
 
-static void put_config(const struct job *j, enum pq_encoding enc,
-                       enum pq_dtype dtype, struct pq_buf *b)
+static void put_config(const struct job *j, const struct pq_tensor *t,
+                       struct pq_buf *b)
 {
+    const enum pq_encoding enc = t->codec.encoding;
     const bool four = enc != PQ_INT8;
 
     pq_buf_puts(b, "{\n    \"_load_in_4bit\": ");
@@ -288,12 +305,12 @@ static void put_config(const struct job *j, enum pq_encoding enc,
     pq_buf_puts(b, ",\n    \"_load_in_8bit\": ");
     pq_buf_puts(b, four ? "false" : "true");
     pq_buf_printf(b, ",\n    \"bnb_4bit_compute_dtype\": \"%s\"",
-                  four ? pq_dtype_torch_name(dtype) : "float32");
+                  four ? pq_dtype_torch_name(t->dtype) : "float32");
     pq_buf_puts(b, ",\n    \"bnb_4bit_quant_storage\": \"uint8\"");
     pq_buf_printf(b, ",\n    \"bnb_4bit_quant_type\": \"%s\"",
                   four ? pq_encoding_name(enc) : "fp4");
     pq_buf_printf(b, ",\n    \"bnb_4bit_use_double_quant\": %s",
-                  four && j->o->spec.double_quant ? "true" : "false");
+                  t->codec.nested_block ? "true" : "false");
     pq_buf_puts(b, ",\n    \"llm_int8_enable_fp32_cpu_offload\": false"
                    ",\n    \"llm_int8_has_fp16_weight\": false"
                    ",\n    \"llm_int8_skip_modules\": ");
@@ -352,8 +369,8 @@ static int edit_config(struct job *j, struct pq_error *e)
         return -1;
     warn(j, mixed, t);
     if (!t || t->codec.encoding == PQ_INT8_BLOCK)
-        return 0;
-    put_config(j, t->codec.encoding, t->dtype, &b);
+        return cmd_config_set(&j->out, "quantization_config", NULL, e);
+    put_config(j, t, &b);
     int rc = b.failed ? pq_fail_nomem(e)
                       : cmd_config_set(&j->out, "quantization_config", b.s, e);
     pq_buf_release(&b);
@@ -389,7 +406,7 @@ static int run(struct cmd *c, struct pq_error *e)
     if (!o->type)
         return cmd_usage(c, "-t TYPE is required: one of %s", pq_spec_types());
     struct pq_spec spec = asked;
-    if (make_spec(o, o->type, &spec, e))
+    if (make_spec(o, o->type, &spec, e) || check_rules(o, e))
         return CMD_TROUBLE;
     o->spec = spec;
     o->spec.double_quant = asked.double_quant;

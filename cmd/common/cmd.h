@@ -101,7 +101,6 @@ struct cmd {
     int verbose;
     unsigned threads; /* resolved: >= 1 */
     uint64_t memory;  /* bytes for buffers: three quarters of --memory */
-    bool memory_given;
     const char *tmpdir; /* TMPDIR, or NULL */
     const struct pq_kernels *kernels; /* PQ_CPU, or the best; never NULL */
     uint64_t seed;

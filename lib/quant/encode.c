@@ -151,7 +151,7 @@ static void decode_blocks(const struct work *w, const uint8_t *codes,
 
 static uint64_t blocks_of(const struct pq_quant_step *p, uint64_t n)
 {
-    return n / p->spec.block + (n % p->spec.block > 0);
+    return pq_blocks_of(n, p->spec.block);
 }
 
 /* Scratch for codes and absmax of a second encoding of a unit. */
@@ -287,9 +287,10 @@ static void set_units(struct pq_step *s, struct pq_quant_step *p, uint64_t item)
 {
     const unsigned bits = pq_dtype_bits(p->in->dtype);
     /* columns are read in pieces: wider units make them longer */
-    const uint64_t want = p->transpose && PQ_UNIT_ELEMENTS < 64 * p->row
-                              ? 64 * p->row
-                              : PQ_UNIT_ELEMENTS;
+    const uint64_t want =
+        p->transpose && p->in->n_elements && PQ_UNIT_ELEMENTS / 64 < p->row
+            ? 64 * p->row
+            : PQ_UNIT_ELEMENTS;
 
     s->items = count_items(p, item);
     s->unit_items = item && want / item ? want / item : 1;
