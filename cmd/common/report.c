@@ -118,7 +118,7 @@ static void print_tensor(const struct cmd_report *r, const struct pq_tensor *t)
     cmd_msg(r->c, "%s %s -> %s", name, shape, cmd_type_name(t));
 }
 
-int cmd_report_catalog(struct cmd_report *r, struct pq_error *e)
+static int report_catalog(struct cmd_report *r, struct pq_error *e)
 {
     for (size_t i = 0; i < r->out->n_tensors; i++) {
         if (r->c->verbose > 0)
@@ -152,4 +152,19 @@ int cmd_report_end(struct cmd_report *r, uint64_t bytes_in, uint64_t bytes_out,
     const int rc = head.failed ? pq_fail_nomem(e) : 0;
     pq_buf_release(&head);
     return rc;
+}
+
+int cmd_report_plan(struct cmd *c, const struct pq_plan *p, struct pq_error *e)
+{
+    struct cmd_report r = {.c = c, .out = p->sink->catalog};
+    uint64_t bytes_in = 0;
+    int rc = 0;
+
+    if (p->n_sources)
+        bytes_in = p->sources[0]->total_bytes;
+    if (!c->dry_run)
+        rc = report_catalog(&r, e) ||
+             cmd_report_end(&r, bytes_in, p->sink->total_bytes, e);
+    pq_buf_release(&r.json);
+    return rc ? -1 : 0;
 }
