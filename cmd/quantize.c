@@ -39,7 +39,7 @@ static const struct cmd_option options[] = {
     {0, "rule", "GLOB=TYPE", "another type (or keep) for some tensors", "",
      CMD_CHANGES_OUTPUT | CMD_REPEATS, OPT_RULE},
     {0, "rules", "FILE", "read such rules from a file, one a line", NULL,
-     CMD_CHANGES_OUTPUT | CMD_REPEATS, OPT_RULES},
+     CMD_CHANGES_OUTPUT | CMD_REPEATS | CMD_ARG_CONTENT, OPT_RULES},
     {0, "allow-nonfinite", NULL, "accept NaN, Inf and values out of range",
      NULL, CMD_CHANGES_OUTPUT, OPT_NONFINITE},
     {0, "requantize", NULL, "decode what is encoded otherwise, encode it anew",

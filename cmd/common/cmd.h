@@ -24,7 +24,8 @@ enum { CMD_OK = 0, CMD_NO = 1, CMD_TROUBLE = 2 };
 enum cmd_option_flags {
     CMD_CHANGES_OUTPUT = 1u << 0, /* goes into the provenance line */
     CMD_REPEATS = 1u << 1,        /* may be given more than once */
-    CMD_ARG_OPTIONAL = 1u << 2    /* -z or -z3, --compress or --compress=3 */
+    CMD_ARG_OPTIONAL = 1u << 2,   /* -z or -z3, --compress or --compress=3 */
+    CMD_ARG_CONTENT = 1u << 3     /* a file: provenance holds its digest */
 };
 
 /* Shared options a tool takes (bits of pq_tool.shared); -h -V always. */
