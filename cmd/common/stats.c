@@ -127,14 +127,10 @@ static int gather_digest(const struct pq_step *s, unsigned pass,
 static int combine_digest(const struct pq_step *s, unsigned pass, void *state,
                           const void *partial, struct pq_error *e)
 {
-    char hex[2][33];
-
     (void)s;
     (void)pass;
     (void)e;
-    pq_hash128_hex(*(struct pq_hash128 *)state, hex[0]);
-    pq_hash128_hex(*(const struct pq_hash128 *)partial, hex[1]);
-    *(struct pq_hash128 *)state = pq_hash128_of(hex, sizeof hex);
+    pq_hash128_chain(state, partial);
     return 0;
 }
 
