@@ -39,7 +39,7 @@ ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all
 
 LIB_SRC := $(sort $(wildcard lib/*.c lib/*/*.c formats/*.c))
 CMD_SRC := $(sort $(wildcard cmd/*.c cmd/common/*.c))
-TEST_SRC := $(sort $(wildcard tests/test_*.c))
+TEST_SRC := $(filter-out tests/inject.c,$(sort $(wildcard tests/*.c)))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 PUBLIC := $(sort $(wildcard lib/pq.h lib/pq_*.h formats/pq_*.h))
 MAN := $(sort $(wildcard man/*.[1-9]))
