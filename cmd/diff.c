@@ -96,7 +96,8 @@ static bool same_shape(const struct pq_tensor *a, const struct pq_tensor *b)
 {
     return a->rank == b->rank &&
            (a->rank == 0 ||
-            memcmp(a->shape, b->shape, (size_t)a->rank * sizeof *a->shape) == 0);
+            memcmp(a->shape, b->shape,
+                   (size_t)a->rank * sizeof *a->shape) == 0);
 }
 
 static int join(struct job *j, struct pq_error *e)
@@ -401,8 +402,8 @@ static int run(struct cmd *c, struct pq_error *e)
 }
 
 static const char *const examples[] = {
-    "pq-diff base/ tuned/",
-    "pq-diff base/ tuned/ --delta tuned.pq",
+    "pq-diff llama/ model.pq",
+    "pq-diff llama/ llama-nf4/ --delta nf4.pq",
     NULL,
 };
 

@@ -157,8 +157,8 @@ static int run(struct cmd *c, struct pq_error *e)
 }
 
 static const char *const examples[] = {
-    "pq-diff base/ tuned/ --delta tuned.pq",
-    "pq-patch base/ tuned.pq -o tuned/",
+    "pq-diff llama/ llama-nf4/ --delta d.pq && pq-patch llama/ d.pq -o b/",
+    "pq-diff llama/ model.pq --delta - | pq-patch llama/ - -o copy.pq",
     NULL,
 };
 

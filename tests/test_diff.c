@@ -275,7 +275,7 @@ Test(diff, names_join_without_the_prefix_of_the_trunk)
 {
     const char *end;
 
-    cr_expect_str_eq(pq_name_bare("transformer.h.0.attn.bias"), "h.0.attn.bias");
+    cr_expect_str_eq(pq_name_bare("transformer.h.0.bias"), "h.0.bias");
     cr_expect_str_eq(pq_name_bare("model.norm.weight"), "norm.weight");
     cr_expect_str_eq(pq_name_bare("model."), "model.");
     cr_expect_str_eq(pq_name_bare("modeling.x"), "modeling.x");
@@ -538,7 +538,8 @@ Test(diff, a_wrong_base_is_refused)
 Test(diff, no_flipped_byte_is_accepted, .timeout = 600)
 {
     begin();
-    const struct row a[] = {{"w", "BF16", 20, 2, 1, 0}, {"s", "U8", 3, 1, 2, 0}};
+    const struct row a[] = {{"w", "BF16", 20, 2, 1, 0},
+                            {"s", "U8", 3, 1, 2, 0}};
     const struct row b[] = {{"w", "BF16", 20, 2, 1, 4}, {"s", "U8", 3, 1, 2, 0},
                             {"n", "F16", 3, 2, 3, 0}};
     size_t n;
