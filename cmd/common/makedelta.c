@@ -120,7 +120,9 @@ static int describe_result(struct maker *m, struct pq_error *e)
             return -1;
     m->delta.base_digest = m->stats_a.model_digest;
     m->delta.result_digest = m->stats_b.model_digest;
-    return pq_delta_store(&m->delta, m->a->catalog, &m->out, e);
+    const int rc = pq_delta_store(&m->delta, m->a->catalog, &m->out, e);
+    pq_catalog_release(&m->delta.result); /* large, and no longer needed */
+    return rc;
 }
 
 /* ---- the delta itself -------------------------------------------------- */
@@ -171,11 +173,21 @@ static int write_delta(struct maker *m, int level, struct pq_error *e)
     return rc;
 }
 
+/* The digests of a model; of single tensors nobody wants to know more. */
+static int digest(struct maker *m, struct pq_source *s, struct cmd_stats *st,
+                  struct pq_error *e)
+{
+    const int rc = cmd_stats_run(m->c, s, st, e);
+
+    free(st->tensors);
+    st->tensors = NULL;
+    return rc;
+}
+
 static int make(struct maker *m, int level, struct pq_error *e)
 {
     if (cmd_open_kept(m->c, 0, &m->a, e) || cmd_open_kept(m->c, 1, &m->b, e) ||
-        cmd_stats_run(m->c, m->a, &m->stats_a, e) ||
-        cmd_stats_run(m->c, m->b, &m->stats_b, e))
+        digest(m, m->a, &m->stats_a, e) || digest(m, m->b, &m->stats_b, e))
         return -1;
     if (join_parts(m, e) || choose(m, e) || describe_result(m, e))
         return -1;

@@ -166,18 +166,19 @@ static int shape(struct loader *l, const uint64_t **dims, int *rank)
 
 /* ---- tensors ----------------------------------------------------------- */
 
-/* A tensor while it is read: its parts are not known before their end. */
-struct draft {
-    struct pq_tensor t;
-    struct pq_part *parts;
-    size_t n, cap;
-    bool typed, shaped;
-};
-
+/* What is said about a part, or about a tensor that is its own part. */
 struct piece {
     struct pq_part p;
     struct pq_delta_part d;
     bool typed, shaped, made, summed;
+};
+
+/* A tensor while it is read: its parts are not known before their end. */
+struct draft {
+    struct piece own;
+    struct pq_codec codec;
+    struct pq_part *parts;
+    size_t n, cap;
 };
 
 static int piece_member(struct loader *l, void *arg)
@@ -242,11 +243,19 @@ static int check_piece(struct loader *l, const struct piece *x)
     return 0;
 }
 
-static int keep_piece(struct loader *l, struct draft *t, const struct piece *x)
+/* Adds a complete part to the tensor and to the delta. */
+static int keep_piece(struct loader *l, struct draft *t, struct piece *x)
 {
     struct pq_delta *d = l->d;
-    struct pq_part *parts = pq_grow(t->parts, t->n, &t->cap, sizeof *parts);
 
+    if (!x->p.name || !x->typed || !x->shaped || !x->made || !x->summed)
+        return bad(l, "a part lacks a key");
+    if (!x->d.base && x->d.how != PQ_DELTA_WHOLE)
+        x->d.base = x->p.name;
+    if (pq_shape_bytes(x->p.shape, x->p.rank, x->p.dtype, &x->p.bytes, l->e) ||
+        check_piece(l, x))
+        return -1;
+    struct pq_part *parts = pq_grow(t->parts, t->n, &t->cap, sizeof *parts);
     if (!parts)
         return pq_fail_nomem(l->e);
     t->parts = parts;
@@ -264,14 +273,7 @@ static int part_item(struct loader *l, enum pq_json_type t, void *arg)
 {
     struct piece x = {.p.role = PQ_ROLE_DATA};
 
-    if (object(l, t, piece_member, &x))
-        return -1;
-    if (!x.p.name || !x.typed || !x.shaped || !x.made || !x.summed)
-        return bad(l, "a part lacks a key");
-    if (pq_shape_bytes(x.p.shape, x.p.rank, x.p.dtype, &x.p.bytes, l->e) ||
-        check_piece(l, &x))
-        return -1;
-    return keep_piece(l, arg, &x);
+    return object(l, t, piece_member, &x) ? -1 : keep_piece(l, arg, &x);
 }
 
 static int tensor_member(struct loader *l, void *arg)
@@ -280,48 +282,43 @@ static int tensor_member(struct loader *l, void *arg)
     uint64_t v = 0;
     int i = 0, rc;
 
-    if (pq_json_is(&l->j, "name"))
-        return string(l, &x->t.name);
     if (pq_json_is(&l->j, "parts"))
         return array(l, part_item, x);
-    if (pq_json_is(&l->j, "shape")) {
-        x->shaped = true;
-        return shape(l, &x->t.shape, &x->t.rank);
-    }
-    if (pq_json_is(&l->j, "dtype")) {
-        x->typed = true;
-        rc = one_of(l, dtype_named, &i);
-        x->t.dtype = (enum pq_dtype)i;
-    } else if (pq_json_is(&l->j, "encoding")) {
+    if (pq_json_is(&l->j, "encoding")) {
         rc = one_of(l, pq_encoding_from_name, &i);
-        x->t.codec.encoding = (enum pq_encoding)i;
+        x->codec.encoding = (enum pq_encoding)i;
     } else if (pq_json_is(&l->j, "block")) {
         rc = number(l, UINT32_MAX, &v);
-        x->t.codec.block = (uint32_t)v;
+        x->codec.block = (uint32_t)v;
     } else if (pq_json_is(&l->j, "nested")) {
         rc = number(l, UINT32_MAX, &v);
-        x->t.codec.nested_block = (uint32_t)v;
+        x->codec.nested_block = (uint32_t)v;
     } else {
-        rc = skip_value(l);
+        rc = piece_member(l, &x->own);
     }
     return rc;
 }
 
 static int add_tensor(struct loader *l, struct draft *x)
 {
-    if (!x->t.name || !x->typed || !x->shaped || x->n == 0)
-        return bad(l, "a tensor lacks a key");
-    if (pq_shape_elements(x->t.shape, x->t.rank, &x->t.n_elements, l->e))
+    const struct pq_part *own = &x->own.p;
+    uint64_t elements;
+
+    if (x->n == 0 && keep_piece(l, x, &x->own))
         return -1;
-    struct pq_tensor *t =
-        pq_catalog_add(&l->d->result, x->t.name, x->n, l->e);
+    if (!own->name || !x->own.typed || !x->own.shaped)
+        return bad(l, "a tensor lacks a key");
+    if (pq_shape_elements(own->shape, own->rank, &elements, l->e))
+        return -1;
+    struct pq_tensor *t = pq_catalog_add(&l->d->result, own->name, x->n, l->e);
     if (!t)
         return -1;
-    struct pq_part *parts = t->parts;
-    memcpy(parts, x->parts, x->n * sizeof *parts);
-    *t = x->t;
-    t->parts = parts;
-    t->n_parts = x->n;
+    t->dtype = own->dtype;
+    t->rank = own->rank;
+    t->shape = own->shape;
+    t->n_elements = elements;
+    t->codec = x->codec;
+    memcpy(t->parts, x->parts, x->n * sizeof *t->parts);
     return 0;
 }
 

@@ -8,11 +8,16 @@
  *              "metadata":[["format","pt"]],"provenance":["{...}"],
  *              "blobs":[{"name":"config.json","digest":"...","base":true}],
  *              "removed":["lm_head.weight"],
- *              "tensors":[{"name":"w","dtype":"BF16","shape":[64,64],
- *                 "parts":[{"name":"w","dtype":"BF16","shape":[64,64],
- *                           "how":"sub","base":"w","digest":"..."}]}]}
+ *              "tensors":[
+ *                {"name":"w","dtype":"BF16","shape":[64,64],"how":"sub",
+ *                 "base":"model.w","digest":"..."},
+ *                {"name":"q","dtype":"BF16","shape":[64,64],
+ *                 "encoding":"nf4","block":64,"nested":0,
+ *                 "parts":[{"name":"q","dtype":"U8","shape":[2048,1],
+ *                           "how":"same","digest":"..."}, ...]}]}
  *
- * (the last on one line).  All that is not in a tensor is here, so that the
+ * (the last on one line).  A plain tensor is its own and only part; "base" is
+ * the part of the base, where its name is another one.  All that is not in a tensor is here, so that the
  * result has its order, shards, encodings and metadata back.  "how" is same,
  * xor, sub or whole; the delta has a tensor of the part's name for the last
  * three, of unsigned words in one dimension for xor and sub.  A file that the
@@ -108,23 +113,60 @@ static void put_array(struct pq_buf *b, const char *name, enum pq_dtype dtype,
     pq_buf_puts(b, "]");
 }
 
-static void put_part(struct pq_buf *b, const struct pq_part *p,
-                     const struct pq_delta_part *d)
+/* How a part comes about, in the object that describes it. */
+static void put_how(struct pq_buf *b, const struct pq_part *p,
+                    const struct pq_delta_part *d)
 {
     char hex[33];
 
-    put_array(b, p->name, p->dtype, p->shape, p->rank);
     if (p->role != PQ_ROLE_DATA)
         pq_buf_printf(b, ",\"role\":%u", (unsigned)p->role);
     if (p->file)
         pq_buf_printf(b, ",\"file\":%u", (unsigned)p->file);
     pq_buf_printf(b, ",\"how\":\"%s\"", pq_delta_how_names[d->how]);
-    if (d->base) {
+    if (d->base && strcmp(d->base, p->name) != 0) {
         pq_buf_puts(b, ",\"base\":");
         pq_json_quote(b, d->base);
     }
     pq_hash128_hex(d->digest, hex);
-    pq_buf_printf(b, ",\"digest\":\"%s\"}", hex);
+    pq_buf_printf(b, ",\"digest\":\"%s\"", hex);
+}
+
+/* The tensor is its only part, so that the part need not be written. */
+static bool is_own_part(const struct pq_tensor *t)
+{
+    const struct pq_part *p = t->parts;
+
+    return t->codec.encoding == PQ_PLAIN && t->n_parts == 1 &&
+           strcmp(p->name, t->name) == 0 && p->dtype == t->dtype &&
+           p->rank == t->rank &&
+           (t->rank == 0 || memcmp(p->shape, t->shape,
+                                   (size_t)t->rank * sizeof *t->shape) == 0);
+}
+
+static void put_tensor(struct pq_buf *b, const struct pq_tensor *t,
+                       const struct pq_delta_part *d)
+{
+    put_array(b, t->name, t->dtype, t->shape, t->rank);
+    if (is_own_part(t)) {
+        put_how(b, t->parts, d);
+        pq_buf_puts(b, "}");
+        return;
+    }
+    if (t->codec.encoding != PQ_PLAIN)
+        pq_buf_printf(b, ",\"encoding\":\"%s\",\"block\":%u,\"nested\":%u",
+                      pq_encoding_name(t->codec.encoding),
+                      (unsigned)t->codec.block,
+                      (unsigned)t->codec.nested_block);
+    pq_buf_puts(b, ",\"parts\":[");
+    for (size_t k = 0; k < t->n_parts; k++) {
+        const struct pq_part *p = &t->parts[k];
+        pq_buf_puts(b, k ? "," : "");
+        put_array(b, p->name, p->dtype, p->shape, p->rank);
+        put_how(b, p, &d[k]);
+        pq_buf_puts(b, "}");
+    }
+    pq_buf_puts(b, "]}");
 }
 
 static void put_tensors(struct pq_buf *b, const struct pq_delta *d)
@@ -134,20 +176,9 @@ static void put_tensors(struct pq_buf *b, const struct pq_delta *d)
 
     pq_buf_puts(b, ",\"tensors\":[");
     for (size_t i = 0; i < c->n_tensors; i++) {
-        const struct pq_tensor *t = &c->tensors[i];
         pq_buf_puts(b, i ? "," : "");
-        put_array(b, t->name, t->dtype, t->shape, t->rank);
-        if (t->codec.encoding != PQ_PLAIN)
-            pq_buf_printf(b, ",\"encoding\":\"%s\",\"block\":%u,\"nested\":%u",
-                          pq_encoding_name(t->codec.encoding),
-                          (unsigned)t->codec.block,
-                          (unsigned)t->codec.nested_block);
-        pq_buf_puts(b, ",\"parts\":[");
-        for (size_t k = 0; k < t->n_parts; k++, n++) {
-            pq_buf_puts(b, k ? "," : "");
-            put_part(b, &t->parts[k], &d->parts[n]);
-        }
-        pq_buf_puts(b, "]}");
+        put_tensor(b, &c->tensors[i], &d->parts[n]);
+        n += c->tensors[i].n_parts;
     }
     pq_buf_puts(b, "]");
 }
