@@ -35,16 +35,20 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
 
 /* ---- digests ----------------------------------------------------------- */
 
+/* Before anything is made of the delta: it is for this base, or it is not. */
 static int check_base(struct job *j, struct pq_error *e)
 {
     struct cmd_stats st = {.digest = true};
-    int rc = cmd_stats_run(j->c, j->base, &st, e);
+    const char *want = pq_catalog_get(j->delta->catalog, "base");
 
-    if (!rc && strcmp(st.model_digest, j->d.base_digest) != 0)
+    if (!want)
+        return 0; /* no delta: pq_delta_load() says so */
+    int rc = cmd_stats_run(j->c, j->base, &st, e);
+    if (!rc && strcmp(st.model_digest, want) != 0)
         rc = pq_fail(e, PQ_EARG,
                      "%s: not the model that the delta starts from (its "
                      "digest is %s, not %.32s)",
-                     j->base->name, st.model_digest, j->d.base_digest);
+                     j->base->name, st.model_digest, want);
     cmd_stats_release(&st);
     return rc;
 }
@@ -70,9 +74,11 @@ static int check_result(struct job *j, struct pq_error *e)
 
 static int load(struct job *j, struct pq_error *e)
 {
+    if (check_base(j, e))
+        return -1;
     if (pq_delta_load(&j->d, j->base->catalog, j->delta->catalog, e))
         return pq_error_in(e, "%s", j->delta->name);
-    return check_result(j, e) || check_base(j, e) ? -1 : 0;
+    return check_result(j, e);
 }
 
 /* ---- the plan ---------------------------------------------------------- */

@@ -290,7 +290,7 @@ Test(diff, names_join_without_the_prefix_of_the_trunk)
 
 /* ---- the tools --------------------------------------------------------- */
 
-static char bin[4096], dir[64];
+static char bin[4096], root[4096], dir[64];
 
 /* Where the programs are beside the tests, and a place to work. */
 static void begin(void)
@@ -304,6 +304,7 @@ static void begin(void)
     snprintf(bin, sizeof bin, "%.4000s/../bin", self);
     if (access(bin, X_OK) != 0)
         cr_skip_test("the programs are not built");
+    cr_assert(getcwd(root, sizeof root)); /* of the sources */
     strcpy(dir, "/tmp/pq-diff-XXXXXX");
     cr_assert(mkdtemp(dir));
 }
@@ -459,8 +460,7 @@ Test(diff, exit_status_and_report)
 Test(diff, encoded_models_are_compared_as_values)
 {
     begin();
-    cr_assert_eq(run("cp -r %s/../../testdata/tiny-llama m || "
-                     "cp -r $OLDPWD/testdata/tiny-llama m", bin), 0);
+    cr_assert_eq(run("cp -r %.1000s/testdata/tiny-llama m", root), 0);
     cr_assert_eq(run("pq-quantize -t nf4 m -o q/ && pq-dequantize -t f32 q "
                      "-o f/ && pq-convert -z q -o q.pq"), 0);
     cr_expect_eq(run("pq-diff q f"), 0);
@@ -503,6 +503,23 @@ Test(diff, patch_restores_the_other_model)
     cr_expect_eq(run("pq-diff a.safetensors a.safetensors --delta d0.pq && "
                      "pq-patch a.safetensors d0.pq -o c5.safetensors && "
                      "pq-diff a.safetensors c5.safetensors"), 0);
+    end();
+}
+
+Test(diff, a_prefix_may_be_missing)
+{
+    begin();
+    const struct row a[] = {{"transformer.h.0.w", "F32", 30, 4, 1, 0},
+                            {"lm_head", "F32", 3, 4, 2, 0}};
+    const struct row b[] = {{"h.0.w", "F32", 30, 4, 1, 0},
+                            {"lm_head", "F32", 3, 4, 2, 3}};
+    model("a.safetensors", a, 2);
+    model("b.safetensors", b, 2);
+    cr_expect_eq(run("pq-diff -v a.safetensors b.safetensors"), 1);
+    cr_expect(said("out", "1 of 2 tensors differ;"));
+    cr_expect_eq(run("pq-diff a.safetensors b.safetensors --delta d.pq"), 0);
+    cr_expect_eq(run("pq-info d.pq | grep -q transformer.h.0.w"), 0);
+    cr_expect_eq(run("%s", round_trip), 0);
     end();
 }
 

@@ -170,7 +170,7 @@ static int shape(struct loader *l, const uint64_t **dims, int *rank)
 struct piece {
     struct pq_part p;
     struct pq_delta_part d;
-    bool typed, shaped, made, summed;
+    bool typed, shaped, summed;
 };
 
 /* A tensor while it is read: its parts are not known before their end. */
@@ -204,7 +204,6 @@ static int piece_member(struct loader *l, void *arg)
         rc = one_of(l, dtype_named, &i);
         x->p.dtype = (enum pq_dtype)i;
     } else if (pq_json_is(&l->j, "how")) {
-        x->made = true;
         rc = one_of(l, how_named, &i);
         x->d.how = (enum pq_delta_how)i;
     } else if (pq_json_is(&l->j, "role")) {
@@ -234,7 +233,7 @@ static int check_piece(struct loader *l, const struct piece *x)
     if (based && (!a || a->dtype != x->p.dtype || a->bytes != x->p.bytes))
         return pq_fail(l->e, PQ_EARG,
                        "tensor %s: the base has none of this name, type and "
-                       "size: the delta is for another model",
+                       "size",
                        x->p.name);
     if (stored && (!p || p->dtype != type || p->bytes != x->p.bytes))
         return pq_fail(l->e, PQ_EFORMAT,
@@ -248,7 +247,7 @@ static int keep_piece(struct loader *l, struct draft *t, struct piece *x)
 {
     struct pq_delta *d = l->d;
 
-    if (!x->p.name || !x->typed || !x->shaped || !x->made || !x->summed)
+    if (!x->p.name || !x->typed || !x->shaped || !x->summed)
         return bad(l, "a part lacks a key");
     if (!x->d.base && x->d.how != PQ_DELTA_WHOLE)
         x->d.base = x->p.name;

@@ -14,14 +14,14 @@
  *                {"name":"q","dtype":"BF16","shape":[64,64],
  *                 "encoding":"nf4","block":64,"nested":0,
  *                 "parts":[{"name":"q","dtype":"U8","shape":[2048,1],
- *                           "how":"same","digest":"..."}, ...]}]}
+ *                           "digest":"..."}, ...]}]}
  *
- * (the last on one line).  A plain tensor is its own and only part; "base" is
- * the part of the base, where its name is another one.  All that is not in a tensor is here, so that the
- * result has its order, shards, encodings and metadata back.  "how" is same,
- * xor, sub or whole; the delta has a tensor of the part's name for the last
- * three, of unsigned words in one dimension for xor and sub.  A file that the
- * base has too is not stored ("base").
+ * (the last on one line).  A plain tensor is its own and only part.  "how" is
+ * xor, sub or whole, and the delta has a tensor of the part's name, of unsigned
+ * words in one dimension for the first two; without it the part is that of the
+ * base.  "base" is the part there, where its name is another one; a file that
+ * the base has too is not stored.  So the result has its order, shards,
+ * encodings and metadata back.
  */
 #include "pq_diff.h"
 #include "pq_json.h"
@@ -123,7 +123,8 @@ static void put_how(struct pq_buf *b, const struct pq_part *p,
         pq_buf_printf(b, ",\"role\":%u", (unsigned)p->role);
     if (p->file)
         pq_buf_printf(b, ",\"file\":%u", (unsigned)p->file);
-    pq_buf_printf(b, ",\"how\":\"%s\"", pq_delta_how_names[d->how]);
+    if (d->how != PQ_DELTA_SAME)
+        pq_buf_printf(b, ",\"how\":\"%s\"", pq_delta_how_names[d->how]);
     if (d->base && strcmp(d->base, p->name) != 0) {
         pq_buf_puts(b, ",\"base\":");
         pq_json_quote(b, d->base);
