@@ -24,7 +24,7 @@ enum { OPT_DELTA = 1, OPT_COMPRESS, OPT_TOLERANCE, OPT_PLOT };
 static const struct cmd_option options[] = {
     {0, "delta", "FILE", "write what pq-patch turns A into B with", NULL, 0,
      OPT_DELTA},
-    {'z', "compress", "LEVEL", "zstd level of the delta (1 to 19, default 3)",
+    {'z', "compress", "LEVEL", "zstd level of the delta (1 to 19, default 1)",
      "1 3 9 19", CMD_CHANGES_OUTPUT, OPT_COMPRESS},
     {0, "tolerance", "X", "a max abs difference up to X counts as the same",
      "", 0, OPT_TOLERANCE},
@@ -388,7 +388,7 @@ static int run(struct cmd *c, struct pq_error *e)
         return cmd_usage(c, "--delta takes whole models and reports nothing: "
                             "no -m, -x, --plot, --json");
     if (o->delta)
-        return cmd_make_delta(c, o->delta, o->level ? (int)o->level : 3, e)
+        return cmd_make_delta(c, o->delta, o->level ? (int)o->level : 1, e)
                    ? CMD_TROUBLE
                    : CMD_OK;
     const int rc = diff(&j, e);

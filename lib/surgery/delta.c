@@ -17,7 +17,6 @@
  */
 #include "pq_diff.h"
 
-#include <math.h>
 #include <string.h>
 
 #define PIECE  (1u << 20) /* bytes of a unit; what pq_hash128_chain wants */
@@ -101,14 +100,26 @@ struct choice {
 };
 
 struct cost {
-    double bits[2]; /* of xor, of sub */
+    uint64_t bits[2]; /* of xor, of sub; in units of 2^-16 */
 };
 
-/* Bits that the byte planes of n bytes take by their entropy of order 0. */
-static double entropy(const unsigned char *d, size_t n, unsigned width)
+/*
+ * log2 of x > 0 in units of 2^-16, by linear interpolation: integers, so that
+ * the choice is the same on all machines.
+ */
+static uint64_t log2_16(uint64_t x)
 {
-    const double count = (double)(n / width);
-    double bits = 0;
+    unsigned k = 0;
+
+    while (x >> k > 1)
+        k++;
+    return ((uint64_t)k << 16) + ((x << 16) >> k) - (1u << 16);
+}
+
+/* Bits that the byte planes of n bytes take by their entropy of order 0. */
+static uint64_t entropy(const unsigned char *d, size_t n, unsigned width)
+{
+    uint64_t bits = 0;
 
     for (unsigned k = 0; k < width; k++) {
         uint32_t seen[256] = {0};
@@ -116,7 +127,7 @@ static double entropy(const unsigned char *d, size_t n, unsigned width)
             seen[d[i]]++;
         for (size_t v = 0; v < 256; v++)
             if (seen[v])
-                bits += seen[v] * log2(count / seen[v]);
+                bits += seen[v] * (log2_16(n / width) - log2_16(seen[v]));
     }
     return bits;
 }

@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_SHAPE 64
-
 struct loader {
     struct pq_json j;
     struct pq_delta *d;
@@ -138,30 +136,36 @@ static int skip_value(struct loader *l)
 }
 
 struct shape {
-    uint64_t dims[MAX_SHAPE];
-    int rank;
+    uint64_t *dims; /* [n] */
+    size_t n, cap;
 };
 
 static int dimension(struct loader *l, enum pq_json_type t, void *arg)
 {
     struct shape *s = arg;
+    uint64_t *dims = pq_grow(s->dims, s->n, &s->cap, sizeof *dims);
 
-    if (t != PQ_JSON_NUMBER || s->rank == MAX_SHAPE ||
-        pq_json_u64(&l->j, &s->dims[s->rank]))
+    if (!dims)
+        return pq_fail_nomem(l->e);
+    s->dims = dims;
+    if (t != PQ_JSON_NUMBER || pq_json_u64(&l->j, &dims[s->n]))
         return bad(l, "a shape is malformed");
-    s->rank++;
+    s->n++;
     return 0;
 }
 
 static int shape(struct loader *l, const uint64_t **dims, int *rank)
 {
-    struct shape s = {.rank = 0};
+    struct shape s = {.n = 0};
+    int rc = array(l, dimension, &s);
 
-    if (array(l, dimension, &s))
-        return -1;
-    *rank = s.rank;
-    *dims = pq_catalog_shape(&l->d->result, s.dims, s.rank);
-    return *dims ? 0 : pq_fail_nomem(l->e);
+    if (!rc) {
+        *rank = (int)s.n;
+        *dims = pq_catalog_shape(&l->d->result, s.dims, *rank);
+        rc = *dims ? 0 : pq_fail_nomem(l->e);
+    }
+    free(s.dims);
+    return rc;
 }
 
 /* ---- tensors ----------------------------------------------------------- */
