@@ -269,6 +269,75 @@ Test(diff, a_sample_chooses)
     cr_expect_eq(choice(x, z, N), PQ_DELTA_XOR);
 }
 
+/* Loads `delta` with this description; true: it was accepted. */
+static bool accepts(struct fake_source *base, struct pq_catalog *delta,
+                    const char *text)
+{
+    struct pq_delta d;
+    struct pq_error e = PQ_ERROR_INIT;
+
+    pq_delta_init(&d);
+    cr_assert_eq(pq_catalog_set(delta, "delta", text, &e), 0);
+    const int rc = pq_delta_load(&d, &base->catalog, delta, &e);
+    cr_expect_eq(rc != 0, e.code != PQ_OK, "%s", text);
+    pq_delta_release(&d);
+    return rc == 0;
+}
+
+Test(diff, a_malformed_description_is_refused)
+{
+    struct fake_source base;
+    struct pq_catalog out;
+    struct pq_delta d;
+    struct pq_error e = PQ_ERROR_INIT;
+    const uint64_t shape[] = {2, 3};
+    const char *files[] = {"m.safetensors"};
+    struct pq_delta_part parts[] = {
+        {PQ_DELTA_SAME, "old.x", {1, 2}},
+        {PQ_DELTA_SUB, "y", {3, 4}},
+        {PQ_DELTA_WHOLE, NULL, {5, 6}}};
+
+    fake_source_init(&base, false);
+    fake_source_add(&base, "old.x", PQ_BF16, 2, shape, "abcdefghijkl");
+    fake_source_add(&base, "y", PQ_U8, 2, shape, "abcdef");
+    pq_delta_init(&d);
+    for (int i = 0; i < 2; i++)
+        cr_assert(pq_tensor_copy(&d.result, &base.catalog.tensors[i], &e));
+    cr_assert(pq_tensor_copy(&d.result, &base.catalog.tensors[1], &e));
+    d.result.tensors[2].name = d.result.tensors[2].parts[0].name = "z";
+    d.result.files = files;
+    d.result.n_files = 1;
+    cr_assert_eq(pq_catalog_set(&d.result, "k", "v\n", &e), 0);
+    cr_assert_eq(pq_catalog_add_prov(&d.result, "{\"a\":1}", &e), 0);
+    cr_assert_eq(pq_catalog_add_blob(&d.result, "f", "xyz", 3, &e), 0);
+    d.parts = parts;
+    d.n_parts = 3;
+    d.base_digest = d.result_digest = "0";
+    pq_catalog_init(&out);
+    cr_assert_eq(pq_delta_store(&d, &base.catalog, &out, &e), 0);
+    cr_expect_eq(out.n_tensors, 2);
+    char *text = strdup(pq_catalog_get(&out, "delta"));
+    cr_expect(accepts(&base, &out, text));
+    for (size_t i = 0; text[i]; i++) {
+        static const char other[] = "\"0{}[],:x-";
+        const char was = text[i];
+        for (size_t k = 0; other[k]; k++) {
+            text[i] = other[k];
+            (void)accepts(&base, &out, text);
+        }
+        text[i] = '\0';
+        cr_expect_not(accepts(&base, &out, text), "%zu", i);
+        text[i] = was;
+    }
+    cr_expect_not(accepts(&base, &out, "{\"version\":2}"));
+    cr_expect_not(accepts(&base, &out, "[]"));
+    free(text);
+    d.parts = NULL;
+    pq_delta_release(&d);
+    pq_catalog_release(&out);
+    fake_source_release(&base);
+}
+
 /* ---- names ------------------------------------------------------------- */
 
 Test(diff, names_join_without_the_prefix_of_the_trunk)
