@@ -203,6 +203,17 @@ static int compare(struct job *j, struct pq_error *e)
 
 /* ---- text -------------------------------------------------------------- */
 
+/* The rest of a line: the name, without what could break or disguise it. */
+static void print_name(const char *name)
+{
+    for (; *name; name++) {
+        char letter = *name;
+        cmd_mask(&letter, 1);
+        cmd_print_n(&letter, 1);
+    }
+    cmd_print("\n");
+}
+
 static void print_pair(const struct pair *x)
 {
     static const char *const words[] = {"", "", "only in A", "only in B",
@@ -225,8 +236,7 @@ static void print_pair(const struct pair *x)
                   pq_figures_relative(&x->f), pq_figures_cosine(&x->f),
                   100 * pq_figures_changed(&x->f));
     cmd_print("%-9s %-15s ", type, shape);
-    cmd_print_n(t->name, strlen(t->name));
-    cmd_print("\n");
+    print_name(t->name);
 }
 
 static bool is_shown(const struct job *j, const struct pair *x)

@@ -13,13 +13,21 @@
 #include "heatmap.h"
 
 #include "pq_file.h"
+#include "pq_json.h"
 #include "pq_names.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { CELL_H = 18, TOP = 64, BOTTOM = 34, BAR_W = 14, BAR_STEPS = 24 };
+enum {
+    CELL_H = 18,
+    TOP = 64,
+    BOTTOM = 34,
+    BAR_W = 14,
+    BAR_STEPS = 24,
+    LABEL_MAX = 48 /* bytes of a label that are drawn */
+};
 
 struct map {
     const struct cmd_heat *cells;
@@ -106,9 +114,11 @@ static int survey(struct map *m, struct pq_error *e)
         if (isfinite(m->cells[i].value) && m->cells[i].value > m->most)
             m->most = m->cells[i].value;
     }
-    for (size_t i = 0; i < m->n_rows; i++)
-        longest = strlen(m->labels[i]) > longest ? strlen(m->labels[i])
-                                                 : longest;
+    for (size_t i = 0; i < m->n_rows; i++) {
+        const size_t n = strlen(m->labels[i]);
+        longest = n > longest ? n : longest;
+    }
+    longest = longest > LABEL_MAX ? LABEL_MAX : longest;
     m->left = 16 + 6.6 * (double)longest;
     m->cell_w = m->layers > 48 ? 12 : 20;
     return 0;
@@ -116,14 +126,18 @@ static int survey(struct map *m, struct pq_error *e)
 
 /* ---- drawing ----------------------------------------------------------- */
 
-static void put_text(struct pq_buf *b, const char *s)
+/* At most so many bytes of a text, cut between characters. */
+static void put_text(struct pq_buf *b, const char *s, size_t most)
 {
-    for (; *s; s++) {
-        const unsigned char c = (unsigned char)*s;
+    const size_t n = strlen(s);
+    const size_t end = pq_utf8_prefix(s, n < most ? n : most);
+
+    for (size_t i = 0; i < end; i++) {
+        const unsigned char c = (unsigned char)s[i];
         if (c == '&' || c == '<' || c == '>' || c == '"')
             pq_buf_printf(b, "&#%u;", (unsigned)c);
         else
-            pq_buf_add(b, c < 32 || c == 127 ? "?" : s, 1);
+            pq_buf_add(b, c < 32 || c == 127 ? "?" : s + i, 1);
     }
 }
 
@@ -170,7 +184,7 @@ static void put_cell(struct map *m, const struct cmd_heat *h)
                   CELL_H - 1);
     put_colour(b, m->most > 0 ? h->value / m->most : h->value > 0 ? 1 : 0);
     pq_buf_puts(b, "\"><title>");
-    put_text(b, h->tensor);
+    put_text(b, h->tensor, SIZE_MAX);
     pq_buf_printf(b, " %.4g</title></rect>\n", h->value);
 }
 
@@ -182,7 +196,7 @@ static void put_axes(struct map *m)
     for (size_t i = 0; i < m->n_rows; i++) {
         pq_buf_printf(b, "<text x=\"%.1f\" y=\"%zu\" text-anchor=\"end\">",
                       m->left - 6, TOP + i * CELL_H + CELL_H - 5);
-        put_text(b, m->labels[i]);
+        put_text(b, m->labels[i], LABEL_MAX);
         pq_buf_puts(b, "</text>\n");
     }
     for (long i = 0; i < m->layers; i += every)
@@ -243,7 +257,7 @@ static void draw(struct map *m, const char *title)
                   "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n"
                   "<text x=\"12\" y=\"24\" font-size=\"14\">",
                   width, TOP + rows + BOTTOM);
-    put_text(b, title);
+    put_text(b, title, SIZE_MAX);
     pq_buf_puts(b, "</text>\n");
     put_axes(m);
     for (size_t i = 0; i < m->n; i++)
