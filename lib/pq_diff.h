@@ -105,7 +105,7 @@ PQ_MUST_USE int pq_delta_store(const struct pq_delta *d,
 PQ_MUST_USE int pq_delta_load(struct pq_delta *d, const struct pq_catalog *base,
                               const struct pq_catalog *delta,
                               struct pq_error *e);
-/* The part of a catalogue by its name, or NULL; linear in neither. */
+/* The parts of a catalogue (borrowed) by their names; find: or NULL. */
 struct pq_delta_index;
 PQ_MUST_USE struct pq_delta_index *
 pq_delta_index_new(const struct pq_catalog *c, struct pq_error *e);
