@@ -126,3 +126,32 @@ bool pq_model_has_conv1d(const char *model_type)
             return true;
     return false;
 }
+
+const char *pq_name_bare(const char *name)
+{
+    static const char *const prefixes[] = {"transformer.", "model."};
+
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        const size_t n = strlen(prefixes[i]);
+        if (strncmp(name, prefixes[i], n) == 0 && name[n] != '\0')
+            return name + n;
+    }
+    return name;
+}
+
+long pq_name_layer(const char *name, const char **end)
+{
+    for (const char *p = name; p && *p; p = strchr(p, '.')) {
+        long v = 0;
+        p += *p == '.';
+        const char *q = p;
+        for (; isdigit((unsigned char)*q) && v < 100000; q++)
+            v = v * 10 + (*q - '0');
+        if (q > p && *q == '.') {
+            *end = q + 1;
+            return v;
+        }
+    }
+    *end = name;
+    return -1;
+}

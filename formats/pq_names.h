@@ -26,6 +26,16 @@ bool pq_name_is_norm(const char *name);
 bool pq_name_is_conv1d(const char *name);
 /* Is Conv1D what this model_type of a config calls those layers? */
 bool pq_model_has_conv1d(const char *model_type);
+/*
+ * The name behind the prefix that a model with a head puts before those of
+ * its trunk, "transformer." or "model."; the name itself without one.
+ */
+const char *pq_name_bare(const char *name);
+/*
+ * The number of the layer, the first component that is one ("h.11.attn": 11),
+ * or -1; *end is behind it: "attn".
+ */
+long pq_name_layer(const char *name, const char **end);
 /* Length of the module's name: of "a.b.weight" that of "a.b". */
 size_t pq_name_module(const char *name);
 

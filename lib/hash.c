@@ -87,3 +87,12 @@ void pq_hash128_hex(struct pq_hash128 v, char s[33])
     hex(v.low, s + 16);
     s[32] = '\0';
 }
+
+void pq_hash128_chain(struct pq_hash128 *d, const struct pq_hash128 *piece)
+{
+    char text[2][33];
+
+    pq_hash128_hex(*d, text[0]);
+    pq_hash128_hex(*piece, text[1]);
+    *d = pq_hash128_of(text, sizeof text);
+}

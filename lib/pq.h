@@ -7,6 +7,7 @@
  *   where they go           pq_sink.h
  *   working through them    pq_engine.h
  *   quantization            pq_kernels.h pq_quant.h
+ *   differences             pq_diff.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
  * The file formats are one layer up: pq_format.h opens a model whatever it
@@ -35,6 +36,8 @@
 
 #include "pq_kernels.h"
 #include "pq_quant.h"
+
+#include "pq_diff.h"
 
 #include "pq_hash.h"
 #include "pq_json.h"

@@ -18,6 +18,13 @@ struct pq_hash128 {
 uint64_t pq_hash64_of(const void *p, size_t n);
 struct pq_hash128 pq_hash128_of(const void *p, size_t n);
 
+/*
+ * Adds a piece to the digest of a part, which begins as zeros and is made of
+ * its 1 MiB pieces: d = H(hex of d, hex of H(piece)), with the NUL of each.
+ * It can be taken in parallel and still be combined in order.
+ */
+void pq_hash128_chain(struct pq_hash128 *d, const struct pq_hash128 *piece);
+
 /* The hash of a stream; both widths can be asked for at any time. */
 struct pq_hash;
 

@@ -36,6 +36,15 @@ PQ_MUST_USE int pq_hold_read(struct pq_hold *h, const struct pq_part *p,
 void pq_hold_drop(struct pq_hold *h, const struct pq_part *p);
 void pq_hold_free(struct pq_hold *h);
 
+/*
+ * A view of `inner` that any number of runs may read and finish: what comes
+ * from a pipe is kept, `memory` bytes of it in memory, the rest in `tmpdir`.
+ * Owns `inner` from its success on; shares its catalogue.
+ */
+PQ_MUST_USE int pq_kept_new(struct pq_source *inner, uint64_t memory,
+                            const char *tmpdir, struct pq_source **s,
+                            struct pq_error *e);
+
 #ifdef __cplusplus
 }
 #endif

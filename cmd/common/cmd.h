@@ -160,7 +160,7 @@ int cmd_completion(const struct pq_tool *tool, const char *shell, FILE *f);
 /* ---- tools.c --------------------------------------------------------- */
 
 extern const struct pq_tool tool_info, tool_convert, tool_quantize,
-    tool_dequantize, tool_verify;
+    tool_dequantize, tool_verify, tool_diff, tool_patch;
 extern const struct pq_tool *const cmd_tools[]; /* NULL-terminated */
 const struct pq_tool *cmd_tool_named(const char *name);
 
@@ -212,6 +212,12 @@ PQ_MUST_USE int cmd_open_input(struct cmd *c, size_t i, struct pq_source **s,
                                struct pq_error *e);
 PQ_MUST_USE int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
                                struct pq_error *e);
+/*
+ * As cmd_open_plain(), for several runs; what a pipe brings is kept, and what
+ * memory that takes is no longer in c->memory.
+ */
+PQ_MUST_USE int cmd_open_kept(struct cmd *c, size_t i, struct pq_source **s,
+                              struct pq_error *e);
 /*
  * Decides format and place of the output from -o, -O, the input and what
  * stdout is; adds provenance; makes the sink.  Refuses a terminal.  Of `w`

@@ -67,6 +67,24 @@ int cmd_open_input(struct cmd *c, size_t i, struct pq_source **s,
     return -1;
 }
 
+int cmd_open_kept(struct cmd *c, size_t i, struct pq_source **s,
+                  struct pq_error *e)
+{
+    struct pq_source *inner = NULL;
+    const uint64_t share = hold_share(c);
+
+    if (cmd_open_plain(c, i, &inner, e) != 0)
+        return -1;
+    const bool pipe = inner->sequential && !inner->rewind;
+    if (pq_kept_new(inner, share, c->tmpdir, s, e) != 0) {
+        pq_source_free(inner);
+        return -1;
+    }
+    if (pipe)
+        c->memory -= share;
+    return 0;
+}
+
 /* ---- Where the output goes ------------------------------------------- */
 
 /* What the output will be: a file of a format, or a directory. */
@@ -257,9 +275,11 @@ int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
     if ((standard ? place_stdout(c, &p)
                   : place_named(c, c->output, in->directory, &p)) != 0)
         return -1;
-    if (!c->provenance)
+    /* a tool without the option restores a model, with its history */
+    const bool records = (c->tool->shared & CMD_PROVENANCE) != 0;
+    if (records && !c->provenance)
         out->n_prov = 0; /* nor that of the input */
-    else if (add_provenance(c, in, out, e) != 0)
+    if (records && c->provenance && add_provenance(c, in, out, e) != 0)
         return -1;
     options.sync = c->sync;
     options.threads = c->threads;

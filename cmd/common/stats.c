@@ -127,14 +127,10 @@ static int gather_digest(const struct pq_step *s, unsigned pass,
 static int combine_digest(const struct pq_step *s, unsigned pass, void *state,
                           const void *partial, struct pq_error *e)
 {
-    char hex[2][33];
-
     (void)s;
     (void)pass;
     (void)e;
-    pq_hash128_hex(*(struct pq_hash128 *)state, hex[0]);
-    pq_hash128_hex(*(const struct pq_hash128 *)partial, hex[1]);
-    *(struct pq_hash128 *)state = pq_hash128_of(hex, sizeof hex);
+    pq_hash128_chain(state, partial);
     return 0;
 }
 
@@ -221,8 +217,7 @@ static bool has_moments(const struct pq_part *p)
 }
 
 static int make_plan(struct pq_plan *p, struct cmd *c, struct pq_source *s,
-                     struct cmd_stats *st, struct pq_hash128 *digests,
-                     struct pq_error *e)
+                     struct cmd_stats *st, struct pq_error *e)
 {
     size_t k = 0;
 
@@ -233,7 +228,8 @@ static int make_plan(struct pq_plan *p, struct cmd *c, struct pq_source *s,
             if (st->stats && has_moments(part) && cmd_selected(c, t->name) &&
                 add_moments(p, c, s, t, part, &st->tensors[i], e))
                 return -1;
-            if (st->digest && add_digest(p, c, s, t, part, &digests[k], e))
+            if (st->digest && add_digest(p, c, s, t, part, &st->parts[k],
+                                         e))
                 return -1;
         }
     }
@@ -274,21 +270,20 @@ static int hash_lines(char **lines, size_t n, char *hex, struct pq_error *e)
     return 0;
 }
 
-static int name_digests(struct pq_source *s, struct cmd_stats *st,
-                        const struct pq_hash128 *digests, size_t n_parts,
-                        struct pq_error *e)
+int cmd_stats_name(const struct pq_catalog *c, struct cmd_stats *st,
+                   struct pq_error *e)
 {
     struct pq_arena a = {0};
-    char **lines = pq_arena_alloc(&a, n_parts, sizeof *lines);
+    char **lines = pq_arena_alloc(&a, st->n_parts, sizeof *lines);
     size_t k = 0;
     int rc = lines ? 0 : pq_fail_nomem(e);
 
-    for (size_t i = 0; !rc && i < s->catalog->n_tensors; i++) {
-        const struct pq_tensor *t = &s->catalog->tensors[i];
+    for (size_t i = 0; !rc && i < c->n_tensors; i++) {
+        const struct pq_tensor *t = &c->tensors[i];
         struct pq_buf all = {0};
         for (size_t j = 0; j < t->n_parts; j++, k++) {
             const size_t start = all.n;
-            put_line(&all, &t->parts[j], digests[k]);
+            put_line(&all, &t->parts[j], st->parts[k]);
             lines[k] = all.failed ? NULL
                                   : pq_arena_strndup(&a, all.s + start,
                                                      all.n - start);
@@ -296,41 +291,48 @@ static int name_digests(struct pq_source *s, struct cmd_stats *st,
                 rc = pq_fail_nomem(e);
         }
         if (!rc)
-            pq_hash128_hex(t->n_parts == 1 ? digests[k - 1]
+            pq_hash128_hex(t->n_parts == 1 ? st->parts[k - 1]
                                            : pq_hash128_of(all.s, all.n),
                            st->tensors[i].digest);
         pq_buf_release(&all);
     }
     if (!rc)
-        rc = hash_lines(lines, n_parts, st->model_digest, e);
+        rc = hash_lines(lines, st->n_parts, st->model_digest, e);
     pq_arena_release(&a);
     return rc;
+}
+
+int cmd_stats_init(const struct pq_catalog *c, struct cmd_stats *st,
+                   struct pq_error *e)
+{
+    st->n_parts = 0;
+    for (size_t i = 0; i < c->n_tensors; i++)
+        st->n_parts += c->tensors[i].n_parts;
+    st->parts = pq_zalloc(st->n_parts, sizeof *st->parts);
+    st->tensors = pq_zalloc(c->n_tensors, sizeof *st->tensors);
+    return st->parts && st->tensors ? 0 : pq_fail_nomem(e);
 }
 
 int cmd_stats_run(struct cmd *c, struct pq_source *s, struct cmd_stats *st,
                   struct pq_error *e)
 {
     struct pq_plan p = {.sources = &s, .n_sources = 1};
-    size_t n_parts = 0;
+    int rc = cmd_stats_init(s->catalog, st, e);
 
-    for (size_t i = 0; i < s->catalog->n_tensors; i++)
-        n_parts += s->catalog->tensors[i].n_parts;
-    struct pq_hash128 *digests = pq_zalloc(n_parts, sizeof *digests);
-    st->tensors = pq_zalloc(s->catalog->n_tensors, sizeof *st->tensors);
-    int rc = digests && st->tensors ? 0 : pq_fail_nomem(e);
     if (!rc)
-        rc = make_plan(&p, c, s, st, digests, e);
+        rc = make_plan(&p, c, s, st, e);
     if (!rc)
         rc = cmd_run_plan(c, &p, e);
     if (!rc && st->digest)
-        rc = name_digests(s, st, digests, n_parts, e);
+        rc = cmd_stats_name(s->catalog, st, e);
     pq_plan_release(&p);
-    free(digests);
     return rc;
 }
 
 void cmd_stats_release(struct cmd_stats *st)
 {
     free(st->tensors);
+    free(st->parts);
     st->tensors = NULL;
+    st->parts = NULL;
 }

@@ -6,6 +6,7 @@
 #define CMD_STATS_H
 
 #include "cmd.h"
+#include "pq_hash.h"
 
 #define CMD_HISTOGRAM 16 /* bins of equal width from min to max */
 
@@ -20,12 +21,22 @@ struct cmd_stat {
 struct cmd_stats {
     bool stats, digest;        /* what to find out */
     struct cmd_stat *tensors;  /* [tensors of the catalogue] */
+    struct pq_hash128 *parts;  /* [n_parts] digests, in catalogue order */
+    size_t n_parts;
     char model_digest[33];
 };
 
 /* Reads all selected tensors of s; digests are of all tensors. */
 PQ_MUST_USE int cmd_stats_run(struct cmd *c, struct pq_source *s,
                               struct cmd_stats *st, struct pq_error *e);
+/*
+ * What it is made of: arrays for a catalogue, all zero; the digests of its
+ * tensors and of the model from those of the parts.
+ */
+PQ_MUST_USE int cmd_stats_init(const struct pq_catalog *c,
+                               struct cmd_stats *st, struct pq_error *e);
+PQ_MUST_USE int cmd_stats_name(const struct pq_catalog *c,
+                               struct cmd_stats *st, struct pq_error *e);
 void cmd_stats_release(struct cmd_stats *st);
 
 #endif
