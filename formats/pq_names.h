@@ -29,6 +29,15 @@ bool pq_model_has_conv1d(const char *model_type);
 /* Length of the module's name: of "a.b.weight" that of "a.b". */
 size_t pq_name_module(const char *name);
 
+/* The table of input tokens: embed_tokens, wte, word_embeddings, ... */
+bool pq_name_is_token_table(const char *name);
+/*
+ * Other names for the same tensor, since checkpoints of one model differ in
+ * whether the trunk's name is there ("transformer.h.0", "h.0").  Writes the
+ * i-th of them into s (room for n); false when there are no more.
+ */
+bool pq_name_variant(const char *name, unsigned i, char *s, size_t n);
+
 #ifdef __cplusplus
 }
 #endif

@@ -7,6 +7,7 @@
  *   where they go           pq_sink.h
  *   working through them    pq_engine.h
  *   quantization            pq_quant.h
+ *   changing models         pq_surgery.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
  * The file formats are one layer up: pq_format.h opens a model whatever it
@@ -34,6 +35,7 @@
 #include "pq_engine.h"
 
 #include "pq_quant.h"
+#include "pq_surgery.h"
 
 #include "pq_hash.h"
 #include "pq_json.h"
