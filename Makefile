@@ -39,7 +39,7 @@ ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all
 
 LIB_SRC := $(sort $(wildcard lib/*.c lib/*/*.c formats/*.c))
 CMD_SRC := $(sort $(wildcard cmd/*.c cmd/common/*.c))
-TEST_SRC := $(sort $(wildcard tests/test_*.c))
+TEST_SRC := $(filter-out tests/inject.c,$(sort $(wildcard tests/*.c)))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 PUBLIC := $(sort $(wildcard lib/pq.h lib/pq_*.h formats/pq_*.h))
 MAN := $(sort $(wildcard man/*.[1-9]))
@@ -96,8 +96,6 @@ $(FUZZ_SRC:%.c=$B/obj/%.o): # kept, or make removes them as intermediate
 programs: all $B/tests/unit
 fuzzers: $(FUZZ_BIN)
 
-# ---- packages -------------------------------------------------------------
-
 DEB := gcc g++ make pkg-config libzstd-dev libcjson-dev libxxhash-dev \
 	libcriterion-dev libopenblas-dev liblapacke-dev libzip-dev libpcre2-dev \
 	libyaml-dev mandoc
@@ -116,8 +114,6 @@ deps: ## install the Debian packages that are missing (DEPS=skip: do not)
 	$$root apt-get -qq update; \
 	$$root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install \
 	    "$${missing[@]}" >/dev/null
-
-# ---- the two commands -----------------------------------------------------
 
 demo: deps ## build, then the main job on the embedded model
 	+@$(MAKE) -s all
@@ -179,8 +175,6 @@ check-warnings: ## no warning anywhere
 	@printf '%s\n' $(LIB_SRC) | xargs -P2 -I% $(CC) $(PQ_CFLAGS) $(STRICT) -mavx2 -mf16c -Werror -fsyntax-only %
 	@printf '%s\n' $(CMD_SRC) $(TEST_SRC) | xargs -P2 -I% $(CC) $(PQ_CFLAGS) -Werror -fsyntax-only %
 
-# ---- longer tests ---------------------------------------------------------
-
 $(VENV)/ok: tests/oracle/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install -q -r $<
@@ -189,7 +183,7 @@ check-oracle: all $(VENV)/ok ## outputs loaded in transformers + bitsandbytes
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_oracle.py $(abspath $B/bin)
 
 fuzz: ## libFuzzer on every reader, FUZZ_TIME seconds each (needs clang)
-	+@$(MAKE) -s CC=clang B=build/fuzz SAN='$(ASAN),fuzzer-no-link' fuzz-run
+	+@$(MAKE) -s CC=clang B=build/fuzz SAN='$(ASAN) -fsanitize=fuzzer-no-link' fuzz-run
 fuzz-run: fuzzers
 	@good=0 bad=0; for f in $(FUZZ_BIN); do \
 	    name=$${f##*/fuzz_}; echo "fuzz $$name"; mkdir -p $B/corpus/$$name; \
@@ -203,7 +197,7 @@ bench: all ## figures: a table and a JSON
 
 # ---- installing -----------------------------------------------------------
 
-# $(call completions,COMMAND of $$tool and $$file): for all shells and tools
+# $(call completions,COMMAND): for each tool and shell, with $$file for it
 define completions
 for tool in $(TOOLS:%=pq-%); do \
 	    shell=bash; file=$(DESTDIR)$(datadir)/bash-completion/completions/$$tool; $(1); \
@@ -235,8 +229,6 @@ uninstall: ## remove what install put there
 dist: ## a tarball of what is committed
 	@mkdir -p build
 	git archive --prefix=pq-$(VERSION)/ HEAD | gzip -9n >build/pq-$(VERSION).tar.gz
-
-# ---- upkeep ---------------------------------------------------------------
 
 format: ## put all C into the house format
 	clang-format -i $(shell find lib formats cmd tests -name '*.[ch]')

@@ -6,6 +6,7 @@
  */
 #include "cmd.h"
 #include "pq_quant.h"
+#include "report.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -141,6 +142,19 @@ static int add_steps(struct job *j, struct pq_error *e)
     return 0;
 }
 
+static int report(struct job *j, struct pq_error *e)
+{
+    struct cmd_report r = {.c = j->c, .out = &j->out};
+    int rc = 0;
+
+    if (!j->c->dry_run)
+        rc = cmd_report_catalog(&r, e) ||
+             cmd_report_end(&r, j->in->total_bytes, j->plan.sink->total_bytes,
+                            e);
+    pq_buf_release(&r.json);
+    return rc ? -1 : 0;
+}
+
 static int convert(struct job *j, struct pq_error *e)
 {
     const struct pq_write_options w = {.canonical = j->o->canonical,
@@ -152,7 +166,7 @@ static int convert(struct job *j, struct pq_error *e)
         return -1;
     j->plan.sources = &j->in;
     j->plan.n_sources = 1;
-    return cmd_run_plan(j->c, &j->plan, e);
+    return cmd_run_plan(j->c, &j->plan, e) || report(j, e) ? -1 : 0;
 }
 
 static int run(struct cmd *c, struct pq_error *e)

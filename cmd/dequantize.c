@@ -9,6 +9,7 @@
 #include "config.h"
 #include "pq_names.h"
 #include "pq_quant.h"
+#include "report.h"
 
 #include <string.h>
 
@@ -155,6 +156,19 @@ static int edit_config(struct job *j, struct pq_error *e)
     return j->o->given ? cmd_config_set_dtype(&j->out, j->o->dtype, e) : 0;
 }
 
+static int report(struct job *j, struct pq_error *e)
+{
+    struct cmd_report r = {.c = j->c, .out = &j->out};
+    int rc = 0;
+
+    if (!j->c->dry_run)
+        rc = cmd_report_catalog(&r, e) ||
+             cmd_report_end(&r, j->in->total_bytes, j->plan.sink->total_bytes,
+                            e);
+    pq_buf_release(&r.json);
+    return rc ? -1 : 0;
+}
+
 static int convert(struct job *j, struct pq_error *e)
 {
     j->conv1d = cmd_config_has_conv1d(j->in->catalog, e);
@@ -165,7 +179,7 @@ static int convert(struct job *j, struct pq_error *e)
     j->sources[1] = j->decoded;
     j->plan.sources = j->sources;
     j->plan.n_sources = j->decoded ? 2 : 1;
-    return cmd_run_plan(j->c, &j->plan, e);
+    return cmd_run_plan(j->c, &j->plan, e) || report(j, e) ? -1 : 0;
 }
 
 static int run(struct cmd *c, struct pq_error *e)

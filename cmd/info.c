@@ -45,6 +45,19 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     return 0;
 }
 
+/* Text from a file: control characters do not reach the terminal. */
+static void print_masked(const char *text)
+{
+    struct pq_buf b = {0};
+
+    pq_buf_puts(&b, text);
+    if (!b.failed && b.n) {
+        cmd_mask(b.s, b.n);
+        cmd_print_n(b.s, b.n);
+    }
+    pq_buf_release(&b);
+}
+
 static uint64_t tensor_bytes(const struct pq_tensor *t)
 {
     uint64_t sum = 0;
@@ -69,6 +82,13 @@ static void human(uint64_t bytes, char *text, size_t n)
     snprintf(text, n, u ? "%.1f %s" : "%.0f %s", v, units[u]);
 }
 
+static void print_file(const struct pq_blob *b)
+{
+    cmd_print("file ");
+    print_masked(b->name);
+    cmd_print(" (%llu bytes)\n", (unsigned long long)b->bytes);
+}
+
 static void print_summary(const struct cmd_stats *st, const struct pq_source *s)
 {
     const struct pq_catalog *c = s->catalog;
@@ -81,15 +101,19 @@ static void print_summary(const struct cmd_stats *st, const struct pq_source *s)
     cmd_print("%s: %s, %zu tensors, %llu parameters, %s\n", s->name, s->format,
               c->n_tensors, (unsigned long long)elements, size);
     for (size_t i = 0; i < c->n_metadata; i++) {
-        cmd_print("metadata %s = ", c->metadata[i].key);
-        cmd_print_n(c->metadata[i].value, strlen(c->metadata[i].value));
+        cmd_print("metadata ");
+        print_masked(c->metadata[i].key);
+        cmd_print(" = ");
+        print_masked(c->metadata[i].value);
         cmd_print("\n");
     }
     for (size_t i = 0; i < c->n_blobs; i++)
-        cmd_print("file %s (%llu bytes)\n", c->blobs[i].name,
-                  (unsigned long long)c->blobs[i].bytes);
-    for (size_t i = 0; i < c->n_prov; i++)
-        cmd_print("made by %s\n", c->prov[i]);
+        print_file(&c->blobs[i]);
+    for (size_t i = 0; i < c->n_prov; i++) {
+        cmd_print("made by ");
+        print_masked(c->prov[i]);
+        cmd_print("\n");
+    }
     if (st->digest)
         cmd_print("digest %s\n", st->model_digest);
 }
@@ -120,7 +144,7 @@ static void print_tensors(const struct cmd *c, const struct cmd_stats *st,
         cmd_shape_text(t, shape, sizeof shape);
         human(tensor_bytes(t), size, sizeof size);
         cmd_print("%-9s %-18s %10s  ", cmd_type_name(t), shape, size);
-        cmd_print_n(t->name, strlen(t->name));
+        print_masked(t->name);
         cmd_print("\n");
         if (st->stats && st->tensors[i].valid)
             print_moments(&st->tensors[i]);

@@ -83,6 +83,9 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     switch (id) {
     case OPT_TYPE:
         o->type = value;
+        if (pq_spec_parse(value, &(struct pq_spec){.block = 0}))
+            return pq_fail(e, PQ_EARG, "unknown type '%s': one of %s", value,
+                           pq_spec_types());
         return 0;
     case OPT_BLOCK:
         return cmd_number(value, 1, UINT32_MAX, &o->block, e);

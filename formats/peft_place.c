@@ -183,8 +183,10 @@ static int place_module(struct pq_peft_places *w, const struct pq_peft *p,
     if (target == SIZE_MAX)
         return no_place(m->a, e);
     d.turned = is_turned(w, p, m, start_of(w, target));
-    if (add_edit(w, target, &d, e) || !m->bias)
-        return e && e->code ? -1 : 0;
+    if (add_edit(w, target, &d, e))
+        return -1;
+    if (!m->bias)
+        return 0;
     const struct pq_edit bias = {.kind = PQ_EDIT_ADD,
                                  .source = p->source,
                                  .value = m->bias,
@@ -211,8 +213,6 @@ static int place_value(struct pq_peft_places *w, const struct pq_peft *p,
     const size_t target = find_or_untie(w, name, e);
     if (target != SIZE_MAX)
         return add_edit(w, target, &d, e);
-    if (e && e->code)
-        return -1;
     if (v->rows || !v->may_add)
         return no_place(v->tensor, e);
     return add(w, v->name, SIZE_MAX, p->source, v->tensor, e) == SIZE_MAX ? -1

@@ -21,6 +21,7 @@ struct pq_write_options {
     int level;       /* of compression, 0 = none; formats without refuse */
     bool sync;       /* fsync before the name appears */
     unsigned threads; /* for compression */
+    uint64_t memory;  /* for its buffers; 0: no bound */
     const volatile int *cancel;
     const char *program; /* who says so, when a pipe is told of a failure */
 };

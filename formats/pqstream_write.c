@@ -319,11 +319,11 @@ static int sink_finish(struct pq_sink *base, struct pq_error *e)
 /* Tells the reader of a pipe why nothing more comes. */
 static void tell(struct pq_stream_sink *k, const struct pq_error *why)
 {
-    const char *program = k->options.program ? k->options.program : "a program";
+    const char *program = k->options.program;
     char text[sizeof why->msg + 64];
 
-    snprintf(text, sizeof text, "%.60s: %s", program,
-             why && why->msg[0] ? why->msg : "failed");
+    snprintf(text, sizeof text, "%.60s%s%s", program ? program : "",
+             program ? ": " : "", why && why->msg[0] ? why->msg : "failed");
     while (k->open && k->left > 0) {
         const size_t n =
             k->left < sizeof(zeros) ? (size_t)k->left : sizeof(zeros);
@@ -444,6 +444,15 @@ static int plan_sizes(struct pq_stream_sink *k, struct pq_error *e)
     return 0;
 }
 
+/* Threads whose buffers (two runs and a context each) fit the memory. */
+static unsigned packers(const struct pq_write_options *w)
+{
+    const uint64_t fit = w->memory / (16u << 20);
+
+    return w->memory && fit < w->threads ? (fit ? (unsigned)fit : 1)
+                                         : w->threads;
+}
+
 static int prepare(struct pq_stream_sink *k, struct pq_error *e)
 {
     uint64_t largest = 0;
@@ -456,7 +465,7 @@ static int prepare(struct pq_stream_sink *k, struct pq_error *e)
         make_order(k, &largest, e))
         return -1;
     if (k->options.level > 0) {
-        k->packer = pq_stream_packer_new(k->options.level, k->options.threads,
+        k->packer = pq_stream_packer_new(k->options.level, packers(&k->options),
                                          largest, e);
         if (!k->packer)
             return -1;

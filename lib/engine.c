@@ -192,11 +192,19 @@ static void cursor_next(struct pq_engine *g)
     g->pass++;
 }
 
+/* Waits with `lock` held until something was retired. */
+static void wait_for_change(struct pq_engine *g)
+{
+    g->waiting++;
+    pthread_cond_wait(&g->changed, &g->lock);
+    g->waiting--;
+}
+
 static void wait_for_slot(struct pq_engine *g, const struct pq_slot *s)
 {
     pthread_mutex_lock(&g->lock);
     while (s->busy && !g->failed)
-        pthread_cond_wait(&g->changed, &g->lock);
+        wait_for_change(g);
     pthread_mutex_unlock(&g->lock);
 }
 
@@ -205,7 +213,7 @@ static bool wait_for_all(struct pq_engine *g)
 {
     pthread_mutex_lock(&g->lock);
     while (g->turn < g->next_ticket && !g->failed)
-        pthread_cond_wait(&g->changed, &g->lock);
+        wait_for_change(g);
     const bool failed = g->failed;
     pthread_mutex_unlock(&g->lock);
     return failed;
@@ -293,9 +301,9 @@ static int change_round(struct pq_engine *g, struct pq_error *e)
 
 static int draw_unit(struct pq_engine *g, struct pq_slot *s)
 {
+    slot_aim(g, s);
     int rc = begin_pass(g, &s->error);
 
-    slot_aim(g, s);
     if (!rc && g->run->cancel && *g->run->cancel)
         rc = pq_fail(&s->error, PQ_ECANCEL, "stopped by a signal");
     if (!rc && g->live[g->step]) {
@@ -435,7 +443,8 @@ static void retire_ready(struct pq_engine *g)
             g->closed = step + 1;
         s->busy = false;
         g->turn++;
-        pthread_cond_broadcast(&g->changed);
+        if (g->waiting)
+            pthread_cond_broadcast(&g->changed);
     }
 }
 
@@ -458,7 +467,7 @@ static void *worker(void *arg)
     }
     pthread_mutex_lock(&g->lock);
     g->running--;
-    pthread_cond_broadcast(&g->changed);
+    pthread_cond_signal(&g->stopped);
     pthread_mutex_unlock(&g->lock);
     return NULL;
 }
@@ -478,7 +487,7 @@ static void wait_workers(struct pq_engine *g, const pthread_t *t, size_t n)
         until.tv_nsec += CANCEL_TICK;
         until.tv_sec += until.tv_nsec / 1000000000L;
         until.tv_nsec %= 1000000000L;
-        pthread_cond_timedwait(&g->changed, &g->lock, &until);
+        pthread_cond_timedwait(&g->stopped, &g->lock, &until);
         if (g->running > 0 && g->run->cancel && *g->run->cancel)
             for (size_t i = 0; i < n; i++)
                 pthread_kill(t[i], *g->run->cancel);
@@ -556,6 +565,7 @@ static void engine_release(struct pq_engine *g)
     pthread_mutex_destroy(&g->drawing);
     pthread_mutex_destroy(&g->lock);
     pthread_cond_destroy(&g->changed);
+    pthread_cond_destroy(&g->stopped);
 }
 
 /* Everything between the sink's begin and its finish. */
@@ -580,6 +590,7 @@ int pq_engine_run(struct pq_plan *p, const struct pq_run *r, struct pq_error *e)
     pthread_mutex_init(&g.drawing, NULL);
     pthread_mutex_init(&g.lock, NULL);
     pthread_cond_init(&g.changed, NULL);
+    pthread_cond_init(&g.stopped, NULL);
     int rc = prepare(&g, err);
     if (!rc && p->sink)
         rc = p->sink->ops->begin(p->sink, err);

@@ -73,7 +73,9 @@ struct pq_engine {
 
     /* Slots and retiring: under `lock`. */
     pthread_mutex_t lock;
-    pthread_cond_t changed;
+    pthread_cond_t changed; /* a slot is free, a pass is in, a failure */
+    size_t waiting;         /* threads that wait for it */
+    pthread_cond_t stopped; /* a worker is done */
     struct pq_slot *slots; /* [n_slots], ticket t in slot t % n_slots */
     size_t n_slots, slot_bytes;
     uint64_t next_ticket, turn;

@@ -20,7 +20,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -208,11 +210,24 @@ static int fail_cancelled(struct pq_out *o, struct pq_error *e)
     return pq_fail(e, PQ_ECANCEL, "interrupted");
 }
 
+/*
+ * In a tmpfs reserving means clearing every page, one thread alone, before
+ * the work begins: it costs more than all the writing.
+ */
+static bool in_memory(int fd)
+{
+    struct statfs s;
+
+    return fstatfs(fd, &s) == 0 && s.f_type == TMPFS_MAGIC;
+}
+
 int pq_out_reserve(struct pq_out *o, uint64_t bytes, struct pq_error *e)
 {
     if (!o->regular || bytes == 0 || bytes > INT64_MAX - o->start)
         return 0;
     o->reserved = bytes;
+    if (in_memory(o->fd))
+        return 0;
     for (;;) {
         if (fallocate(o->fd, FALLOC_FL_KEEP_SIZE, (off_t)o->start,
                       (off_t)bytes) == 0)
@@ -328,21 +343,40 @@ static int rename_temp(struct pq_out *o, struct pq_error *e)
     return 0;
 }
 
-/* Gives a nameless file its name. */
+/* Closes the file, unless it is our standard output. */
+static int close_file(struct pq_out *o, struct pq_error *e)
+{
+    const int fd = o->fd;
+
+    o->fd = -1;
+    if (o->standard || close(fd) == 0 || errno == EINTR)
+        return 0;
+    return pq_fail_sys(e, errno, "%s", o->name);
+}
+
+/*
+ * Gives a nameless file its name and closes it.  One that close() fails on
+ * must not have replaced anything: over an
+ * existing one the name is a temporary one until it is closed.
+ */
 static int name_nameless(struct pq_out *o, struct pq_error *e)
 {
     char proc[PROC_PATH];
 
     proc_path(o->fd, proc);
-    if (linkat(AT_FDCWD, proc, o->dirfd, o->base, AT_SYMLINK_FOLLOW) == 0)
-        return 0;
+    if (linkat(AT_FDCWD, proc, o->dirfd, o->base, AT_SYMLINK_FOLLOW) == 0) {
+        if (close_file(o, e) == 0)
+            return 0;
+        (void)unlinkat(o->dirfd, o->base, 0);
+        return -1;
+    }
     for (int i = 0; errno == EEXIST && i < TRIES; i++) {
         char *temp = pq_temp_name(o->base);
         if (temp == NULL)
             return pq_fail_nomem(e);
         if (linkat(AT_FDCWD, proc, o->dirfd, temp, AT_SYMLINK_FOLLOW) == 0) {
             o->temp = temp;
-            return rename_temp(o, e);
+            return close_file(o, e) ? -1 : rename_temp(o, e);
         }
         const int sys = errno;
         free(temp);
@@ -386,17 +420,6 @@ static void release(struct pq_out *o)
     o->regular = o->standard = false; /* nothing is left to cut back */
 }
 
-/* Closes the file, unless it is our standard output. */
-static int close_file(struct pq_out *o, struct pq_error *e)
-{
-    const int fd = o->fd;
-
-    o->fd = -1;
-    if (o->standard || close(fd) == 0 || errno == EINTR)
-        return 0;
-    return pq_fail_sys(e, errno, "%s", o->name);
-}
-
 /*
  * Names and closes, in the order in which nothing is named that may be lost:
  * some file systems say only when a file is closed that it did not fit, so
@@ -404,11 +427,8 @@ static int close_file(struct pq_out *o, struct pq_error *e)
  */
 static int name_and_close(struct pq_out *o, struct pq_error *e)
 {
-    if (o->base != NULL && o->temp == NULL) {
-        if (name_nameless(o, e) != 0)
-            return -1;
-        return close_file(o, e);
-    }
+    if (o->base != NULL && o->temp == NULL)
+        return name_nameless(o, e);
     if (close_file(o, e) != 0)
         return -1;
     return o->temp != NULL ? rename_temp(o, e) : 0;

@@ -6,7 +6,7 @@
  *   where bytes come from   pq_file.h pq_source.h pq_hold.h pq_spool.h
  *   where they go           pq_sink.h
  *   working through them    pq_engine.h
- *   quantization            pq_quant.h
+ *   quantization            pq_kernels.h pq_quant.h
  *   changing models         pq_surgery.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
@@ -34,6 +34,7 @@
 
 #include "pq_engine.h"
 
+#include "pq_kernels.h"
 #include "pq_quant.h"
 #include "pq_surgery.h"
 

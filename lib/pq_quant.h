@@ -7,18 +7,17 @@
  * and one of the pq_step_*() functions, which append the step that fills it.
  *
  * Arithmetic and byte layout: bitsandbytes 0.50, CPU path; see the head
- * comments of lib/quant/ and lib/kernels/kernels.h.
+ * comments of lib/quant/ and lib/pq_kernels.h.
  */
 #ifndef PQ_QUANT_H
 #define PQ_QUANT_H
 
 #include "pq_engine.h"
+#include "pq_kernels.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-struct pq_kernels;
 
 struct pq_spec {
     enum pq_encoding encoding; /* PQ_PLAIN: a cast to dtype */

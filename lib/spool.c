@@ -2,7 +2,9 @@
  * Spools: bytes kept for later, in memory or in a file without a name.
  *
  * Memory is taken from the shared budget by compare and swap; a spool that
- * does not get all it needs goes to the file system, whole.
+ * does not get all it needs goes to the file system, whole.  It is mapped,
+ * not allocated, so that the system has it back at once: an allocator would
+ * keep it, and the peak would grow with every spool.
  */
 #include "pq_spool.h"
 
@@ -10,6 +12,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 static const char *directory(const struct pq_spool_budget *b)
@@ -64,9 +67,12 @@ int pq_spool_init(struct pq_spool *s, struct pq_spool_budget *b, uint64_t bytes,
     if (bytes == 0)
         return 0;
     if (budget_take(b, bytes)) {
-        s->memory = pq_alloc(bytes, 1);
-        if (s->memory != NULL)
+        void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p != MAP_FAILED) {
+            s->memory = p;
             return 0;
+        }
         budget_give(b, bytes);
     }
     s->fd = open_unnamed(directory(b), e);
@@ -140,6 +146,6 @@ void pq_spool_release(struct pq_spool *s)
         budget_give(s->budget, s->bytes);
     else if (s->budget != NULL && s->fd >= 0)
         close(s->fd);
-    free(s->memory);
+    munmap(s->memory, s->bytes);
     *s = (struct pq_spool){.fd = -1};
 }

@@ -5,7 +5,7 @@
  */
 #include "fake.h"
 
-#include "kernels/kernels.h"
+#include "pq_kernels.h"
 #include "pq_file.h"
 #include "pq_format.h"
 #include "pq_quant.h"

@@ -10,7 +10,7 @@
 #ifndef CMD_H
 #define CMD_H
 
-#include "kernels/kernels.h"
+#include "pq_kernels.h"
 #include "pq_engine.h"
 #include "pq_format.h"
 

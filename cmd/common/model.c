@@ -236,10 +236,13 @@ int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
     if ((standard ? place_stdout(c, &p)
                   : place_named(c, c->output, in->directory, &p)) != 0)
         return -1;
-    if (c->provenance && add_provenance(c, in, out, e) != 0)
+    if (!c->provenance)
+        out->n_prov = 0; /* nor that of the input */
+    else if (add_provenance(c, in, out, e) != 0)
         return -1;
     options.sync = c->sync;
     options.threads = c->threads;
+    options.memory = c->memory;
     options.cancel = &cmd_cancel;
     options.program = c->program;
     out->directory = p.format == NULL;

@@ -62,18 +62,26 @@ static void put_db(struct pq_buf *b, const char *key, double signal,
     pq_json_put_f64(b, pq_sqnr_db(signal, noise));
 }
 
-static void add_json(struct cmd_report *r, const struct pq_step *s,
-                     const struct pq_tensor *t, const struct pq_quality *q)
+/* An object of the array, left open for more keys. */
+static void open_json(struct cmd_report *r, const struct pq_tensor *t)
 {
     struct pq_buf *b = &r->json;
 
     pq_buf_puts(b, r->n++ ? ",{\"name\":" : "{\"name\":");
-    pq_json_quote(b, s->name);
+    pq_json_quote(b, t->name);
     pq_buf_printf(b, ",\"type\":\"%s\",\"shape\":[", cmd_type_name(t));
     for (int i = 0; i < t->rank; i++)
         pq_buf_printf(b, "%s%llu", i ? "," : "",
                       (unsigned long long)t->shape[i]);
     pq_buf_printf(b, "],\"bytes\":%llu", (unsigned long long)tensor_bytes(t));
+}
+
+static void add_json(struct cmd_report *r, const struct pq_tensor *t,
+                     const struct pq_quality *q)
+{
+    struct pq_buf *b = &r->json;
+
+    open_json(r, t);
     put_db(b, "sqnr_db", q->signal, q->noise);
     if (q->plain_noise > 0)
         put_db(b, "sqnr_db_plain", q->signal, q->plain_noise);
@@ -93,7 +101,16 @@ int cmd_report_tensor(const struct pq_step *s, const struct pq_quality *q,
     if (r->c->verbose > 0)
         print_line(r, s, t, q);
     if (r->c->json)
-        add_json(r, s, t, q);
+        add_json(r, t, q);
+    return r->json.failed ? pq_fail_nomem(e) : 0;
+}
+
+int cmd_report_catalog(struct cmd_report *r, struct pq_error *e)
+{
+    for (size_t i = 0; r->c->json && i < r->out->n_tensors; i++) {
+        open_json(r, &r->out->tensors[i]);
+        pq_buf_puts(&r->json, "}");
+    }
     return r->json.failed ? pq_fail_nomem(e) : 0;
 }
 

@@ -4,7 +4,7 @@
  * scalar kernels.  Compiled with -mavx2 -mf16c and never with -mfma: a fused
  * multiply-add rounds once where the formulas round twice.
  */
-#include "kernels.h"
+#include "pq_kernels.h"
 
 #if defined(__x86_64__)
 

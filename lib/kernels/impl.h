@@ -5,7 +5,7 @@
 #ifndef PQ_KERNELS_IMPL_H
 #define PQ_KERNELS_IMPL_H
 
-#include "kernels.h"
+#include "pq_kernels.h"
 
 #include <string.h>
 
@@ -90,7 +90,8 @@ static inline float pq_lane_sumf(const float v[PQ_LANES])
     return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
-/* The error of a block as 4-bit codes of x * inv: see kernels.h, *_search. */
+/* The error of a block as 4-bit codes of x * inv: see *_search in
+   pq_kernels.h. */
 typedef float pq_search_fn(const struct pq_code4 *t, const float *x /* [n] */,
                            size_t n, float inv);
 

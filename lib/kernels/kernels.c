@@ -2,7 +2,7 @@
  * The choice of kernels.  It depends on the processor alone, never on the
  * data, and changes speed, never bytes.
  */
-#include "kernels.h"
+#include "pq_kernels.h"
 
 #include <string.h>
 #if defined(__x86_64__)

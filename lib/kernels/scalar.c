@@ -1,8 +1,8 @@
 /*
  * The portable kernels: the reference for all others.  Written to be read;
- * the formulas and their sources are in kernels.h.
+ * the formulas and their sources are in pq_kernels.h.
  */
-#include "kernels.h"
+#include "pq_kernels.h"
 
 #include <math.h>
 #include <string.h>

@@ -111,6 +111,8 @@ static int add_state(struct pq_catalog *c, struct pq_tensor *t, size_t i,
     for (size_t k = 0; k < i; k++)
         before += t->parts[k].bytes;
     const size_t length = pq_state_length(t, t->dtype, before);
+    if (length == 0)
+        return pq_fail_nomem(e);
     if (add_vector(c, t, i, suffix, PQ_ROLE_QUANT_STATE, PQ_U8, length, e))
         return -1;
     if (t->codec.nested_block)

@@ -51,7 +51,7 @@ static unsigned char *widen(const struct pq_step *s, const struct pq_unit *u,
     w->first = elements_before(s, p, u->first);
     w->y = (float *)u->scratch;
     scratch += p->unit_elements * sizeof(float);
-    if (p->transpose) {
+    if (p->transpose && w->n) {
         w->k->transpose(raw, scratch, p->row, w->n / p->row, size);
         raw = scratch;
         scratch += p->unit_elements * size;
@@ -154,7 +154,7 @@ static int emit_rows(const struct pq_step *s, const struct pq_unit *u,
 
     if (prepare(s, s->n_gather, u, state, &w, e))
         return -1;
-    const uint64_t row = w.p->row, rows = row ? w.n / row : 0;
+    const uint64_t row = w.p->row, rows = u->count; /* row may be 0 */
     const uint32_t found =
         w.k->int8_rows_encode(w.x, rows, row, u->out[0], u->out[1]);
     if (check(&w, found, PQ_ABS_INF, q, e) ||
@@ -347,10 +347,8 @@ static uint64_t item_elements(const struct pq_quant_step *p)
     const uint64_t block = p->spec.block ? p->spec.block : 1;
 
     if (p->spec.encoding == PQ_INT8)
-        return p->row ? p->row : 1;
-    if (!p->transpose && !p->change)
-        return block;
-    if (p->row == 0)
+        return p->row;
+    if ((!p->transpose && !p->change) || p->row == 0)
         return block;
     return p->row / gcd(p->row, block) * block; /* whole rows and blocks */
 }
@@ -367,22 +365,31 @@ static void set_change_inputs(struct pq_step *s, const struct pq_quant_step *p,
     }
 }
 
+/* Rows without elements are items too: they have a scale. */
+static uint64_t count_items(const struct pq_quant_step *p, uint64_t item)
+{
+    const uint64_t n = p->in->n_elements;
+
+    if (p->spec.encoding == PQ_INT8)
+        return p->in->shape[p->transpose ? 1 : 0];
+    return n / item + (n % item > 0);
+}
+
 static void set_units(struct pq_step *s, struct pq_quant_step *p, uint64_t item)
 {
     const unsigned bits = pq_dtype_bits(p->in->dtype);
-    const uint64_t n = p->in->n_elements;
     /* columns are read in pieces: wider units make them longer */
     const uint64_t flat = p->change ? CHANGE_ELEMENTS : PQ_UNIT_ELEMENTS;
     const uint64_t want =
         p->transpose && flat < 64 * p->row ? 64 * p->row : flat;
 
-    s->items = n / item + (n % item > 0);
-    s->unit_items = want / item ? want / item : 1;
+    s->items = count_items(p, item);
+    s->unit_items = item && want / item ? want / item : 1;
     p->unit_elements = s->unit_items * item;
     s->in[0].part = &p->in->parts[0];
     s->in[0].access = p->transpose ? PQ_COLUMNS : PQ_RANGE;
     s->in[0].item_bits = item * bits;
-    s->in[0].item_columns = p->row ? item / p->row : 0;
+    s->in[0].item_columns = p->row ? item / p->row : 1;
     if (p->change)
         set_change_inputs(s, p, p->row ? item / p->row : 1);
     s->scratch_bytes =

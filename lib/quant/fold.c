@@ -20,6 +20,7 @@ struct fold {
     struct pq_source *s;
     struct pq_names names;
     bool *taken; /* [n_tensors] became a part of another */
+    bool failed; /* memory was short while looking for a name */
 };
 
 /* The plain tensor called NAME + SUFFIX, or NULL. */
@@ -30,6 +31,7 @@ static struct pq_tensor *find(struct fold *f, const char *name, size_t n,
     const char *key = pq_arena_printf(&a, "%.*s%s", (int)n, name, suffix);
     const size_t i = key ? pq_names_find(&f->names, key) : SIZE_MAX;
 
+    f->failed = f->failed || !key;
     pq_arena_release(&a);
     return i == SIZE_MAX || f->taken[i] ? NULL : &f->s->catalog->tensors[i];
 }
@@ -103,10 +105,13 @@ static int read_state(struct fold *f, const struct pq_tensor *state,
         f->s->hold = pq_hold_new(f->s, &f->s->hold_budget, e);
         rc = f->s->hold ? 0 : -1;
     }
-    if (!rc && f->s->sequential)
+    if (!rc && f->s->sequential) {
+        /* read here, and once more by whoever copies or decodes the group */
+        pq_hold_expect(f->s->hold, p, 2);
         rc = pq_hold_read(f->s->hold, p, 0, text, (size_t)p->bytes, e);
-    else if (!rc)
+    } else if (!rc) {
         rc = pq_source_read(f->s, p, 0, text, (size_t)p->bytes, e);
+    }
     if (!rc && pq_state_read(text, (size_t)p->bytes, f->s->catalog, as, NULL))
         as->codec.encoding = PQ_PLAIN; /* says it is not ours: stays plain */
     free(text);
@@ -245,6 +250,8 @@ int pq_fold(struct pq_source *s, uint64_t memory, const char *tmpdir,
         if (f.taken[i] || t->codec.encoding != PQ_PLAIN)
             continue;
         rc = fold_rows(&f, t, e) || fold_blocks(&f, t, e) ? -1 : 0;
+        if (!rc && f.failed)
+            rc = pq_fail_nomem(e);
     }
     if (!rc)
         remove_taken(&f);

@@ -5,7 +5,7 @@
 #ifndef PQ_QUANT_INTERNAL_H
 #define PQ_QUANT_INTERNAL_H
 
-#include "kernels/kernels.h"
+#include "pq_kernels.h"
 #include "pq_quant.h"
 
 #define PQ_UNIT_ELEMENTS 65536u /* of a flat unit: 256 KiB of float */
@@ -44,7 +44,8 @@ size_t pq_part_number(const struct pq_tensor *t, enum pq_role role);
 int pq_state_write(struct pq_buf *b, const struct pq_tensor *t,
                    enum pq_dtype dtype, double nested_offset, size_t length,
                    struct pq_error *e);
-/* The length of the part: fits any offset and restores alignment to 8. */
+/* The length of the part: fits any offset and restores alignment to 8;
+   0 when memory is short. */
 size_t pq_state_length(const struct pq_tensor *t, enum pq_dtype dtype,
                        uint64_t before);
 /* The nested_offset alone. */

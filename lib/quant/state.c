@@ -46,7 +46,11 @@ size_t pq_state_length(const struct pq_tensor *t, enum pq_dtype dtype,
 
     write_head(&b, t, dtype);
     size_t n = b.n + 1 + (t->codec.nested_block ? OFFSET_CHARS : 0);
+    if (b.failed)
+        n = 0;
     pq_buf_release(&b);
+    if (n == 0)
+        return 0;
     while ((before + n) % 8)
         n++;
     return n;

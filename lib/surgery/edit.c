@@ -9,7 +9,7 @@
  *     straight   left = rows of B            right = A
  *     turned     left = columns of A, ^T     right = B^T
  */
-#include "kernels/kernels.h"
+#include "pq_kernels.h"
 #include "pq_surgery.h"
 
 #include <math.h>

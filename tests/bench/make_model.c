@@ -1,0 +1,167 @@
+/*
+ * Makes the models that run.sh measures on: safetensors, f32, always the
+ * same bytes.
+ *
+ *     make_model llama LAYERS VOCABULARY FILE
+ *         llama-shaped: hidden 2048, intermediate 5632, 32 heads, 4 of keys
+ *         and values; 22 and 32000 are 1.1B parameters in 4.4 GB
+ *     make_model many N FILE
+ *         N tensors of 4 bytes
+ *
+ * Weights are sums of four uniform numbers: bell-shaped enough for a
+ * quantizer, and made at the speed of memory.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHUNK 65536 /* elements made at a time */
+
+static char *header; /* grows */
+static size_t header_n, header_cap;
+static uint64_t data_bytes;
+static FILE *out;
+
+static void die(const char *what)
+{
+    fprintf(stderr, "make_model: %s: %s\n", what, strerror(errno));
+    exit(2);
+}
+
+static void put(const void *p, size_t n)
+{
+    if (fwrite(p, 1, n, out) != n)
+        die("write");
+}
+
+/* An entry of the header; cols 0 makes a vector. */
+static void declare(const char *name, unsigned rows, unsigned cols)
+{
+    const uint64_t n = (uint64_t)rows * (cols ? cols : 1) * 4;
+    char shape[32];
+
+    if (header_cap - header_n < 512) {
+        header_cap = header_cap * 2 + 4096;
+        header = realloc(header, header_cap);
+        if (!header)
+            die("memory");
+    }
+    snprintf(shape, sizeof shape, cols ? "%u,%u" : "%u", rows, cols);
+    header_n += (size_t)snprintf(
+        header + header_n, 512,
+        "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%s],\"data_offsets\":"
+        "[%llu,%llu]}",
+        header_n ? "," : "{\"__metadata__\":{\"format\":\"pt\"},", name, shape,
+        (unsigned long long)data_bytes, (unsigned long long)(data_bytes + n));
+    data_bytes += n;
+}
+
+static void declare_layer(int i)
+{
+    static const struct {
+        const char *name;
+        unsigned rows, cols;
+    } parts[] = {
+        {"self_attn.q_proj", 2048, 2048},      {"self_attn.k_proj", 256, 2048},
+        {"self_attn.v_proj", 256, 2048},       {"self_attn.o_proj", 2048, 2048},
+        {"mlp.gate_proj", 5632, 2048},         {"mlp.up_proj", 5632, 2048},
+        {"mlp.down_proj", 2048, 5632},         {"input_layernorm", 2048, 0},
+        {"post_attention_layernorm", 2048, 0},
+    };
+    char name[96];
+
+    for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) {
+        snprintf(name, sizeof name, "model.layers.%d.%s.weight", i,
+                 parts[k].name);
+        declare(name, parts[k].rows, parts[k].cols);
+    }
+}
+
+static void declare_llama(int layers, int vocabulary)
+{
+    declare("model.embed_tokens.weight", (unsigned)vocabulary, 2048);
+    for (int i = 0; i < layers; i++)
+        declare_layer(i);
+    declare("model.norm.weight", 2048, 0);
+    declare("lm_head.weight", (unsigned)vocabulary, 2048);
+}
+
+static void declare_many(int n)
+{
+    char name[96];
+
+    for (int i = 0; i < n; i++) {
+        snprintf(name, sizeof name, "model.layers.%d.block.%d.weight", i / 10,
+                 i % 10);
+        declare(name, 1, 1);
+    }
+}
+
+/* One 64-bit random number is four 16-bit ones. */
+static float bell(uint64_t *s)
+{
+    *s ^= *s << 13;
+    *s ^= *s >> 7;
+    *s ^= *s << 17;
+    const int sum = (int)(*s & 0xffff) + (int)(*s >> 16 & 0xffff) +
+                    (int)(*s >> 32 & 0xffff) + (int)(*s >> 48);
+
+    return (float)(sum - 131070) * (0.02f / 37837.0f);
+}
+
+static void put_data(void)
+{
+    static float x[CHUNK];
+    uint64_t s = 88172645463325252u;
+
+    for (uint64_t left = data_bytes / 4; left > 0;) {
+        const size_t n = left < CHUNK ? (size_t)left : CHUNK;
+        for (size_t i = 0; i < n; i++)
+            x[i] = bell(&s);
+        put(x, n * sizeof *x);
+        left -= n;
+    }
+}
+
+static void put_header(void)
+{
+    unsigned char length[8];
+
+    header[header_n++] = '}';
+    while (header_n % 8)
+        header[header_n++] = ' ';
+    for (int i = 0; i < 8; i++)
+        length[i] = (unsigned char)((uint64_t)header_n >> 8 * i);
+    put(length, 8);
+    put(header, header_n);
+}
+
+static int usage(void)
+{
+    fprintf(stderr, "usage: make_model llama LAYERS VOCABULARY FILE\n"
+                    "       make_model many N FILE\n");
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    const char *const path = argv[argc - 1];
+
+    if (argc == 5 && strcmp(argv[1], "llama") == 0)
+        declare_llama(atoi(argv[2]), atoi(argv[3]));
+    else if (argc == 4 && strcmp(argv[1], "many") == 0 && atoi(argv[2]) > 0)
+        declare_many(atoi(argv[2]));
+    else
+        return usage();
+    out = fopen(path, "wb");
+    if (!out)
+        die(path);
+    put_header();
+    put_data();
+    if (fclose(out) != 0)
+        die(path);
+    free(header);
+    return 0;
+}
