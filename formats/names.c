@@ -94,6 +94,12 @@ bool pq_name_is_norm(const char *name)
            (n >= 3 && memcmp(s, "ln_", 3) == 0);
 }
 
+bool pq_name_is_linear(const char *name)
+{
+    return pq_name_is_weight(name) && !pq_name_is_embedding(name) &&
+           !pq_name_is_head(name) && !pq_name_is_norm(name);
+}
+
 /* "h.", then digits, then ".": at the start or after a dot. */
 static bool in_numbered_h(const char *name)
 {

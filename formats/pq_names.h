@@ -22,6 +22,8 @@ bool pq_name_is_embedding(const char *name);
 bool pq_name_is_head(const char *name);
 /* A normalisation layer's weight, whatever its rank. */
 bool pq_name_is_norm(const char *name);
+/* The weight of a layer that is none of these (if it has two dimensions). */
+bool pq_name_is_linear(const char *name);
 /* GPT-2's Conv1D, stored [in, out]: c_attn, c_proj, c_fc, q_attn in h.N. */
 bool pq_name_is_conv1d(const char *name);
 /* Is Conv1D what this model_type of a config calls those layers? */

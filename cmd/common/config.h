@@ -22,6 +22,15 @@ PQ_MUST_USE int cmd_config_set(struct pq_catalog *c, const char *key,
 /* Sets "dtype" and "torch_dtype" where they are there; adds "dtype" if not. */
 PQ_MUST_USE int cmd_config_set_dtype(struct pq_catalog *c, enum pq_dtype t,
                                      struct pq_error *e);
+/*
+ * Sets quantization_config to what the tensors of the catalogue are, as
+ * transformers reads it; nothing where none is encoded so.  *mixed: there are
+ * several encodings, of which it has room for one.
+ */
+PQ_MUST_USE int cmd_config_set_bnb(struct pq_catalog *c, bool *mixed,
+                                   struct pq_error *e);
+/* Is the head tied to the embeddings?  1 it says so, 2 it may be, 0 no. */
+int cmd_config_tied(const struct pq_catalog *c, struct pq_error *e);
 /* Do its layers include GPT-2's Conv1D?  Without a config: all may. */
 bool cmd_config_has_conv1d(const struct pq_catalog *c, struct pq_error *e);
 

@@ -7,7 +7,7 @@
 
 const struct pq_tool *const cmd_tools[] = {
     &tool_info,       &tool_convert, &tool_quantize,
-    &tool_dequantize, &tool_verify,  NULL,
+    &tool_dequantize, &tool_merge,   &tool_verify,  NULL,
 };
 
 const struct pq_tool *cmd_tool_named(const char *name)
