@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Makes testdata/peft: tiny bases, adapters as PEFT saves them, and what
-merge_and_unload makes of them.  Run from the top of the tree."""
+merge_and_unload makes of them.  Run from the top of the tree, with
+PYTHONHASHSEED=0 so that lists come out in one order."""
 import os
 import shutil
 import sys
@@ -100,6 +101,14 @@ def main():
         make(name, base, LoraConfig(**args), 10 + i)
     make("only-tokens", "llama", TrainableTokensConfig(
         token_indices=[1, 2], target_modules=["embed_tokens"]), 99)
+
+    # for the examples of the manual, on testdata/tiny-llama
+    torch.manual_seed(5)
+    model = LlamaForCausalLM.from_pretrained(f"{ROOT}/../tiny-llama")
+    model = get_peft_model(model, LoraConfig(
+        r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    shake(model)
+    model.save_pretrained(f"{ROOT}/tiny-lora")
 
     # two adapters, one after the other
     model = PeftModel.from_pretrained(llama(), f"{ROOT}/lora")
