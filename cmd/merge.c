@@ -7,6 +7,9 @@
  * tensor that an adapter changes is read, changed in float in the order of
  * the operands, rounded once and written as what it was, or as -t says.
  * How much of the change is left after that is measured and told.
+ *
+ * Adapters alone: their weighted sum as one adapter, by putting the factors
+ * one behind the other.
  */
 #include "cmd.h"
 #include "config.h"
@@ -190,9 +193,9 @@ static int take_operands(struct job *j, struct pq_error *e)
     for (size_t i = 0; i < j->c->n_operands; i++)
         if (take_operand(j, i, e))
             return -1;
-    if (!j->base || j->n_adapters == 0)
-        return cmd_usage(j->c, "%s: give one model and at least one adapter",
-                         j->base ? "no adapter" : "no model");
+    if (j->n_adapters == 0)
+        return cmd_usage(j->c, "no adapter: give one model and adapters, or "
+                               "adapters alone");
     return j->o->normalize ? normalize(j, e) : 0;
 }
 
@@ -377,15 +380,6 @@ static int add_steps(struct job *j, struct pq_error *e)
     for (size_t i = 0; i < j->n_targets; i++)
         if (add_step(j, i, e))
             return -1;
-    j->sources = pq_alloc(j->n_adapters + 2, sizeof *j->sources);
-    if (!j->sources)
-        return pq_fail_nomem(e);
-    j->plan.sources = j->sources;
-    j->sources[j->plan.n_sources++] = j->base;
-    if (j->decoded)
-        j->sources[j->plan.n_sources++] = j->decoded;
-    for (size_t i = 0; i < j->n_adapters; i++)
-        j->sources[j->plan.n_sources++] = j->adapters[i].source;
     return 0;
 }
 
@@ -405,6 +399,53 @@ static int edit_config(struct job *j, struct pq_error *e)
         return -1;
     return coded ? cmd_config_set_bnb(&j->out, &mixed, e)
                  : cmd_config_set(&j->out, "quantization_config", NULL, e);
+}
+
+static int plan_merge(struct job *j, struct pq_error *e)
+{
+    return place_adapters(j, e) || declare(j, e) || edit_config(j, e) ||
+                   add_steps(j, e)
+               ? -1
+               : 0;
+}
+
+/* ---- adapters alone ---------------------------------------------------- */
+
+static int add_sources(struct job *j, struct pq_error *e)
+{
+    j->sources = pq_alloc(j->n_adapters + 2, sizeof *j->sources);
+    if (!j->sources)
+        return pq_fail_nomem(e);
+    j->plan.sources = j->sources;
+    if (j->base)
+        j->sources[j->plan.n_sources++] = j->base;
+    if (j->decoded)
+        j->sources[j->plan.n_sources++] = j->decoded;
+    for (size_t i = 0; i < j->n_adapters; i++)
+        j->sources[j->plan.n_sources++] = j->adapters[i].source;
+    return 0;
+}
+
+static int plan_sum(struct job *j, struct pq_error *e)
+{
+    const struct pq_peft **p = pq_alloc(j->n_adapters, sizeof *p);
+    double *w = pq_alloc(j->n_adapters, sizeof *w);
+    const enum pq_dtype dtype = j->o->type_given ? j->o->spec.dtype : PQ_F32;
+    int rc = p && w ? 0 : pq_fail_nomem(e);
+
+    if (!rc && j->o->type_given && !is_wide(&j->o->spec))
+        rc = pq_fail(e, PQ_EARG, "-t %s: an adapter is f32, f16 or bf16",
+                     j->o->type);
+    for (size_t i = 0; !rc && i < j->n_adapters; i++) {
+        p[i] = &j->adapters[i].peft;
+        w[i] = j->adapters[i].weight;
+    }
+    if (!rc)
+        rc = pq_peft_sum(&j->plan, &j->out, p, w, j->n_adapters, dtype,
+                         &j->quant, e);
+    free(p);
+    free(w);
+    return rc;
 }
 
 /* ---- how much is left -------------------------------------------------- */
@@ -444,9 +485,12 @@ static int merge(struct job *j, struct pq_error *e)
 {
     uint64_t bytes;
 
-    if (take_operands(j, e) || place_adapters(j, e) || declare(j, e) ||
-        edit_config(j, e) || add_steps(j, e) ||
-        cmd_make_sink(j->c, &j->out, NULL, j->base->catalog, &j->plan.sink, e))
+    if (take_operands(j, e))
+        return -1;
+    const struct pq_catalog *first =
+        j->base ? j->base->catalog : j->adapters[0].source->catalog;
+    if ((j->base ? plan_merge(j, e) : plan_sum(j, e)) || add_sources(j, e) ||
+        cmd_make_sink(j->c, &j->out, NULL, first, &j->plan.sink, e))
         return -1;
     j->report.out = &j->out;
     if (cmd_run_plan(j->c, &j->plan, e))
@@ -454,7 +498,7 @@ static int merge(struct job *j, struct pq_error *e)
     if (j->c->dry_run)
         return 0;
     warn(j);
-    bytes = j->base->total_bytes;
+    bytes = j->base ? j->base->total_bytes : 0;
     for (size_t i = 0; i < j->n_adapters; i++)
         bytes += j->adapters[i].source->total_bytes;
     return cmd_report_end(&j->report, bytes, j->plan.sink->total_bytes, e);
@@ -503,8 +547,8 @@ static const char *const examples[] = {
 
 const struct pq_tool tool_merge = {
     .name = "merge",
-    .purpose = "fold adapters into a model",
-    .synopsis = "[options] MODEL ADAPTER[:WEIGHT]...",
+    .purpose = "fold adapters into a model, or add them up",
+    .synopsis = "[options] [MODEL] ADAPTER[:WEIGHT]...",
     .options = options,
     .shared = CMD_OUTPUT | CMD_DRY_RUN | CMD_ENGINE | CMD_JSON |
               CMD_PROVENANCE | CMD_VERBOSITY,

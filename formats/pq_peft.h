@@ -98,6 +98,22 @@ PQ_MUST_USE int pq_peft_place(struct pq_peft_places *w,
                               struct pq_error *e);
 void pq_peft_places_release(struct pq_peft_places *w);
 
+/*
+ * The weighted sum of adapters as one adapter, exactly:
+ *
+ *     A' = [c1 A1; c2 A2; ...]   B' = [B1, B2, ...]   c = weight * scale
+ *
+ * Declares its tensors in the empty catalogue `out`, with the config of the
+ * first adapter mended, and appends the steps that fill them.  Ranks may
+ * differ.  What is no product (DoRA, saved modules, biases, tokens) cannot
+ * be summed without the base and is refused by name.
+ */
+PQ_MUST_USE int pq_peft_sum(struct pq_plan *plan, struct pq_catalog *out,
+                            const struct pq_peft *const *adapters /* [n] */,
+                            const double *weights /* [n] */, size_t n,
+                            enum pq_dtype dtype, const struct pq_quant *q,
+                            struct pq_error *e);
+
 #ifdef __cplusplus
 }
 #endif

@@ -61,6 +61,23 @@ struct pq_step *pq_step_edit(struct pq_plan *p, struct pq_source *src,
                              const struct pq_edit *edits, size_t n_edits,
                              const struct pq_quant *q, struct pq_error *e);
 
+/* A matrix among those that are put together, and its factor. */
+struct pq_piece {
+    struct pq_source *source;
+    const struct pq_tensor *tensor;
+    double scale;
+};
+
+/*
+ * Appends the step that puts matrices one below the other, or with `beside`
+ * side by side, each times its factor, in float, as the floating type of the
+ * output tensor.  The pieces are borrowed; they fit, or the step fails.
+ */
+struct pq_step *pq_step_concat(struct pq_plan *p, const struct pq_catalog *out,
+                               size_t tensor, const struct pq_piece *pieces,
+                               size_t n, bool beside, const struct pq_quant *q,
+                               struct pq_error *e);
+
 /*
  * How much of the change is left after rounding: the cosine between the
  * applied and the wanted one.  1 when nothing was to be changed and nothing
