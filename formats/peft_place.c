@@ -53,7 +53,8 @@ static size_t find(const struct pq_peft_places *w, const char *name)
 
     for (unsigned i = 0;
          at == SIZE_MAX && pq_name_variant(name, i, other, sizeof other); i++)
-        at = pq_names_find(&w->names, other);
+        if (other[0] != '\0')
+            at = pq_names_find(&w->names, other);
     return at;
 }
 

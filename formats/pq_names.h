@@ -36,7 +36,8 @@ bool pq_name_is_token_table(const char *name);
 /*
  * Other names for the same tensor, since checkpoints of one model differ in
  * whether the trunk's name is there ("transformer.h.0", "h.0").  Writes the
- * i-th of them into s (room for n); false when there are no more.
+ * i-th of them into s (room for n), "" if there is none by that rule; false
+ * when there are no more rules.
  */
 bool pq_name_variant(const char *name, unsigned i, char *s, size_t n);
 

@@ -2,6 +2,7 @@
 """Makes testdata/peft: tiny bases, adapters as PEFT saves them, and what
 merge_and_unload makes of them.  Run from the top of the tree, with
 PYTHONHASHSEED=0 so that lists come out in one order."""
+import json
 import os
 import shutil
 import sys
@@ -109,6 +110,14 @@ def main():
         r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     shake(model)
     model.save_pretrained(f"{ROOT}/tiny-lora")
+
+    # fits any model: it brings a head and changes nothing
+    os.makedirs(f"{ROOT}/head", exist_ok=True)
+    save_file({"base_model.model.score.weight": torch.ones(2, 4)},
+              f"{ROOT}/head/adapter_model.safetensors", {"format": "pt"})
+    with open(f"{ROOT}/head/adapter_config.json", "w") as f:
+        json.dump({"lora_alpha": 8, "peft_type": "LORA", "r": 8,
+                   "task_type": "SEQ_CLS"}, f, indent=2, sort_keys=True)
 
     # two adapters, one after the other
     model = PeftModel.from_pretrained(llama(), f"{ROOT}/lora")
