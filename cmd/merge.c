@@ -252,7 +252,7 @@ static int choose(struct job *j, struct target *t, struct pq_error *e)
                        "tensor %s: is F64; -t f32 merges it", t->name);
     /* what stays a floating type goes through float too: NaN is refused */
     t->encode = t->n_edits || added || !same_spec(&t->spec, &now) ||
-                (plain && pq_dtype_is_float(s->dtype));
+                (plain && pq_dtype_is_float(s->dtype) && s->dtype != PQ_F64);
     t->transpose = j->places.has_conv1d && s->rank == 2 &&
                    plain != (t->spec.encoding == PQ_PLAIN) &&
                    pq_name_is_conv1d(t->name);
