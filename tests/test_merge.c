@@ -261,6 +261,78 @@ Test(merge, untied_head_starts_as_the_table)
     merge_close(&m);
 }
 
+/* ---- adapters alone ---------------------------------------------------- */
+
+/* product += c B A, in double. */
+static void add_naive(const float *a, const float *b, uint64_t rank,
+                      uint64_t in, uint64_t out, double c, double *product)
+{
+    for (uint64_t i = 0; i < out; i++)
+        for (uint64_t k = 0; k < rank; k++)
+            for (uint64_t j = 0; j < in; j++)
+                product[i * in + j] += c * (double)b[i * rank + k] *
+                                       (double)a[k * in + j];
+}
+
+/* Takes w of module `name` out of the product, if the adapter has it. */
+static void subtract(struct pq_source *s, const struct pq_peft *p,
+                     const char *name, double w, double *product)
+{
+    for (size_t i = 0; i < p->n_modules; i++) {
+        const struct pq_peft_module *m = &p->modules[i];
+        if (!strstr(name, m->name))
+            continue;
+        float *a = read_f32(s, m->a), *b = read_f32(s, m->b);
+        add_naive(a, b, m->a->shape[0], m->a->shape[1], m->b->shape[0],
+                  -w * m->scale, product);
+        free(a);
+        free(b);
+    }
+}
+
+Test(merge, sum_of_adapters_is_exact)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_source *s[] = {open_model("lora"), open_model("pattern")};
+    struct pq_peft p[2] = {0};
+    const struct pq_peft *both[] = {&p[0], &p[1]};
+    const double w[] = {0.7, -0.4};
+    struct pq_plan plan = {.sources = s, .n_sources = 2};
+    struct pq_catalog out;
+    struct fake_sink sink;
+    const struct pq_quant q = {.kernels = pq_kernels_best()};
+
+    pq_catalog_init(&out);
+    for (size_t i = 0; i < 2; i++)
+        cr_assert_eq(pq_peft_read(&p[i], s[i], &e), 0, "%s", e.msg);
+    cr_assert_eq(pq_peft_sum(&plan, &out, both, w, 2, PQ_F32, &q, &e), 0, "%s",
+                 e.msg);
+    fake_sink_init(&sink, &out, true, -1);
+    plan.sink = &sink.base;
+    const struct pq_run run = {.threads = 2, .memory = 64 << 20};
+    cr_assert_eq(pq_engine_run(&plan, &run, &e), 0, "%s", e.msg);
+    cr_assert_eq(out.n_tensors, 12);
+    for (size_t t = 0; t < out.n_tensors; t += 2) {
+        const uint64_t *a = out.tensors[t].shape, *b = out.tensors[t + 1].shape;
+        double *product = calloc(a[1] * b[0], sizeof *product);
+        cr_assert_eq(a[0], b[1]);
+        add_naive(fake_sink_part(&sink, t, 0), fake_sink_part(&sink, t + 1, 0),
+                  a[0], a[1], b[0], 1, product);
+        for (size_t i = 0; i < 2; i++)
+            subtract(s[i], &p[i], out.tensors[t].name, w[i], product);
+        for (uint64_t i = 0; i < a[1] * b[0]; i++)
+            cr_assert(fabs(product[i]) < 1e-6, "%s", out.tensors[t].name);
+        free(product);
+    }
+    fake_sink_release(&sink);
+    pq_plan_release(&plan);
+    pq_catalog_release(&out);
+    for (size_t i = 0; i < 2; i++) {
+        pq_peft_release(&p[i]);
+        pq_source_free(s[i]);
+    }
+}
+
 /* ---- rounding ---------------------------------------------------------- */
 
 static struct pq_quality seen;
