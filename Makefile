@@ -192,8 +192,8 @@ fuzz-run: fuzzers
 	    then good=$$((good + 1)); else bad=$$((bad + 1)); fi; done; \
 	echo "$$good passed, $$bad failed"; [ $$bad = 0 ]
 
-bench: all ## figures: a table and a JSON
-	@PQ_BIN=$(abspath $B/bin) tests/bench/run.sh
+bench: all $(if $(filter none,$(RIVALS)),,$(VENV)/ok) ## figures beside the rivals' (RIVALS=none: without)
+	@PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/run.sh
 
 # ---- installing -----------------------------------------------------------
 

@@ -142,31 +142,24 @@ static int add_steps(struct job *j, struct pq_error *e)
     return 0;
 }
 
-static int report(struct job *j, struct pq_error *e)
-{
-    struct cmd_report r = {.c = j->c, .out = &j->out};
-    int rc = 0;
-
-    if (!j->c->dry_run)
-        rc = cmd_report_catalog(&r, e) ||
-             cmd_report_end(&r, j->in->total_bytes, j->plan.sink->total_bytes,
-                            e);
-    pq_buf_release(&r.json);
-    return rc ? -1 : 0;
-}
-
 static int convert(struct job *j, struct pq_error *e)
 {
     const struct pq_write_options w = {.canonical = j->o->canonical,
                                        .level = (int)j->o->level};
 
     if (declare(j, e) ||
-        cmd_make_sink(j->c, &j->out, &w, j->in->catalog, &j->plan.sink, e) ||
-        add_steps(j, e))
+        cmd_make_sink(j->c, &j->out, &w, j->in->catalog, &j->plan.sink, e))
+        return -1;
+    if (j->o->shard && !j->out.directory)
+        return pq_fail(e, PQ_EARG, "--shard-size is for a directory: -o NAME/");
+    if (add_steps(j, e))
         return -1;
     j->plan.sources = &j->in;
     j->plan.n_sources = 1;
-    return cmd_run_plan(j->c, &j->plan, e) || report(j, e) ? -1 : 0;
+    return cmd_run_plan(j->c, &j->plan, e) ||
+                   cmd_report_plan(j->c, &j->plan, e)
+               ? -1
+               : 0;
 }
 
 static int run(struct cmd *c, struct pq_error *e)

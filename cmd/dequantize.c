@@ -89,6 +89,21 @@ static enum pq_dtype output_dtype(const struct job *j,
     return t->codec.encoding == PQ_PLAIN ? PQ_BF16 : t->dtype;
 }
 
+/* What looks like an encoding but does not hold together. */
+static int refuse_broken(const struct job *j, const struct pq_tensor *t,
+                         struct pq_error *e)
+{
+    const char *dot = strrchr(t->name, '.');
+
+    if (t->codec.encoding != PQ_PLAIN || !cmd_selected(j->c, t->name) ||
+        (!strstr(t->name, ".quant_state.") && !(dot && !strcmp(dot, ".SCB"))))
+        return 0;
+    return pq_fail(e, PQ_EFORMAT,
+                   "%s: tensor %s: the parts of this encoding do not fit "
+                   "together",
+                   j->in->name, t->name);
+}
+
 static int declare(struct job *j, struct pq_error *e)
 {
     const struct pq_catalog *in = j->in->catalog;
@@ -98,6 +113,8 @@ static int declare(struct job *j, struct pq_error *e)
     for (size_t i = 0; i < in->n_tensors; i++) {
         const struct pq_tensor *t = &in->tensors[i];
         const struct pq_spec to = {.dtype = output_dtype(j, t)};
+        if (refuse_broken(j, t, e))
+            return -1;
         if (chosen(j, t) ? !pq_quant_declare(&j->out, t, &to, turned(j, t), e)
                          : !pq_tensor_copy(&j->out, t, e))
             return -1;
@@ -145,6 +162,16 @@ static int add_steps(struct job *j, struct pq_error *e)
     return 0;
 }
 
+static bool all_of_type(const struct job *j, enum pq_dtype dtype)
+{
+    for (size_t i = 0; i < j->out.n_tensors; i++)
+        if (j->out.tensors[i].rank > 1 &&
+            pq_dtype_is_float(j->out.tensors[i].dtype) &&
+            j->out.tensors[i].dtype != dtype)
+            return false;
+    return true;
+}
+
 /* Nothing encoded is left: the config must not say otherwise. */
 static int edit_config(struct job *j, struct pq_error *e)
 {
@@ -153,33 +180,26 @@ static int edit_config(struct job *j, struct pq_error *e)
             return 0;
     if (cmd_config_set(&j->out, "quantization_config", NULL, e))
         return -1;
-    return j->o->given ? cmd_config_set_dtype(&j->out, j->o->dtype, e) : 0;
-}
-
-static int report(struct job *j, struct pq_error *e)
-{
-    struct cmd_report r = {.c = j->c, .out = &j->out};
-    int rc = 0;
-
-    if (!j->c->dry_run)
-        rc = cmd_report_catalog(&r, e) ||
-             cmd_report_end(&r, j->in->total_bytes, j->plan.sink->total_bytes,
-                            e);
-    pq_buf_release(&r.json);
-    return rc ? -1 : 0;
+    /* a model whose other weights keep their type keeps its dtype, too */
+    return j->o->given && all_of_type(j, j->o->dtype)
+               ? cmd_config_set_dtype(&j->out, j->o->dtype, e)
+               : 0;
 }
 
 static int convert(struct job *j, struct pq_error *e)
 {
     j->conv1d = cmd_config_has_conv1d(j->in->catalog, e);
-    if (e->code || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
+    if (e->code || cmd_config_refuse_foreign(j->in, e) || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
         cmd_make_sink(j->c, &j->out, NULL, j->in->catalog, &j->plan.sink, e))
         return -1;
     j->sources[0] = j->in;
     j->sources[1] = j->decoded;
     j->plan.sources = j->sources;
     j->plan.n_sources = j->decoded ? 2 : 1;
-    return cmd_run_plan(j->c, &j->plan, e) || report(j, e) ? -1 : 0;
+    return cmd_run_plan(j->c, &j->plan, e) ||
+                   cmd_report_plan(j->c, &j->plan, e)
+               ? -1
+               : 0;
 }
 
 static int run(struct cmd *c, struct pq_error *e)

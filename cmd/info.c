@@ -18,6 +18,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+/*
+ * A pipe is read to its end, for one that was cut short must not look well;
+ * so is a .pq file that takes no time.  Of a large one only the header is
+ * looked at: pq-verify does the rest.
+ */
+#define SMALL_BYTES (8u << 20)
+
 enum { OPT_STATS = 1, OPT_DIGEST };
 
 static const struct cmd_option options[] = {
@@ -283,8 +290,8 @@ static int show(struct cmd *c, struct pq_source *s, struct pq_error *e)
 
     if (o->stats || o->digest)
         rc = cmd_stats_run(c, s, &st, e);
-    else if (s->sequential && !s->rewind)
-        rc = pq_source_finish(s, e); /* a pipe cut short must not look well */
+    else if (s->sequential && (!s->rewind || s->total_bytes <= SMALL_BYTES))
+        rc = pq_source_finish(s, e);
     if (!rc && c->json)
         rc = print_json(c, &st, s, e);
     if (!rc && !c->json && !c->quiet) {

@@ -313,7 +313,8 @@ static int place_adapters(struct job *j, struct pq_error *e)
     w->has_config = pq_catalog_blob(w->base, "config.json") != NULL;
     w->has_conv1d = cmd_config_has_conv1d(w->base, e);
     const int tied = cmd_config_tied(w->base, e);
-    if (e->code || pq_peft_places_init(w, e))
+    if (e->code || cmd_config_refuse_foreign(j->base, e) ||
+        pq_peft_places_init(w, e))
         return -1;
     w->tied = tied == 1 || (tied == 2 && w->head == SIZE_MAX);
     for (size_t i = 0; i < j->n_adapters; i++)
@@ -385,10 +386,9 @@ static int add_steps(struct job *j, struct pq_error *e)
 
 static int edit_config(struct job *j, struct pq_error *e)
 {
-    bool mixed, coded = false;
+    const struct pq_tensor *first;
+    bool mixed;
 
-    for (size_t i = 0; i < j->out.n_tensors; i++)
-        coded |= j->out.tensors[i].codec.encoding != PQ_PLAIN;
     if (j->places.untied &&
         cmd_config_set(&j->out, "tie_word_embeddings", "false", e))
         return -1;
@@ -397,8 +397,7 @@ static int edit_config(struct job *j, struct pq_error *e)
     if (is_wide(&j->o->spec) &&
         cmd_config_set_dtype(&j->out, j->o->spec.dtype, e))
         return -1;
-    return coded ? cmd_config_set_bnb(&j->out, &mixed, e)
-                 : cmd_config_set(&j->out, "quantization_config", NULL, e);
+    return cmd_config_set_bnb(&j->out, &first, &mixed, e);
 }
 
 static int plan_merge(struct job *j, struct pq_error *e)

@@ -64,3 +64,14 @@ define pq_rules
 	$$(call pq_run,$(1)) -o $$(@D)/ $$(<D)
 endef
 $(foreach t,$(PQ_TYPES),$(eval $(call pq_rules,$t)))
+
+# What a model directory holds beside its first file is an input too: shards,
+# config, tokenizer.  So is a file of rules (--rules=FILE).
+pq_dirs := $(sort $(patsubst %/,%,$(dir $(wildcard $(foreach d,* */*,\
+	$d/model.safetensors $d/model.safetensors.index.json)))))
+pq_outputs = $(foreach t,$(PQ_TYPES),$(1).$t.pq $(1).$t.safetensors \
+	$(1).$t/model.safetensors $(1).$t/model.safetensors.index.json)
+$(foreach d,$(pq_dirs),$(eval $(call pq_outputs,$d): \
+	$(wildcard $d/*.safetensors $d/*.json $d/*.model $d/*.txt)))
+$(foreach t,$(PQ_TYPES),$(eval .pq-$t.flags: $(wildcard \
+	$(patsubst --rules=%,%,$(filter --rules=%,$(PQ_QUANTIZE_FLAGS) $(PQ_FLAGS_$t))))))

@@ -38,7 +38,7 @@ static const struct cmd_option options[] = {
     {0, "rule", "GLOB=TYPE", "another type (or keep) for some tensors", "",
      CMD_CHANGES_OUTPUT | CMD_REPEATS, OPT_RULE},
     {0, "rules", "FILE", "read such rules from a file, one a line", NULL,
-     CMD_CHANGES_OUTPUT | CMD_REPEATS, OPT_RULES},
+     CMD_CHANGES_OUTPUT | CMD_REPEATS | CMD_ARG_CONTENT, OPT_RULES},
     {0, "allow-nonfinite", NULL, "accept NaN, Inf and values out of range",
      NULL, CMD_CHANGES_OUTPUT, OPT_NONFINITE},
     {0, "requantize", NULL, "decode what is encoded otherwise, encode it anew",
@@ -125,6 +125,19 @@ static int make_spec(const struct quantize *o, const char *type,
     return pq_spec_check(s, e);
 }
 
+/* Also of rules that no tensor will take. */
+static int check_rules(const struct quantize *o, struct pq_error *e)
+{
+    struct pq_spec s;
+
+    for (size_t i = 0; i < o->rules.n; i++)
+        if (strcmp(o->rules.rules[i].value, "keep") != 0 &&
+            make_spec(o, o->rules.rules[i].value, &s, e))
+            return pq_error_in(e, "rule '%s=%s'", o->rules.rules[i].glob,
+                               o->rules.rules[i].value);
+    return 0;
+}
+
 static bool is_wide_cast(const struct pq_spec *s)
 {
     return s->encoding == PQ_PLAIN && pq_dtype_bits(s->dtype) > 8;
@@ -142,6 +155,28 @@ static bool is_default(const struct job *j, const struct pq_tensor *t)
     if (!cmd_selected(j->c, t->name))
         return false;
     return j->c->match.n > 0 || is_wide_cast(&j->o->spec) || is_linear(t);
+}
+
+/*
+ * 8-bit floats of other tools have scales beside them (weight_scale_inv,
+ * weight_scale): without those the numbers mean nothing.
+ */
+static int refuse_scaled(const struct job *j, const struct pq_tensor *t,
+                         struct pq_error *e)
+{
+    const struct pq_catalog *in = j->in->catalog;
+    const size_t n = strlen(t->name);
+
+    if (pq_dtype_bits(t->dtype) != 8)
+        return 0;
+    for (size_t i = 0; i < in->n_tensors; i++)
+        if (strncmp(in->tensors[i].name, t->name, n) == 0 &&
+            strncmp(in->tensors[i].name + n, "_scale", 6) == 0)
+            return pq_fail(e, PQ_EUNSUPPORTED,
+                           "%s: tensor %s: has scales of its own (%s), which "
+                           "pq does not apply",
+                           j->in->name, t->name, in->tensors[i].name);
+    return 0;
 }
 
 static int choose(struct job *j, const struct pq_tensor *t, struct choice *d,
@@ -175,6 +210,11 @@ static int choose(struct job *j, const struct pq_tensor *t, struct choice *d,
                            pq_encoding_name(t->codec.encoding));
         d->convert = false;
     }
+    /* nothing is there to encode, however many rows of it */
+    if (t->n_elements == 0 && d->spec.encoding != PQ_PLAIN)
+        d->convert = false;
+    if (d->convert && refuse_scaled(j, t, e))
+        return -1;
     d->transpose = d->convert && d->spec.encoding != PQ_PLAIN && j->conv1d &&
                    t->rank == 2 && pq_name_is_conv1d(t->name);
     return 0;
@@ -226,19 +266,36 @@ static int add_steps(struct job *j, struct pq_error *e)
 
 /* ---- config.json ------------------------------------------------------- */
 
+static void warn(const struct job *j, bool mixed, const struct pq_tensor *t)
+{
+    const struct quantize *o = j->o;
+
+    for (size_t i = 0; i < o->rules.n && !j->c->quiet; i++)
+        if (!o->rules.rules[i].used)
+            cmd_msg(j->c, "warning: no tensor takes the rule '%s=%s'",
+                    o->rules.rules[i].glob, o->rules.rules[i].value);
+    if (j->c->quiet || !pq_catalog_blob(&j->out, "config.json"))
+        return;
+    if (mixed)
+        cmd_msg(j->c, "warning: %s: transformers loads one encoding a model, "
+                      "not several",
+                j->in->name);
+    else if (t && t->codec.encoding == PQ_INT8_BLOCK)
+        cmd_msg(j->c, "warning: %s: transformers has no loader for int8_block",
+                j->in->name);
+}
+
 static int edit_config(struct job *j, struct pq_error *e)
 {
+    const struct pq_tensor *t;
     bool mixed;
 
     if (is_wide_cast(&j->o->spec) && j->c->match.n + j->c->exclude.n == 0 &&
         cmd_config_set_dtype(&j->out, j->o->spec.dtype, e))
         return -1;
-    if (cmd_config_set_bnb(&j->out, &mixed, e))
+    if (cmd_config_set_bnb(&j->out, &t, &mixed, e))
         return -1;
-    if (mixed && !j->c->quiet && pq_catalog_blob(&j->out, "config.json"))
-        cmd_msg(j->c, "warning: %s: transformers loads one encoding a model, "
-                      "not several",
-                j->in->name);
+    warn(j, mixed, t);
     return 0;
 }
 
@@ -247,7 +304,7 @@ static int edit_config(struct job *j, struct pq_error *e)
 static int convert(struct job *j, struct pq_error *e)
 {
     j->conv1d = cmd_config_has_conv1d(j->in->catalog, e);
-    if (e->code || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
+    if (e->code || cmd_config_refuse_foreign(j->in, e) || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
         cmd_make_sink(j->c, &j->out, NULL, j->in->catalog, &j->plan.sink, e))
         return -1;
     j->sources[0] = j->in;
@@ -271,7 +328,7 @@ static int run(struct cmd *c, struct pq_error *e)
     if (!o->type)
         return cmd_usage(c, "-t TYPE is required: one of %s", pq_spec_types());
     struct pq_spec spec = asked;
-    if (make_spec(o, o->type, &spec, e))
+    if (make_spec(o, o->type, &spec, e) || check_rules(o, e))
         return CMD_TROUBLE;
     o->spec = spec;
     o->spec.double_quant = asked.double_quant;

@@ -56,7 +56,8 @@ int pq_format_open(struct pq_in *in, struct pq_source **s, struct pq_error *e)
         }
     pq_in_close(in);
     if (n == 0)
-        return pq_fail(e, PQ_ETRUNCATED, "%s: is empty", name);
+        return pq_fail(e, PQ_ETRUNCATED, "%s: is empty%s", name,
+                       in->regular ? "" : " (did the program before it fail?)");
     return pq_fail(e, PQ_EFORMAT,
                    "%s: not a model file that pq knows (safetensors, .pq)",
                    name);

@@ -8,6 +8,8 @@
  */
 #include "pqstream.h"
 
+#include "pq_quant.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -247,19 +249,6 @@ static int take_parts(struct parser *p)
     }
 }
 
-/* There is a part of that role, of at least n elements of that type. */
-static bool holds(const struct pq_tensor *t, enum pq_role role, uint64_t n,
-                  enum pq_dtype dtype)
-{
-    for (size_t i = 0; i < t->n_parts; i++) {
-        const struct pq_part *p = &t->parts[i];
-        if (p->role == role)
-            return p->dtype == dtype &&
-                   p->bytes * 8 / pq_dtype_bits(dtype) >= n;
-    }
-    return false;
-}
-
 /* The data come first, and no two parts have the same role. */
 static bool distinct(const struct parser *p)
 {
@@ -272,39 +261,6 @@ static bool distinct(const struct parser *p)
         roles |= role;
     }
     return p->n_parts > 0 && p->parts[0].role == PQ_ROLE_DATA;
-}
-
-static uint64_t blocks_of(uint64_t n, uint64_t block)
-{
-    return n / block + (n % block != 0);
-}
-
-/* What a decoder will read is there. */
-static bool sound(const struct pq_tensor *t)
-{
-    const struct pq_codec *c = &t->codec;
-    const uint64_t n = t->n_elements;
-
-    switch (c->encoding) {
-    case PQ_PLAIN:
-        return t->n_parts == 1 && t->parts[0].dtype == t->dtype &&
-               t->parts[0].bytes * 8 / pq_dtype_bits(t->dtype) == n;
-    case PQ_INT8:
-        return t->rank > 0 && t->parts[0].bytes >= n &&
-               holds(t, PQ_ROLE_SCB, t->shape[0], PQ_F32);
-    default:
-        if (c->block == 0)
-            return false;
-    }
-    const uint64_t blocks = blocks_of(n, c->block);
-    const uint64_t codes = c->encoding == PQ_INT8_BLOCK ? n : n / 2 + n % 2;
-    if (t->parts[0].bytes < codes)
-        return false;
-    if (c->nested_block == 0)
-        return holds(t, PQ_ROLE_ABSMAX, blocks, PQ_F32);
-    return holds(t, PQ_ROLE_ABSMAX, blocks, PQ_U8) &&
-           holds(t, PQ_ROLE_NESTED_ABSMAX, blocks_of(blocks, c->nested_block),
-                 PQ_F32);
 }
 
 static int unique(struct parser *p, struct pq_names *names, const char *name,
@@ -356,7 +312,7 @@ static int add_tensor(struct parser *p, const struct item *it)
     if (place_parts(p, t) ||
         unique(p, &p->tensor_names, t->name, p->c->n_tensors - 1))
         return -1;
-    if (!sound(t))
+    if (!pq_codec_sound(t))
         return pq_fail(p->e, PQ_EFORMAT,
                        "%s: the parts do not suit the encoding", it->name);
     return 0;

@@ -477,8 +477,9 @@ int pq_stream_create(struct pq_catalog *c, const char *path, int dirfd,
                      const struct pq_write_options *w, struct pq_sink **out,
                      struct pq_error *e)
 {
+    if (w->canonical)
+        return pq_fail(e, PQ_EARG, "canonical order is for safetensors");
     struct pq_stream_sink *k = pq_zalloc(1, sizeof(*k));
-
     if (!k)
         return pq_fail_nomem(e);
     k->base.ops = &sink_ops;

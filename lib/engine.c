@@ -36,8 +36,8 @@ static unsigned passes_of(const struct pq_step *s)
 }
 
 /* Bytes that the buffers of a full unit of this step take. */
-static int step_bytes(const struct pq_engine *g, const struct pq_step *s,
-                      uint64_t *bytes, struct pq_error *e)
+static int step_bytes(const struct pq_step *s, uint64_t *bytes,
+                      struct pq_error *e)
 {
     const uint64_t count = s->items < s->unit_items ? s->items : s->unit_items;
     uint64_t sum = aligned(s->scratch_bytes) + aligned(s->partial_bytes);
@@ -53,7 +53,6 @@ static int step_bytes(const struct pq_engine *g, const struct pq_step *s,
             !pq_add(sum, n / 8 + 2 * ALIGN, &sum))
             return pq_fail(e, PQ_ELIMIT, "unit is too large");
     }
-    (void)g;
     *bytes = sum;
     return 0;
 }
@@ -76,7 +75,7 @@ static int make_slots(struct pq_engine *g, struct pq_error *e)
 
     for (size_t i = 0; i < p->n_steps; i++) {
         uint64_t n = 0;
-        if (step_bytes(g, &p->steps[i], &n, e))
+        if (step_bytes(&p->steps[i], &n, e))
             return pq_error_in(e, "tensor %s", p->steps[i].name);
         if (n > g->run->memory)
             return pq_fail(e, PQ_ELIMIT,
@@ -294,6 +293,7 @@ static int change_round(struct pq_engine *g, struct pq_error *e)
     const bool failed = wait_for_all(g);
 
     g->gathering = false;
+    g->closed = 0; /* inputs are forgotten after the second round only */
     g->step = g->unit = 0;
     g->pass = g->plan->n_steps ? g->plan->steps[0].n_gather : 0;
     return failed || !g->plan->between ? 0 : g->plan->between(g->plan, e);
@@ -592,8 +592,10 @@ int pq_engine_run(struct pq_plan *p, const struct pq_run *r, struct pq_error *e)
     pthread_cond_init(&g.changed, NULL);
     pthread_cond_init(&g.stopped, NULL);
     int rc = prepare(&g, err);
-    if (!rc && p->sink)
+    if (!rc && p->sink) {
+        p->sink->begun = true;
         rc = p->sink->ops->begin(p->sink, err);
+    }
     if (!rc)
         rc = run_steps(&g, err);
     if (!rc && p->sink)

@@ -60,7 +60,6 @@ struct pq_engine {
 
     size_t *first_place; /* [tensors of the sink's catalogue] */
     size_t *place;       /* [places] part -> place in sink->order */
-    size_t next_place;   /* ordered sink: the place to be written next */
 
     /* Drawing: under `drawing`. */
     pthread_mutex_t drawing;
@@ -111,7 +110,7 @@ int pq_engine_open_trail(struct pq_engine *g, const struct pq_step *s,
                          struct pq_live *l, struct pq_error *e);
 uint64_t pq_output_bytes(const struct pq_engine *g, const struct pq_step *s,
                          size_t i, uint64_t first, uint64_t count);
-/* Writes a unit's outputs; `ordered`: those that wait for their turn. */
+/* Writes a unit's outputs; `in_turn`: those that wait for their turn. */
 int pq_engine_write(struct pq_engine *g, const struct pq_slot *s,
                     struct pq_live *l, bool in_turn, struct pq_error *e);
 /* The end of a step: finish(), trailing parts, constants. */

@@ -169,8 +169,7 @@ struct pq_run {
  * Runs the plan: begins the sink, works through the steps, finishes the
  * sources (END seen and verified), then the sink.  On failure the sink is
  * aborted with the error and nothing appears under the output's name.
- * `state` of step i is zeroed memory that lives until its done() returned,
- * or until the end of the run when plan->gather_first.
+ * `state` of step i is zeroed memory that lives until its done() returned.
  */
 PQ_MUST_USE int pq_engine_run(struct pq_plan *p, const struct pq_run *r,
                               struct pq_error *e);

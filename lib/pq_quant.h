@@ -135,6 +135,12 @@ PQ_MUST_USE int pq_step_copy_part(struct pq_plan *p, struct pq_source *src,
                                   struct pq_error *e);
 
 /*
+ * Does the tensor have the parts of its encoding, of the types and sizes
+ * that a decoder relies on?  Every reader of encoded tensors asks.
+ */
+bool pq_codec_sound(const struct pq_tensor *t);
+
+/*
  * Folding: entries of a safetensors catalogue that belong together (codes,
  * absmax, quant_map, quant_state; rows and SCB) become one tensor with an
  * encoding.  What does not fit stays plain.  The small quant_state parts are

@@ -47,6 +47,7 @@ struct pq_sink {
     struct pq_place *order;     /* [n_order] every part, in file order */
     size_t n_order;
     bool positional;
+    bool begun;           /* begin() was called; set by the engine */
     uint64_t total_bytes; /* exact size of the output, all files together */
     bool at_most;         /* total_bytes is a bound only (compression) */
 };

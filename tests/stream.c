@@ -54,14 +54,16 @@ void add_plain(struct pq_catalog *c, const char *name, enum pq_dtype t,
 void add_nf4(struct pq_catalog *c, const char *name, uint64_t rows,
              uint64_t cols)
 {
-    struct pq_tensor *x = add(c, name, PQ_BF16, rows, cols, 2);
+    struct pq_tensor *x = add(c, name, PQ_BF16, rows, cols, 3);
     const uint64_t n = rows * cols;
-    char absmax[100];
+    char absmax[100], map[100];
 
     snprintf(absmax, sizeof(absmax), "%s.absmax", name);
+    snprintf(map, sizeof(map), "%s.quant_map", name);
     x->codec = (struct pq_codec){.encoding = PQ_NF4, .block = 64};
     part(c, &x->parts[0], name, PQ_U8, PQ_ROLE_DATA, (n + 1) / 2, 1);
     part(c, &x->parts[1], absmax, PQ_F32, PQ_ROLE_ABSMAX, (n + 63) / 64, 1);
+    part(c, &x->parts[2], map, PQ_F32, PQ_ROLE_QUANT_MAP, 16, 1);
 }
 
 void small_model(struct pq_catalog *c)

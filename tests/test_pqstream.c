@@ -373,7 +373,7 @@ Test(pqstream, random_access)
             const uint64_t left = part->bytes - o;
             const size_t n = left < 3000 ? (size_t)left : 3000;
             cr_assert(pq_source_read(s, part, o, got, n, &e) == 0, "%s", e.msg);
-            fill(t == 3 ? 4 : t + p, o, want, n);
+            fill(t == 3 ? 5 : t + p, o, want, n);
             cr_assert_arr_eq(got, want, n);
             seed = seed * 1664525u + 1013904223u;
         }

@@ -5,6 +5,7 @@
  *     -> stdout closed and checked -> dead of the signal, if one came
  */
 #include "cmd.h"
+#include "pq_hash.h"
 
 #include <getopt.h>
 #include <sched.h>
@@ -101,7 +102,6 @@ static int set_memory(struct cmd *c, const char *value, struct pq_error *e)
     if (bytes < MIN_MEMORY)
         return pq_fail(e, PQ_EARG, "%s is too little (at least 16M)", value);
     set_budget(c, bytes);
-    c->memory_given = true;
     return 0;
 }
 
@@ -355,6 +355,23 @@ static void add_quoted(struct pq_buf *b, const char *word)
 }
 
 /* "-t nf4", "--double-quant"; a value that is optional is joined: "-z3". */
+/* The name of a file may change, or its content; this is its content. */
+static void add_digest(struct pq_buf *b, const char *path)
+{
+    FILE *f = fopen(path, "re");
+    struct pq_buf text = {0};
+    char piece[4096], hex[33];
+    size_t n;
+
+    while (f != NULL && (n = fread(piece, 1, sizeof piece, f)) > 0)
+        pq_buf_add(&text, piece, n);
+    if (f != NULL)
+        fclose(f);
+    pq_hash128_hex(pq_hash128_of(text.s != NULL ? text.s : "", text.n), hex);
+    pq_buf_printf(b, "xxh3:%s", hex);
+    pq_buf_release(&text);
+}
+
 static void add_given(struct pq_buf *b, const struct cmd_option *o,
                       const char *value)
 {
@@ -367,7 +384,10 @@ static void add_given(struct pq_buf *b, const struct cmd_option *o,
     if (value == NULL)
         return;
     pq_buf_puts(b, !optional ? " " : o->letter != 0 ? "" : "=");
-    add_quoted(b, value);
+    if ((o->flags & CMD_ARG_CONTENT) != 0)
+        add_digest(b, value);
+    else
+        add_quoted(b, value);
 }
 
 /* Does a later option of the same kind make this one void? */
@@ -438,6 +458,8 @@ static int run(struct cmd *c)
     const int status = c->tool->run(c, &e);
 
     cmd_progress_end();
+    if (status == CMD_TROUBLE)
+        cmd_forward_failure(c, &e);
     /* Of a signal its own death says enough. */
     if (status == CMD_TROUBLE && e.code != PQ_OK &&
         !(e.code == PQ_ECANCEL && cmd_cancel != 0))

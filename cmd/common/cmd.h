@@ -24,7 +24,8 @@ enum { CMD_OK = 0, CMD_NO = 1, CMD_TROUBLE = 2 };
 enum cmd_option_flags {
     CMD_CHANGES_OUTPUT = 1u << 0, /* goes into the provenance line */
     CMD_REPEATS = 1u << 1,        /* may be given more than once */
-    CMD_ARG_OPTIONAL = 1u << 2    /* -z or -z3, --compress or --compress=3 */
+    CMD_ARG_OPTIONAL = 1u << 2,   /* -z or -z3, --compress or --compress=3 */
+    CMD_ARG_CONTENT = 1u << 3     /* a file: provenance holds its digest */
 };
 
 /* Shared options a tool takes (bits of pq_tool.shared); -h -V always. */
@@ -101,12 +102,12 @@ struct cmd {
     int verbose;
     unsigned threads; /* resolved: >= 1 */
     uint64_t memory;  /* bytes for buffers: three quarters of --memory */
-    bool memory_given;
     const char *tmpdir; /* TMPDIR, or NULL */
     const struct pq_kernels *kernels; /* PQ_CPU, or the best; never NULL */
     uint64_t seed;
     struct cmd_list match, exclude;
     int progress_when; /* 0 auto, 1 always, 2 never */
+    bool began; /* some output was begun */
     const char *prov_options; /* "-t nf4 --double-quant": what changes output */
 };
 
@@ -221,6 +222,12 @@ PQ_MUST_USE int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
                               const struct pq_write_options *w,
                               const struct pq_catalog *in,
                               struct pq_sink **k, struct pq_error *e);
+/*
+ * An upstream failure that was met before the first byte went out (scales
+ * are looked for before anything is written): the next program in the pipe
+ * gets an empty stream that says why, else it would only find nothing.
+ */
+void cmd_forward_failure(const struct cmd *c, const struct pq_error *why);
 /* Runs the plan with -T, --memory and progress; with -n prints the plan. */
 PQ_MUST_USE int cmd_run_plan(struct cmd *c, struct pq_plan *p,
                              struct pq_error *e);

@@ -120,6 +120,37 @@ bool cmd_config_has_conv1d(const struct pq_catalog *c, struct pq_error *e)
            pq_model_has_conv1d(type);
 }
 
+bool cmd_config_quant_method(const struct pq_catalog *c, char *method,
+                             size_t n, struct pq_error *e)
+{
+    cJSON *j = parse(c, e);
+    const cJSON *q =
+        j ? cJSON_GetObjectItemCaseSensitive(j, "quantization_config") : NULL;
+    const char *s = cJSON_IsObject(q)
+                        ? cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(
+                              q, "quant_method"))
+                        : NULL;
+    const bool fits = s && strlen(s) < n;
+
+    if (fits)
+        memcpy(method, s, strlen(s) + 1);
+    cJSON_Delete(j);
+    return fits;
+}
+
+int cmd_config_refuse_foreign(const struct pq_source *s, struct pq_error *e)
+{
+    char method[64];
+
+    if (cmd_config_quant_method(s->catalog, method, sizeof method, e) &&
+        strcmp(method, "bitsandbytes") != 0)
+        return pq_fail(e, PQ_EUNSUPPORTED,
+                       "%s: config.json: is quantized with %s, which pq does "
+                       "not decode",
+                       s->name, method);
+    return e->code ? -1 : 0;
+}
+
 /* ---- quantization_config ------------------------------------------------ */
 
 /* Modules of 2-D weights that stay as they are, as a JSON array. */
@@ -191,15 +222,14 @@ static const struct pq_tensor *first_encoded(const struct pq_catalog *c,
     return first;
 }
 
-int cmd_config_set_bnb(struct pq_catalog *c, bool *mixed, struct pq_error *e)
+int cmd_config_set_bnb(struct pq_catalog *c, const struct pq_tensor **first,
+                       bool *mixed, struct pq_error *e)
 {
-    const struct pq_tensor *t = first_encoded(c, mixed);
+    const struct pq_tensor *t = *first = first_encoded(c, mixed);
     struct pq_buf b = {0};
 
-    if (!t || t->codec.encoding == PQ_INT8_BLOCK) {
-        *mixed = false;
-        return 0;
-    }
+    if (!t || t->codec.encoding == PQ_INT8_BLOCK)
+        return cmd_config_set(c, "quantization_config", NULL, e);
     put_bnb(c, t, &b);
     const int rc = b.failed
                        ? pq_fail_nomem(e)

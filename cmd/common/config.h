@@ -24,13 +24,24 @@ PQ_MUST_USE int cmd_config_set_dtype(struct pq_catalog *c, enum pq_dtype t,
                                      struct pq_error *e);
 /*
  * Sets quantization_config to what the tensors of the catalogue are, as
- * transformers reads it; nothing where none is encoded so.  *mixed: there are
- * several encodings, of which it has room for one.
+ * transformers reads it; removes it where none is encoded so.  *first is the
+ * first encoded tensor, or NULL; *mixed: there are several encodings, of
+ * which there is room for one.
  */
-PQ_MUST_USE int cmd_config_set_bnb(struct pq_catalog *c, bool *mixed,
-                                   struct pq_error *e);
+PQ_MUST_USE int cmd_config_set_bnb(struct pq_catalog *c,
+                                   const struct pq_tensor **first,
+                                   bool *mixed, struct pq_error *e);
 /* Is the head tied to the embeddings?  1 it says so, 2 it may be, 0 no. */
 int cmd_config_tied(const struct pq_catalog *c, struct pq_error *e);
+/*
+ * The quant_method of its quantization_config into `method` (room for n
+ * bytes); false when there is none.
+ */
+bool cmd_config_quant_method(const struct pq_catalog *c, char *method,
+                             size_t n, struct pq_error *e);
+/* Fails when the model is quantized in a way that is not bitsandbytes'. */
+PQ_MUST_USE int cmd_config_refuse_foreign(const struct pq_source *s,
+                                          struct pq_error *e);
 /* Do its layers include GPT-2's Conv1D?  Without a config: all may. */
 bool cmd_config_has_conv1d(const struct pq_catalog *c, struct pq_error *e);
 

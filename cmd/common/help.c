@@ -36,7 +36,7 @@ static const struct shared_option shared[] = {
                   0, CMD_ID_THREADS}},
     {CMD_VERBOSITY, {'q', "quiet", NULL, "no warnings and no progress", NULL,
                      0, CMD_ID_QUIET}},
-    {CMD_VERBOSITY, {'v', "verbose", NULL, "say more; twice: still more", NULL,
+    {CMD_VERBOSITY, {'v', "verbose", NULL, "say more: one line a tensor", NULL,
                      CMD_REPEATS, CMD_ID_VERBOSE}},
     {CMD_JSON, {0, "json", NULL, "print JSON", NULL, 0, CMD_ID_JSON}},
     {CMD_ENGINE, {0, "memory", "SIZE", "stay within SIZE (default: 128M)",

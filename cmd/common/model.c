@@ -22,6 +22,21 @@ static uint64_t hold_share(const struct cmd *c)
     return c->memory / 4;
 }
 
+/* A pattern of -m that matches nothing is a mistake, not an empty job. */
+static int check_selection(const struct cmd *c, const struct pq_source *s,
+                           struct pq_error *e)
+{
+    for (size_t i = 0; i < c->match.n; i++) {
+        bool found = false;
+        for (size_t k = 0; k < s->catalog->n_tensors && !found; k++)
+            found = cmd_glob(c->match.items[i], s->catalog->tensors[k].name);
+        if (!found)
+            return pq_fail(e, PQ_EARG, "%s: no tensor matches -m '%s'",
+                           s->name, c->match.items[i]);
+    }
+    return 0;
+}
+
 int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
                    struct pq_error *e)
 {
@@ -31,7 +46,13 @@ int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
         cmd_usage(c, "no MODEL is given and standard input is a terminal");
         return -1;
     }
-    return pq_open_model(path, &cmd_cancel, s, e);
+    if (pq_open_model(path, &cmd_cancel, s, e) != 0)
+        return -1;
+    if (check_selection(c, *s, e) == 0)
+        return 0;
+    pq_source_free(*s);
+    *s = NULL;
+    return -1;
 }
 
 int cmd_open_input(struct cmd *c, size_t i, struct pq_source **s,
@@ -332,6 +353,28 @@ static int print_json(const struct cmd *c, const struct pq_plan *p,
     return rc;
 }
 
+void cmd_forward_failure(const struct cmd *c, const struct pq_error *why)
+{
+    const struct pq_write_options w = {.program = c->program};
+    const bool standard = c->output == NULL || strcmp(c->output, "-") == 0;
+    struct pq_catalog nothing;
+    struct pq_sink *k = NULL;
+    struct stat st;
+
+    if (why->code != PQ_EUPSTREAM || c->began || c->dry_run || !standard ||
+        (c->tool->shared & CMD_OUTPUT) == 0 ||
+        (c->output_format != NULL && strcmp(c->output_format, "pq") != 0) ||
+        fstat(1, &st) != 0 || S_ISREG(st.st_mode) || isatty(1))
+        return;
+    pq_catalog_init(&nothing);
+    if (pq_format_pqstream.create(&nothing, NULL, -1, &w, &k, NULL) == 0) {
+        if (k->ops->begin(k, NULL) == 0)
+            k->ops->abort(k, why);
+        pq_sink_free(k);
+    }
+    pq_catalog_release(&nothing);
+}
+
 int cmd_run_plan(struct cmd *c, struct pq_plan *p, struct pq_error *e)
 {
     struct pq_run run = {
@@ -353,6 +396,7 @@ int cmd_run_plan(struct cmd *c, struct pq_plan *p, struct pq_error *e)
         if (p->sources[i]->hold != NULL && run.memory > hold_share(c))
             run.memory -= hold_share(c);
     const int rc = pq_engine_run(p, &run, e);
+    c->began = p->sink != NULL && p->sink->begun;
     cmd_progress_end();
     return rc;
 }

@@ -37,8 +37,10 @@ static uint64_t tensor_bytes(const struct pq_tensor *t)
 static void print_line(const struct cmd_report *r, const struct pq_step *s,
                        const struct pq_tensor *t, const struct pq_quality *q)
 {
-    char shape[256], sqnr[96] = "exact";
+    char shape[256], sqnr[96] = "exact", name[256];
 
+    snprintf(name, sizeof name, "%s", s->name);
+    cmd_mask(name, strlen(name));
     cmd_shape_text(t, shape, sizeof shape);
     if (q->noise > 0)
         snprintf(sqnr, sizeof sqnr, "SQNR %.2f dB, max error %.3g",
@@ -53,10 +55,10 @@ static void print_line(const struct cmd_report *r, const struct pq_step *s,
         snprintf(sqnr + n, sizeof sqnr - n, ", delta retained %.4f",
                  pq_retained(q));
     }
-    cmd_msg(r->c, "%s %s -> %s: %s%s", s->name, shape, cmd_type_name(t), sqnr,
+    cmd_msg(r->c, "%s %s -> %s: %s%s", name, shape, cmd_type_name(t), sqnr,
             q->nans || q->infs || q->overflows ? "; NaN, Inf or overflow" : "");
     if (q->nans || q->infs || q->overflows)
-        cmd_msg(r->c, "%s: %llu NaN, %llu Inf, %llu out of range", s->name,
+        cmd_msg(r->c, "%s: %llu NaN, %llu Inf, %llu out of range", name,
                 (unsigned long long)q->nans, (unsigned long long)q->infs,
                 (unsigned long long)q->overflows);
 }
@@ -115,9 +117,24 @@ int cmd_report_tensor(const struct pq_step *s, const struct pq_quality *q,
     return r->json.failed ? pq_fail_nomem(e) : 0;
 }
 
-int cmd_report_catalog(struct cmd_report *r, struct pq_error *e)
+/* With -v: name, shape and type of what was written. */
+static void print_tensor(const struct cmd_report *r, const struct pq_tensor *t)
 {
-    for (size_t i = 0; r->c->json && i < r->out->n_tensors; i++) {
+    char shape[256], name[256];
+
+    snprintf(name, sizeof name, "%s", t->name);
+    cmd_mask(name, strlen(name));
+    cmd_shape_text(t, shape, sizeof shape);
+    cmd_msg(r->c, "%s %s -> %s", name, shape, cmd_type_name(t));
+}
+
+static int report_catalog(struct cmd_report *r, struct pq_error *e)
+{
+    for (size_t i = 0; i < r->out->n_tensors; i++) {
+        if (r->c->verbose > 0)
+            print_tensor(r, &r->out->tensors[i]);
+        if (!r->c->json)
+            continue;
         open_json(r, &r->out->tensors[i]);
         pq_buf_puts(&r->json, "}");
     }
@@ -145,4 +162,19 @@ int cmd_report_end(struct cmd_report *r, uint64_t bytes_in, uint64_t bytes_out,
     const int rc = head.failed ? pq_fail_nomem(e) : 0;
     pq_buf_release(&head);
     return rc;
+}
+
+int cmd_report_plan(struct cmd *c, const struct pq_plan *p, struct pq_error *e)
+{
+    struct cmd_report r = {.c = c, .out = p->sink->catalog};
+    uint64_t bytes_in = 0;
+    int rc = 0;
+
+    if (p->n_sources)
+        bytes_in = p->sources[0]->total_bytes;
+    if (!c->dry_run)
+        rc = report_catalog(&r, e) ||
+             cmd_report_end(&r, bytes_in, p->sink->total_bytes, e);
+    pq_buf_release(&r.json);
+    return rc ? -1 : 0;
 }

@@ -23,8 +23,9 @@ PQ_MUST_USE int cmd_report_tensor(const struct pq_step *s,
 PQ_MUST_USE int cmd_report_end(struct cmd_report *r, uint64_t bytes_in,
                                uint64_t bytes_out, struct pq_error *e);
 
-/* For tools that measure nothing: all tensors of r->out, for the JSON. */
-PQ_MUST_USE int cmd_report_catalog(struct cmd_report *r, struct pq_error *e);
+/* For tools that measure nothing: what a plan that was run has written. */
+PQ_MUST_USE int cmd_report_plan(struct cmd *c, const struct pq_plan *p,
+                                struct pq_error *e);
 
 /* The type of a tensor as people write it: "nf4", "BF16". */
 const char *cmd_type_name(const struct pq_tensor *t);

@@ -17,6 +17,7 @@ static int add(struct cmd_rules *r, const char *glob, size_t n_glob,
         return pq_fail_nomem(e);
     r->rules = rules;
     struct cmd_rule *new = &rules[r->n++];
+    new->used = false;
     new->glob = pq_strndup(glob, n_glob);
     new->value = pq_strndup(value, n_value);
     return new->glob && new->value ? 0 : pq_fail_nomem(e);
@@ -64,11 +65,13 @@ int cmd_rules_read(struct cmd_rules *r, const char *path, struct pq_error *e)
     return rc;
 }
 
-const char *cmd_rules_find(const struct cmd_rules *r, const char *name)
+const char *cmd_rules_find(struct cmd_rules *r, const char *name)
 {
     for (size_t i = 0; i < r->n; i++)
-        if (cmd_glob(r->rules[i].glob, name))
+        if (cmd_glob(r->rules[i].glob, name)) {
+            r->rules[i].used = true;
             return r->rules[i].value;
+        }
     return NULL;
 }
 

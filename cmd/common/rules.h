@@ -8,6 +8,7 @@
 
 struct cmd_rule {
     char *glob, *value;
+    bool used; /* it was the first to match some tensor */
 };
 
 struct cmd_rules {
@@ -22,7 +23,7 @@ PQ_MUST_USE int cmd_rules_add(struct cmd_rules *r, const char *text,
 PQ_MUST_USE int cmd_rules_read(struct cmd_rules *r, const char *path,
                                struct pq_error *e);
 /* The value of the first rule that matches, or NULL. */
-const char *cmd_rules_find(const struct cmd_rules *r, const char *name);
+const char *cmd_rules_find(struct cmd_rules *r, const char *name);
 void cmd_rules_release(struct cmd_rules *r);
 
 #endif

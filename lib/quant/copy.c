@@ -1,5 +1,5 @@
 /*
- * Copy steps: the bytes of parts as they are, a megabyte at a time.
+ * Copy steps: the bytes of parts as they are, 256 KiB at a time.
  */
 #include "quant_internal.h"
 

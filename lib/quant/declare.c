@@ -130,7 +130,7 @@ static int declare_blockwise(struct pq_catalog *c, struct pq_tensor *t,
                              struct pq_error *e)
 {
     const uint64_t block = t->codec.block;
-    const uint64_t blocks = t->n_elements / block + (t->n_elements % block > 0);
+    const uint64_t blocks = pq_blocks_of(t->n_elements, block);
 
     if (add_codes(c, t, e))
         return -1;
@@ -141,8 +141,7 @@ static int declare_blockwise(struct pq_catalog *c, struct pq_tensor *t,
                        add_map(c, t, 3, false, e)
                    ? -1
                    : 0;
-    const uint64_t nested = blocks / PQ_NESTED_BLOCK +
-                            (blocks % PQ_NESTED_BLOCK > 0);
+    const uint64_t nested = pq_blocks_of(blocks, PQ_NESTED_BLOCK);
     return add_vector(c, t, 1, "absmax", PQ_ROLE_ABSMAX, PQ_U8, blocks, e) ||
                    add_state(c, t, 2, e) ||
                    add_vector(c, t, 3, "nested_absmax", PQ_ROLE_NESTED_ABSMAX,

@@ -87,7 +87,7 @@ static int emit_blocks(const struct pq_step *s, const struct pq_unit *u,
 
     (void)state;
     if (p->in->codec.nested_block) {
-        if (restore_absmax(p, u, n / block + (n % block > 0), restored, e))
+        if (restore_absmax(p, u, pq_blocks_of(n, block), restored, e))
             return -1;
         absmax = restored;
     }

@@ -101,7 +101,7 @@ static int decode_blocks(struct view *v, const struct pq_tensor *t,
                          struct pq_error *e)
 {
     const uint64_t block = t->codec.block, b = first / block;
-    const uint64_t blocks = n / block + (n % block > 0);
+    const uint64_t blocks = pq_blocks_of(n, block);
     const bool four = t->codec.encoding != PQ_INT8_BLOCK;
     const struct pq_part *absmax = pq_part_of(t, PQ_ROLE_ABSMAX);
     const struct pq_part *map_part = pq_part_of(t, PQ_ROLE_QUANT_MAP);
@@ -165,7 +165,8 @@ static int read_encoded(struct view *v, const struct pq_tensor *t,
     const uint64_t item = t->codec.encoding == PQ_INT8 ? 1 : t->codec.block;
     const uint64_t most = (CHUNK / item ? CHUNK / item : 1) * item;
     const uint64_t need = (n / size / item + 2) * item;
-    const uint64_t step = need < most ? need : most;
+    const uint64_t room = need < most ? need : most;
+    const uint64_t step = room < t->n_elements + item ? room : t->n_elements + item;
     struct chunk c = {0};
     int rc = chunk_init(&c, step + 1, e);
 

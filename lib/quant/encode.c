@@ -208,7 +208,7 @@ static void decode_blocks(const struct work *w, const uint8_t *codes,
 
 static uint64_t blocks_of(const struct pq_quant_step *p, uint64_t n)
 {
-    return n / p->spec.block + (n % p->spec.block > 0);
+    return pq_blocks_of(n, p->spec.block);
 }
 
 /* Scratch for codes and absmax of a second encoding of a unit. */
@@ -381,7 +381,8 @@ static void set_units(struct pq_step *s, struct pq_quant_step *p, uint64_t item)
     /* columns are read in pieces: wider units make them longer */
     const uint64_t flat = p->change ? CHANGE_ELEMENTS : PQ_UNIT_ELEMENTS;
     const uint64_t want =
-        p->transpose && flat < 64 * p->row ? 64 * p->row : flat;
+        p->transpose && p->in->n_elements && flat / 64 < p->row ? 64 * p->row
+                                                                : flat;
 
     s->items = count_items(p, item);
     s->unit_items = item && want / item ? want / item : 1;

@@ -14,7 +14,6 @@
 #include <string.h>
 
 #define MAX_STATE (1u << 16) /* bytes of a quant_state; real ones have 200 */
-#define MAX_PARTS 6
 
 struct fold {
     struct pq_source *s;
@@ -49,10 +48,13 @@ static bool ends_with(const char *s, const char *suffix, size_t *n)
     return a > b && strcmp(s + a - b, suffix) == 0;
 }
 
-/* Puts the parts found together; t->parts keeps one role each. */
-static int set_parts(struct fold *f, struct pq_tensor *t,
-                     struct pq_tensor *const *from, const enum pq_role *roles,
-                     size_t n, struct pq_error *e)
+/*
+ * Makes `w` the tensor that `as` describes, of the parts found, one role
+ * each; leaves all as it is when they do not fit together.
+ */
+static int join(struct fold *f, struct pq_tensor *w, struct pq_tensor as,
+                struct pq_tensor *const *from, const enum pq_role *roles,
+                size_t n, struct pq_error *e)
 {
     struct pq_part *parts =
         pq_arena_alloc(&f->s->catalog->arena, n, sizeof *parts);
@@ -60,13 +62,20 @@ static int set_parts(struct fold *f, struct pq_tensor *t,
     if (!parts)
         return pq_fail_nomem(e);
     for (size_t i = 0; i < n; i++) {
+        if (!from[i])
+            return 0;
         parts[i] = from[i]->parts[0];
         parts[i].role = roles[i];
-        if (from[i] != t)
-            take(f, from[i]);
     }
-    t->parts = parts;
-    t->n_parts = n;
+    as.name = w->name;
+    as.parts = parts;
+    as.n_parts = n;
+    if (!pq_codec_sound(&as))
+        return 0;
+    for (size_t i = 0; i < n; i++)
+        if (from[i] != w)
+            take(f, from[i]);
+    *w = as;
     return 0;
 }
 
@@ -79,17 +88,15 @@ static int fold_rows(struct fold *f, struct pq_tensor *scb, struct pq_error *e)
         return 0;
     struct pq_tensor *w = find(f, scb->name, n, ".weight");
     struct pq_tensor *format = find(f, scb->name, n, ".weight_format");
-    if (!w || w->dtype != PQ_I8 || w->rank != 2 ||
-        scb->n_elements != w->shape[0])
-        return 0;
-    if (format && (format->dtype != PQ_U8 || format->n_elements != 1))
+    if (!w || w->codec.encoding != PQ_PLAIN)
         return 0;
     struct pq_tensor *const from[] = {w, scb, format};
     const enum pq_role roles[] = {PQ_ROLE_DATA, PQ_ROLE_SCB,
                                   PQ_ROLE_WEIGHT_FORMAT};
-    w->codec.encoding = PQ_INT8;
-    w->dtype = PQ_F16; /* the library keeps no other type */
-    return set_parts(f, w, from, roles, format ? 3 : 2, e);
+    struct pq_tensor as = *w;
+    as.codec.encoding = PQ_INT8;
+    as.dtype = PQ_F16; /* the library keeps no other type */
+    return join(f, w, as, from, roles, format ? 3 : 2, e);
 }
 
 /* ---- blocks ------------------------------------------------------------ */
@@ -118,34 +125,6 @@ static int read_state(struct fold *f, const struct pq_tensor *state,
     return rc;
 }
 
-static bool is_vector(const struct pq_tensor *t, enum pq_dtype dtype,
-                      uint64_t n)
-{
-    return t && t->dtype == dtype && t->n_elements == n;
-}
-
-/* Do the sizes agree with what the quant_state says? */
-static bool sizes_agree(const struct pq_tensor *as, const struct pq_tensor *w,
-                        const struct pq_tensor *absmax,
-                        const struct pq_tensor *map,
-                        const struct pq_tensor *nested_absmax,
-                        const struct pq_tensor *nested_map)
-{
-    const bool four = as->codec.encoding != PQ_INT8_BLOCK;
-    const uint64_t n = as->n_elements, b = as->codec.block;
-    const uint64_t blocks = n / b + (n % b > 0);
-    const uint64_t nb = as->codec.nested_block;
-
-    if (w->parts[0].bytes != (four ? n / 2 + n % 2 : n) ||
-        !is_vector(map, PQ_F32, four ? 16 : 256))
-        return false;
-    if (!nb)
-        return is_vector(absmax, PQ_F32, blocks);
-    return is_vector(absmax, PQ_U8, blocks) &&
-           is_vector(nested_absmax, PQ_F32, blocks / nb + (blocks % nb > 0)) &&
-           is_vector(nested_map, PQ_F32, 256);
-}
-
 static int fold_group(struct fold *f, struct pq_tensor *state, size_t n,
                       struct pq_error *e)
 {
@@ -162,24 +141,19 @@ static int fold_group(struct fold *f, struct pq_tensor *state, size_t n,
     if (read_state(f, state, &as, e))
         return -1;
     if (as.codec.encoding == PQ_PLAIN ||
-        !sizes_agree(&as, w, absmax, map, na, nm))
+        !ends_with(state->name, pq_encoding_name(as.codec.encoding), &n))
         return 0;
-    w->codec = as.codec;
-    w->dtype = as.dtype;
-    w->rank = as.rank;
-    w->shape = as.shape;
-    w->n_elements = as.n_elements;
     if (!as.codec.nested_block) {
         struct pq_tensor *const from[] = {w, state, absmax, map};
         const enum pq_role roles[] = {PQ_ROLE_DATA, PQ_ROLE_QUANT_STATE,
                                       PQ_ROLE_ABSMAX, PQ_ROLE_QUANT_MAP};
-        return set_parts(f, w, from, roles, 4, e);
+        return join(f, w, as, from, roles, 4, e);
     }
     struct pq_tensor *const from[] = {w, absmax, state, na, nm, map};
     const enum pq_role roles[] = {
         PQ_ROLE_DATA,          PQ_ROLE_ABSMAX,           PQ_ROLE_QUANT_STATE,
         PQ_ROLE_NESTED_ABSMAX, PQ_ROLE_NESTED_QUANT_MAP, PQ_ROLE_QUANT_MAP};
-    return set_parts(f, w, from, roles, MAX_PARTS, e);
+    return join(f, w, as, from, roles, 6, e);
 }
 
 static int fold_blocks(struct fold *f, struct pq_tensor *state,
@@ -257,5 +231,5 @@ int pq_fold(struct pq_source *s, uint64_t memory, const char *tmpdir,
         remove_taken(&f);
     pq_names_release(&f.names);
     free(f.taken);
-    return rc ? pq_error_in(e, "%s", s->name) : 0;
+    return rc;
 }

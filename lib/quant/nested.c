@@ -109,7 +109,7 @@ int pq_nested_finish(const struct pq_step *s, void *state, struct pq_trail *t,
     int rc = -1;
 
     (void)state;
-    d.blocks = n / block + (n % block > 0);
+    d.blocks = pq_blocks_of(n, block);
     d.absmax = pq_alloc(CHUNK, sizeof *d.absmax);
     d.codes = pq_alloc(CHUNK, 1);
     d.nested_absmax = pq_alloc((size_t)(d.blocks / PQ_NESTED_BLOCK) + 1,

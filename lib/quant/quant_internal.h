@@ -36,6 +36,10 @@ struct pq_encode_state {
 int pq_part_set(struct pq_catalog *c, struct pq_part *p, const char *name,
                 enum pq_role role, enum pq_dtype dtype, const uint64_t *shape,
                 int rank, struct pq_error *e);
+/* The block sizes of bitsandbytes: 32, 64, ... 4096. */
+bool pq_block_known(uint32_t block);
+/* ceil(n / block) */
+uint64_t pq_blocks_of(uint64_t n, uint64_t block);
 /* The part of a role, or NULL; its number, or SIZE_MAX. */
 struct pq_part *pq_part_of(const struct pq_tensor *t, enum pq_role role);
 size_t pq_part_number(const struct pq_tensor *t, enum pq_role role);

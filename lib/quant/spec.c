@@ -49,12 +49,6 @@ static uint32_t default_block(enum pq_encoding e)
     return 0;
 }
 
-/* The block sizes that bitsandbytes knows: 32, 64, ... 4096. */
-static bool block_known(uint32_t block)
-{
-    return block >= 32 && block <= 4096 && (block & (block - 1)) == 0;
-}
-
 int pq_spec_check(struct pq_spec *s, struct pq_error *e)
 {
     const uint32_t normal = default_block(s->encoding);
@@ -69,7 +63,7 @@ int pq_spec_check(struct pq_spec *s, struct pq_error *e)
         return pq_fail(e, PQ_EARG, "%s has no scales to optimize", name);
     if (s->block == 0)
         s->block = normal;
-    if (normal && !block_known(s->block))
+    if (normal && !pq_block_known(s->block))
         return pq_fail(e, PQ_EARG,
                        "block size %u: must be 32, 64, 128, 256, 512, 1024, "
                        "2048 or 4096",

@@ -175,7 +175,8 @@ int pq_state_read(const char *text, size_t n, struct pq_catalog *c,
         return pq_fail(e, PQ_EFORMAT, "quant_state is not as expected");
     const int encoding = pq_encoding_from_name(s.type);
     const int dtype = pq_dtype_from_torch_name(s.dtype);
-    if (encoding <= PQ_PLAIN || dtype < 0 || s.block == 0 ||
+    if (encoding <= PQ_PLAIN || dtype < 0 ||
+        !pq_dtype_is_float((enum pq_dtype)dtype) || s.block == 0 ||
         s.block > UINT32_MAX || s.nested_block > UINT32_MAX)
         return pq_fail(e, PQ_EFORMAT, "quant_state has unknown values");
     t->codec.encoding = (enum pq_encoding)encoding;

@@ -36,7 +36,7 @@ void pq_load_f32(const struct pq_kernels *k, enum pq_dtype dtype,
     case PQ_F64:
         f64_to_f32(in, n, out);
         break;
-    default:
+    default: /* F32: pq_dtype_is_float() has no other */
         memcpy(out, in, n * sizeof *out);
     }
 }
