@@ -33,8 +33,8 @@ PQ_CFLAGS := -std=c11 -D_GNU_SOURCE -ffp-contract=off -fvisibility=hidden \
 	-Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \
 	-Wwrite-strings -Wformat=2 -Wundef -Ilib -Iformats -Icmd/common
 STRICT := -Wconversion -Wno-sign-conversion
-LIB_LIBS := -lzstd -lxxhash -lm -pthread
-LIBS := -lcjson $(LIB_LIBS)
+LIB_LIBS := -lcjson -lzstd -lxxhash -lm -pthread
+LIBS := $(LIB_LIBS)
 ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all
 
 LIB_SRC := $(sort $(wildcard lib/*.c lib/*/*.c formats/*.c))

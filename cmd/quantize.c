@@ -7,7 +7,6 @@
  */
 #include "cmd.h"
 #include "config.h"
-#include "pq_json.h"
 #include "pq_names.h"
 #include "report.h"
 #include "rules.h"
@@ -147,9 +146,7 @@ static bool is_wide_cast(const struct pq_spec *s)
 /* A weight of a linear layer: two dimensions, and a name that says so. */
 static bool is_linear(const struct pq_tensor *t)
 {
-    return t->rank == 2 && pq_name_is_weight(t->name) &&
-           !pq_name_is_embedding(t->name) && !pq_name_is_head(t->name) &&
-           !pq_name_is_norm(t->name);
+    return t->rank == 2 && pq_name_is_linear(t->name);
 }
 
 /* Without rules: -m names tensors outright, else the type's own choice. */
@@ -269,76 +266,6 @@ static int add_steps(struct job *j, struct pq_error *e)
 
 /* ---- config.json ------------------------------------------------------- */
 
-/* Modules of 2-D weights that stay as they are, as a JSON array. */
-static void put_skipped(const struct job *j, struct pq_buf *b)
-{
-    const struct pq_catalog *in = j->in->catalog;
-
-    /* lm_head is named even where it is tied and not in the file */
-    pq_buf_puts(b, "[\"lm_head\"");
-    for (size_t i = 0; i < in->n_tensors; i++) {
-        const struct pq_tensor *t = &in->tensors[i];
-        const size_t n = pq_name_module(t->name);
-        const bool linear = t->rank == 2 && pq_name_is_weight(t->name) &&
-                            !pq_name_is_embedding(t->name);
-        if (j->out.tensors[i].codec.encoding != PQ_PLAIN || !linear ||
-            n == 0 || (n == 7 && memcmp(t->name, "lm_head", n) == 0))
-            continue;
-        struct pq_buf module = {0};
-        pq_buf_add(&module, t->name, n);
-        pq_buf_puts(b, ", ");
-        if (!module.failed)
-            pq_json_quote(b, module.s);
-        pq_buf_release(&module);
-    }
-    pq_buf_puts(b, "]");
-}
-
-static void put_config(const struct job *j, const struct pq_tensor *t,
-                       struct pq_buf *b)
-{
-    const enum pq_encoding enc = t->codec.encoding;
-    const bool four = enc != PQ_INT8;
-
-    pq_buf_puts(b, "{\n    \"_load_in_4bit\": ");
-    pq_buf_puts(b, four ? "true" : "false");
-    pq_buf_puts(b, ",\n    \"_load_in_8bit\": ");
-    pq_buf_puts(b, four ? "false" : "true");
-    pq_buf_printf(b, ",\n    \"bnb_4bit_compute_dtype\": \"%s\"",
-                  four ? pq_dtype_torch_name(t->dtype) : "float32");
-    pq_buf_puts(b, ",\n    \"bnb_4bit_quant_storage\": \"uint8\"");
-    pq_buf_printf(b, ",\n    \"bnb_4bit_quant_type\": \"%s\"",
-                  four ? pq_encoding_name(enc) : "fp4");
-    pq_buf_printf(b, ",\n    \"bnb_4bit_use_double_quant\": %s",
-                  t->codec.nested_block ? "true" : "false");
-    pq_buf_puts(b, ",\n    \"llm_int8_enable_fp32_cpu_offload\": false"
-                   ",\n    \"llm_int8_has_fp16_weight\": false"
-                   ",\n    \"llm_int8_skip_modules\": ");
-    put_skipped(j, b);
-    pq_buf_printf(b, ",\n    \"llm_int8_threshold\": 6.0"
-                     ",\n    \"load_in_4bit\": %s,\n    \"load_in_8bit\": %s"
-                     ",\n    \"quant_method\": \"bitsandbytes\"\n  }",
-                  four ? "true" : "false", four ? "false" : "true");
-}
-
-/* The first tensor that the libraries will find encoded, or NULL. */
-static const struct pq_tensor *first_encoded(const struct job *j, bool *mixed)
-{
-    const struct pq_tensor *first = NULL;
-
-    *mixed = false;
-    for (size_t i = 0; i < j->out.n_tensors; i++) {
-        const struct pq_tensor *t = &j->out.tensors[i];
-        if (t->codec.encoding == PQ_PLAIN)
-            continue;
-        if (!first)
-            first = t;
-        else if (first->codec.encoding != t->codec.encoding)
-            *mixed = true;
-    }
-    return first;
-}
-
 static void warn(const struct job *j, bool mixed, const struct pq_tensor *t)
 {
     const struct quantize *o = j->o;
@@ -360,21 +287,16 @@ static void warn(const struct job *j, bool mixed, const struct pq_tensor *t)
 
 static int edit_config(struct job *j, struct pq_error *e)
 {
+    const struct pq_tensor *t;
     bool mixed;
-    const struct pq_tensor *t = first_encoded(j, &mixed);
-    struct pq_buf b = {0};
 
     if (is_wide_cast(&j->o->spec) && j->c->match.n + j->c->exclude.n == 0 &&
         cmd_config_set_dtype(&j->out, j->o->spec.dtype, e))
         return -1;
+    if (cmd_config_set_bnb(&j->out, &t, &mixed, e))
+        return -1;
     warn(j, mixed, t);
-    if (!t || t->codec.encoding == PQ_INT8_BLOCK)
-        return cmd_config_set(&j->out, "quantization_config", NULL, e);
-    put_config(j, t, &b);
-    int rc = b.failed ? pq_fail_nomem(e)
-                      : cmd_config_set(&j->out, "quantization_config", b.s, e);
-    pq_buf_release(&b);
-    return rc;
+    return 0;
 }
 
 /* ---- the run ----------------------------------------------------------- */

@@ -7,6 +7,7 @@
 #include "pq_names.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <string.h>
 
 static bool ends_with(const char *s, const char *suffix)
@@ -93,6 +94,12 @@ bool pq_name_is_norm(const char *name)
            (n >= 3 && memcmp(s, "ln_", 3) == 0);
 }
 
+bool pq_name_is_linear(const char *name)
+{
+    return pq_name_is_weight(name) && !pq_name_is_embedding(name) &&
+           !pq_name_is_head(name) && !pq_name_is_norm(name);
+}
+
 /* "h.", then digits, then ".": at the start or after a dot. */
 static bool in_numbered_h(const char *name)
 {
@@ -154,4 +161,33 @@ long pq_name_layer(const char *name, const char **end)
     }
     *end = name;
     return -1;
+}
+
+bool pq_name_is_token_table(const char *name)
+{
+    static const char *const tables[] = {"embed_tokens", "wte", "embed_in",
+                                         "word_embeddings", "shared",
+                                         "tok_embeddings"};
+
+    return pq_name_is_weight(name) &&
+           layer_is(name, tables, sizeof tables / sizeof *tables);
+}
+
+bool pq_name_variant(const char *name, unsigned i, char *s, size_t n)
+{
+    static const char *const trunks[] = {"transformer.", "model.",
+                                         "language_model.", "gpt_neox.",
+                                         "bert.", "roberta."};
+    const size_t count = sizeof trunks / sizeof *trunks;
+
+    if (i >= 2 * count)
+        return false;
+    const char *trunk = trunks[i % count];
+    const size_t k = strlen(trunk);
+    s[0] = '\0';
+    if (i >= count)
+        snprintf(s, n, "%s%s", trunk, name);
+    else if (strncmp(name, trunk, k) == 0)
+        snprintf(s, n, "%s", name + k);
+    return true;
 }

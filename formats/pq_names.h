@@ -22,6 +22,8 @@ bool pq_name_is_embedding(const char *name);
 bool pq_name_is_head(const char *name);
 /* A normalisation layer's weight, whatever its rank. */
 bool pq_name_is_norm(const char *name);
+/* The weight of a layer that is none of these (if it has two dimensions). */
+bool pq_name_is_linear(const char *name);
 /* GPT-2's Conv1D, stored [in, out]: c_attn, c_proj, c_fc, q_attn in h.N. */
 bool pq_name_is_conv1d(const char *name);
 /* Is Conv1D what this model_type of a config calls those layers? */
@@ -38,6 +40,16 @@ const char *pq_name_bare(const char *name);
 long pq_name_layer(const char *name, const char **end);
 /* Length of the module's name: of "a.b.weight" that of "a.b". */
 size_t pq_name_module(const char *name);
+
+/* The table of input tokens: embed_tokens, wte, word_embeddings, ... */
+bool pq_name_is_token_table(const char *name);
+/*
+ * Other names for the same tensor, since checkpoints of one model differ in
+ * whether the trunk's name is there ("transformer.h.0", "h.0").  Writes the
+ * i-th of them into s (room for n), "" if there is none by that rule; false
+ * when there are no more rules.
+ */
+bool pq_name_variant(const char *name, unsigned i, char *s, size_t n);
 
 #ifdef __cplusplus
 }

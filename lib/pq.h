@@ -8,6 +8,7 @@
  *   working through them    pq_engine.h
  *   quantization            pq_kernels.h pq_quant.h
  *   differences             pq_diff.h
+ *   changing models         pq_surgery.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
  * The file formats are one layer up: pq_format.h opens a model whatever it
@@ -36,6 +37,7 @@
 
 #include "pq_kernels.h"
 #include "pq_quant.h"
+#include "pq_surgery.h"
 
 #include "pq_diff.h"
 

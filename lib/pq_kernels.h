@@ -192,6 +192,22 @@ struct pq_kernels {
     void (*transpose)(const void *in /* [rows][cols] */,
                       void *out /* [cols][rows] */, size_t rows, size_t cols,
                       size_t elem_size);
+
+    /*
+     * x += scale * (l r), a thin product added to rows of a matrix.  Each
+     * element is summed over the rank in order, from 0, in float; then
+     * scaled; then added.
+     */
+    void (*add_product)(const float *l /* [rows][rank] */, size_t rows,
+                        size_t rank, const float *r /* [rank][stride] */,
+                        size_t stride, size_t cols, float scale,
+                        float *x /* [rows][x_stride] */, size_t x_stride);
+    /*
+     * How y, which x became by rounding, keeps the change x - base:
+     * sums = {sum (x-base)^2, sum (y-base)^2, sum (x-base)(y-base)}.
+     */
+    void (*change_stats)(const float *base /* [n] */, const float *x /* [n] */,
+                         const float *y /* [n] */, size_t n, double sums[3]);
 };
 
 /* The portable kernels.  Never NULL; the table is static. */

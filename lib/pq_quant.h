@@ -45,6 +45,8 @@ struct pq_quality {
     double noise;        /* sum (x - y)^2 */
     double plain_noise;  /* the same without --optimize, if that was asked */
     float max_error;     /* max |x - y| */
+    /* of a change: sums of wanted^2, applied^2 and their product */
+    double wanted, applied, both;
 };
 
 /* 10 log10(signal / noise); +Inf when there is no noise. */
@@ -82,6 +84,42 @@ struct pq_step *pq_step_encode(struct pq_plan *p, struct pq_source *src,
                                const struct pq_catalog *out, size_t tensor,
                                const struct pq_spec *spec, bool transpose,
                                const struct pq_quant *q, struct pq_error *e);
+
+/*
+ * A change made to the numbers of a tensor between widening and encoding
+ * (pq_surgery.h makes them).  It sees whole rows of the output; a tensor of
+ * one dimension has rows of one element.
+ */
+struct pq_rows {
+    const struct pq_kernels *kernels;
+    uint64_t first, count, columns;
+    const float *base;     /* [count][columns] what was read */
+    float *x;              /* [count][columns] the same, to be changed */
+    const void *const *in; /* the change's own inputs */
+    float *scratch;        /* [count * row_floats + fixed_floats] */
+    unsigned pass;         /* the gather pass, or n_gather to emit */
+    const double *sums;    /* [pass][columns] of the passes before */
+    double *gather;        /* [columns] for the sums of this pass, or NULL */
+};
+
+struct pq_change {
+    const struct pq_input *in; /* [n_in]; item_* are those of one row */
+    size_t n_in;
+    size_t row_floats, fixed_floats;
+    unsigned n_gather; /* passes that sum over columns; only for casts */
+    int (*apply)(const struct pq_change *c, const struct pq_rows *r,
+                 struct pq_error *e);
+    const void *params;
+};
+
+/* pq_step_encode with a change, whose fate is measured always. */
+struct pq_step *pq_step_change(struct pq_plan *p, struct pq_source *src,
+                               const struct pq_tensor *in,
+                               const struct pq_catalog *out, size_t tensor,
+                               const struct pq_spec *spec, bool transpose,
+                               const struct pq_change *change,
+                               const struct pq_quant *q, struct pq_error *e);
+
 /* Any encoding to the plain floating type of the output tensor. */
 struct pq_step *pq_step_decode(struct pq_plan *p, struct pq_source *src,
                                const struct pq_tensor *in,

@@ -33,6 +33,10 @@ make_files() {
     cd "$work/files"
     cp -r "$root/testdata/tiny-llama" llama
     cp llama/model.safetensors .
+    cp -r "$root/testdata/peft/tiny-lora" lora
+    cp -r lora style
+    cp -r lora facts
+    pq-merge llama lora -o llama-tuned/
     pq-convert llama -o model.pq
     pq-quantize -t nf4 llama -o model.nf4.pq
     pq-quantize -t nf4 llama -o llama-nf4/

@@ -83,6 +83,33 @@ int cmd_config_set_dtype(struct pq_catalog *c, enum pq_dtype t,
     return plain || !torch ? cmd_config_set(c, "dtype", json, e) : 0;
 }
 
+/* A model that writes text: only those have a head that may be tied. */
+static bool writes_text(const cJSON *j, bool *known)
+{
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(j, "architectures");
+    const char *a = cJSON_GetStringValue(cJSON_GetArrayItem(list, 0));
+
+    *known = a != NULL;
+    return a && (strstr(a, "CausalLM") || strstr(a, "LMHead") ||
+                 strstr(a, "ConditionalGeneration"));
+}
+
+int cmd_config_tied(const struct pq_catalog *c, struct pq_error *e)
+{
+    cJSON *j = parse(c, e);
+    const cJSON *tie =
+        cJSON_GetObjectItemCaseSensitive(j, "tie_word_embeddings");
+    bool known;
+    const bool text = writes_text(j, &known);
+    const int tied = !j || cJSON_IsFalse(tie) || (known && !text) ? 0
+                     : cJSON_IsTrue(tie)                           ? 1
+                     : text                                        ? 2
+                                                                   : 0;
+
+    cJSON_Delete(j);
+    return tied;
+}
+
 bool cmd_config_has_conv1d(const struct pq_catalog *c, struct pq_error *e)
 {
     char type[64];
@@ -122,4 +149,91 @@ int cmd_config_refuse_foreign(const struct pq_source *s, struct pq_error *e)
                        "not decode",
                        s->name, method);
     return e->code ? -1 : 0;
+}
+
+/* ---- quantization_config ------------------------------------------------ */
+
+/* Modules of 2-D weights that stay as they are, as a JSON array. */
+static void put_skipped(const struct pq_catalog *c, struct pq_buf *b)
+{
+    /* lm_head is named even where it is tied and not in the file */
+    pq_buf_puts(b, "[\"lm_head\"");
+    for (size_t i = 0; i < c->n_tensors; i++) {
+        const struct pq_tensor *t = &c->tensors[i];
+        const size_t n = pq_name_module(t->name);
+        const bool linear = t->rank == 2 && pq_name_is_weight(t->name) &&
+                            !pq_name_is_embedding(t->name);
+        if (t->codec.encoding != PQ_PLAIN || !linear ||
+            n == 0 || (n == 7 && memcmp(t->name, "lm_head", n) == 0))
+            continue;
+        struct pq_buf module = {0};
+        pq_buf_add(&module, t->name, n);
+        pq_buf_puts(b, ", ");
+        if (!module.failed)
+            pq_json_quote(b, module.s);
+        pq_buf_release(&module);
+    }
+    pq_buf_puts(b, "]");
+}
+
+static void put_bnb(const struct pq_catalog *c, const struct pq_tensor *t,
+                    struct pq_buf *b)
+{
+    const enum pq_encoding enc = t->codec.encoding;
+    const bool four = enc != PQ_INT8;
+
+    pq_buf_puts(b, "{\n    \"_load_in_4bit\": ");
+    pq_buf_puts(b, four ? "true" : "false");
+    pq_buf_puts(b, ",\n    \"_load_in_8bit\": ");
+    pq_buf_puts(b, four ? "false" : "true");
+    pq_buf_printf(b, ",\n    \"bnb_4bit_compute_dtype\": \"%s\"",
+                  four ? pq_dtype_torch_name(t->dtype) : "float32");
+    pq_buf_puts(b, ",\n    \"bnb_4bit_quant_storage\": \"uint8\"");
+    pq_buf_printf(b, ",\n    \"bnb_4bit_quant_type\": \"%s\"",
+                  four ? pq_encoding_name(enc) : "fp4");
+    pq_buf_printf(b, ",\n    \"bnb_4bit_use_double_quant\": %s",
+                  four && t->codec.nested_block ? "true" : "false");
+    pq_buf_puts(b, ",\n    \"llm_int8_enable_fp32_cpu_offload\": false"
+                   ",\n    \"llm_int8_has_fp16_weight\": false"
+                   ",\n    \"llm_int8_skip_modules\": ");
+    put_skipped(c, b);
+    pq_buf_printf(b, ",\n    \"llm_int8_threshold\": 6.0"
+                     ",\n    \"load_in_4bit\": %s,\n    \"load_in_8bit\": %s"
+                     ",\n    \"quant_method\": \"bitsandbytes\"\n  }",
+                  four ? "true" : "false", four ? "false" : "true");
+}
+
+/* The first tensor that the libraries will find encoded, or NULL. */
+static const struct pq_tensor *first_encoded(const struct pq_catalog *c,
+                                             bool *mixed)
+{
+    const struct pq_tensor *first = NULL;
+
+    *mixed = false;
+    for (size_t i = 0; i < c->n_tensors; i++) {
+        const struct pq_tensor *t = &c->tensors[i];
+        if (t->codec.encoding == PQ_PLAIN)
+            continue;
+        if (!first)
+            first = t;
+        else if (first->codec.encoding != t->codec.encoding)
+            *mixed = true;
+    }
+    return first;
+}
+
+int cmd_config_set_bnb(struct pq_catalog *c, const struct pq_tensor **first,
+                       bool *mixed, struct pq_error *e)
+{
+    const struct pq_tensor *t = *first = first_encoded(c, mixed);
+    struct pq_buf b = {0};
+
+    if (!t || t->codec.encoding == PQ_INT8_BLOCK)
+        return cmd_config_set(c, "quantization_config", NULL, e);
+    put_bnb(c, t, &b);
+    const int rc = b.failed
+                       ? pq_fail_nomem(e)
+                       : cmd_config_set(c, "quantization_config", b.s, e);
+    pq_buf_release(&b);
+    return rc;
 }

@@ -23,6 +23,17 @@ PQ_MUST_USE int cmd_config_set(struct pq_catalog *c, const char *key,
 PQ_MUST_USE int cmd_config_set_dtype(struct pq_catalog *c, enum pq_dtype t,
                                      struct pq_error *e);
 /*
+ * Sets quantization_config to what the tensors of the catalogue are, as
+ * transformers reads it; removes it where none is encoded so.  *first is the
+ * first encoded tensor, or NULL; *mixed: there are several encodings, of
+ * which there is room for one.
+ */
+PQ_MUST_USE int cmd_config_set_bnb(struct pq_catalog *c,
+                                   const struct pq_tensor **first,
+                                   bool *mixed, struct pq_error *e);
+/* Is the head tied to the embeddings?  1 it says so, 2 it may be, 0 no. */
+int cmd_config_tied(const struct pq_catalog *c, struct pq_error *e);
+/*
  * The quant_method of its quantization_config into `method` (room for n
  * bytes); false when there is none.
  */

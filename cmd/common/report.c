@@ -4,6 +4,7 @@
 #include "report.h"
 
 #include "pq_json.h"
+#include "pq_surgery.h"
 
 #include <string.h>
 
@@ -49,6 +50,11 @@ static void print_line(const struct cmd_report *r, const struct pq_step *s,
         snprintf(sqnr + n, sizeof sqnr - n, " (plain %.2f dB)",
                  pq_sqnr_db(q->signal, q->plain_noise));
     }
+    if (q->wanted > 0) {
+        const size_t n = strlen(sqnr);
+        snprintf(sqnr + n, sizeof sqnr - n, ", delta retained %.4f",
+                 pq_retained(q));
+    }
     cmd_msg(r->c, "%s %s -> %s: %s%s", name, shape, cmd_type_name(t), sqnr,
             q->nans || q->infs || q->overflows ? "; NaN, Inf or overflow" : "");
     if (q->nans || q->infs || q->overflows)
@@ -87,6 +93,10 @@ static void add_json(struct cmd_report *r, const struct pq_tensor *t,
     put_db(b, "sqnr_db", q->signal, q->noise);
     if (q->plain_noise > 0)
         put_db(b, "sqnr_db_plain", q->signal, q->plain_noise);
+    if (q->wanted > 0) {
+        pq_buf_puts(b, ",\"retained\":");
+        pq_json_put_f64(b, pq_retained(q));
+    }
     pq_buf_puts(b, ",\"max_error\":");
     pq_json_put_f32(b, q->max_error);
     pq_buf_printf(b, ",\"nan\":%llu,\"inf\":%llu,\"overflow\":%llu}",

@@ -7,7 +7,7 @@
 
 const struct pq_tool *const cmd_tools[] = {
     &tool_info,       &tool_convert, &tool_quantize,
-    &tool_dequantize, &tool_diff,    &tool_patch,
+    &tool_dequantize, &tool_merge,   &tool_diff,    &tool_patch,
     &tool_verify,     NULL,
 };
 

@@ -429,6 +429,8 @@ static void dyn8_decode(const uint8_t *codes, const float *absmax, size_t n,
     scalar->dyn8_decode(codes + m, absmax + m / block, n - m, block, out + m);
 }
 
+#include "avx2_change.h"
+
 /* Moving bytes in tiles needs no vectors of floats. */
 static void transpose(const void *in, void *out, size_t rows, size_t cols,
                       size_t elem_size)
@@ -463,6 +465,8 @@ const struct pq_kernels pq_kernels_avx2_table = {
     .error_stats = error_stats,
     .moments = moments,
     .transpose = transpose,
+    .add_product = add_product,
+    .change_stats = change_stats,
 };
 
 #endif

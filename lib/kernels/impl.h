@@ -100,4 +100,11 @@ float pq_search_scale(const struct pq_code4 *t, pq_search_fn *error,
                       const float *x /* [n] */, size_t n, float absmax,
                       bool both_signs);
 
+/* change.c */
+void pq_scalar_add_product(const float *l, size_t rows, size_t rank,
+                           const float *r, size_t stride, size_t cols,
+                           float scale, float *x, size_t x_stride);
+void pq_scalar_change_stats(const float *base, const float *x, const float *y,
+                            size_t n, double sums[3]);
+
 #endif

@@ -571,4 +571,6 @@ const struct pq_kernels pq_kernels_scalar_table = {
     .error_stats = error_stats,
     .moments = moments,
     .transpose = transpose,
+    .add_product = pq_scalar_add_product,
+    .change_stats = pq_scalar_change_stats,
 };

@@ -21,13 +21,15 @@ struct pq_quant_step {
     bool transpose;
     uint64_t row; /* elements of a row of the output (int8 rows, transpose) */
     uint64_t unit_elements; /* most elements of a unit */
+    const struct pq_change *change; /* or NULL */
 };
 
 /* Step state of an encode step; partials are struct pq_quality. */
 struct pq_encode_state {
     struct pq_quality quality;
     uint64_t n_absmax; /* absmax values gathered so far */
-    float absmax[];    /* [2 * blocks] found, then as double quant stores */
+    float absmax[];    /* [2 * blocks] found, then as double quant stores; or
+                          double [n_gather][columns], the sums of a change */
 };
 
 /* Sets a part of t; its name is the tensor's with a suffix replaced/added. */

@@ -130,6 +130,9 @@ void pq_quality_add(struct pq_quality *a, const struct pq_quality *b)
     a->signal += b->signal;
     a->noise += b->noise;
     a->plain_noise += b->plain_noise;
+    a->wanted += b->wanted;
+    a->applied += b->applied;
+    a->both += b->both;
     if (!(b->max_error <= a->max_error))
         a->max_error = b->max_error;
 }

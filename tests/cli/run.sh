@@ -19,6 +19,8 @@ command_for() {
     for word in $LINE; do
         case $word in
             IN) [ -n "$in" ] && CMD+=("$in") ;;
+            IN-) CMD+=("${in:--}") ;;
+            ADAPTER) CMD+=("$ROOT/testdata/peft/head") ;;
             OUT) [ -n "$to" ] && CMD+=(-o "$to") ;;
             pq-*) CMD+=("$BIN/$word" "$@") ;;
             *) CMD+=("$word") ;;

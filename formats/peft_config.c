@@ -1,0 +1,253 @@
+/*
+ * adapter_config.json: scales and patterns, and what is refused.
+ *
+ *   s = alpha / r, with use_rslora alpha / sqrt(r); rank_pattern and
+ *   alpha_pattern give some modules others: the first key k, in the order of
+ *   the file, for which (.*\.)?(k)$ matches the whole name of the module.
+ *
+ * Only what changes the weights is looked at; other keys may say anything.
+ */
+#include "peft_config.h"
+
+#include "pq_json.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <regex.h>
+#include <string.h>
+
+static const cJSON *get(const struct peft_config *c, const char *key)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(c->json, key);
+
+    return v && !cJSON_IsNull(v) ? v : NULL;
+}
+
+/* Absent, null, false, empty: as if it were not there. */
+static bool is_set(const cJSON *v)
+{
+    if (!v || cJSON_IsFalse(v))
+        return false;
+    return !(cJSON_IsObject(v) || cJSON_IsArray(v)) || v->child;
+}
+
+static int get_bool(const struct peft_config *c, const char *key, bool *v,
+                    struct pq_error *e)
+{
+    const cJSON *j = get(c, key);
+
+    if (j && !cJSON_IsBool(j))
+        return pq_fail(e, PQ_EFORMAT, "%s is not true or false", key);
+    *v = cJSON_IsTrue(j);
+    return 0;
+}
+
+static int get_object(const struct peft_config *c, const char *key,
+                      const cJSON **v, struct pq_error *e)
+{
+    *v = get(c, key);
+    return !*v || cJSON_IsObject(*v)
+               ? 0
+               : pq_fail(e, PQ_EFORMAT, "%s is not an object", key);
+}
+
+/* ---- what cannot be merged --------------------------------------------- */
+
+static int refuse_variants(const struct peft_config *c, struct pq_error *e)
+{
+    static const char *const keys[] = {
+        "layer_replication", "target_parameters", "use_qalora",
+        "alora_invocation_tokens", "kasa_config", "use_bdlora",
+        "arrow_config", "velora_config", "monteclora_config",
+        "ensure_weight_tying"};
+
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (is_set(get(c, keys[i])))
+            return pq_fail(e, PQ_EUNSUPPORTED,
+                           "an adapter with %s cannot be merged", keys[i]);
+    return 0;
+}
+
+/* Some ways to begin take a part out of the base, which only they know. */
+static int refuse_init(const struct peft_config *c, struct pq_error *e)
+{
+    static const char *const sound[] = {"gaussian", "eva", "orthogonal",
+                                        "true", "false"};
+    const cJSON *init = get(c, "init_lora_weights");
+
+    if (!init || cJSON_IsBool(init))
+        return 0;
+    if (!cJSON_IsString(init))
+        return pq_fail(e, PQ_EFORMAT, "init_lora_weights is not a string");
+    for (size_t i = 0; i < sizeof sound / sizeof *sound; i++)
+        if (strcmp(init->valuestring, sound[i]) == 0)
+            return 0;
+    return pq_fail(e, PQ_EUNSUPPORTED,
+                   "init_lora_weights \"%.40s\" changed the base before "
+                   "training; have PEFT save it as plain LoRA "
+                   "(path_initial_model_for_weight_conversion)",
+                   init->valuestring);
+}
+
+/* ---- reading ----------------------------------------------------------- */
+
+static int read_lora(struct peft_config *c, struct pq_error *e)
+{
+    const cJSON *r = get(c, "r"), *alpha = get(c, "lora_alpha");
+
+    if (!cJSON_IsNumber(r) || !(r->valuedouble >= 1))
+        return pq_fail(e, PQ_EFORMAT, "r is %s", r ? "not a rank" : "missing");
+    if (alpha && !cJSON_IsNumber(alpha))
+        return pq_fail(e, PQ_EFORMAT, "lora_alpha is not a number");
+    c->r = r->valuedouble;
+    c->alpha = alpha ? alpha->valuedouble : 8; /* PEFT's default */
+    c->tokens = get(c, "trainable_token_indices");
+    if (get_bool(c, "use_rslora", &c->rslora, e) ||
+        get_bool(c, "use_dora", &c->dora, e) ||
+        get_bool(c, "fan_in_fan_out", &c->fan_in_fan_out, e) ||
+        get_object(c, "rank_pattern", &c->rank_pattern, e) ||
+        get_object(c, "alpha_pattern", &c->alpha_pattern, e))
+        return -1;
+    return refuse_variants(c, e) || refuse_init(c, e) ? -1 : 0;
+}
+
+static void find_head(struct peft_config *c)
+{
+    const char *task = cJSON_GetStringValue(get(c, "task_type"));
+
+    c->head = task && (strcmp(task, "SEQ_CLS") == 0 ||
+                       strcmp(task, "TOKEN_CLS") == 0 ||
+                       strcmp(task, "QUESTION_ANS") == 0);
+}
+
+int peft_config_read(struct peft_config *c, const char *text, size_t n,
+                     struct pq_error *e)
+{
+    memset(c, 0, sizeof *c);
+    if (pq_json_check(text, n, e))
+        return -1;
+    c->json = cJSON_ParseWithLength(text, n);
+    if (!cJSON_IsObject(c->json))
+        return pq_fail(e, PQ_EFORMAT, "is not a JSON object");
+    const char *type = cJSON_GetStringValue(get(c, "peft_type"));
+    if (!type)
+        return pq_fail(e, PQ_EFORMAT, "peft_type is missing");
+    c->lora = strcmp(type, "LORA") == 0;
+    if (!c->lora && strcmp(type, "TRAINABLE_TOKENS") != 0)
+        return pq_fail(e, PQ_EUNSUPPORTED,
+                       "peft_type %.40s cannot be merged", type);
+    c->modules_to_save = get(c, "modules_to_save");
+    find_head(c);
+    if (c->lora)
+        return read_lora(c, e);
+    c->tokens = get(c, "token_indices");
+    return 0;
+}
+
+void peft_config_release(struct peft_config *c)
+{
+    cJSON_Delete(c->json);
+}
+
+/* ---- patterns ---------------------------------------------------------- */
+
+/* Python's classes as POSIX writes them; others are no part of names. */
+static int translate(const char *key, struct pq_buf *b, struct pq_error *e)
+{
+    pq_buf_puts(b, "^(.*\\.)?(");
+    for (const char *p = key; *p; p++) {
+        if (p[0] == '\\' && p[1] == 'd') {
+            pq_buf_puts(b, "[0-9]");
+        } else if (p[0] == '\\' && p[1] == 'w') {
+            pq_buf_puts(b, "[A-Za-z0-9_]");
+        } else if ((p[0] == '\\' && isalnum((unsigned char)p[1])) ||
+                   (p[0] == '(' && p[1] == '?')) {
+            return pq_fail(e, PQ_EUNSUPPORTED, "pattern \"%.60s\"", key);
+        } else {
+            pq_buf_add(b, p, 1);
+            continue;
+        }
+        p++;
+    }
+    pq_buf_puts(b, ")$");
+    return b->failed ? pq_fail_nomem(e) : 0;
+}
+
+/* 1 matches, 0 does not, -1 failed. */
+static int matches(const char *key, const char *module, struct pq_error *e)
+{
+    struct pq_buf b = {0};
+    regex_t re;
+    int rc = translate(key, &b, e);
+
+    if (!rc && regcomp(&re, b.s, REG_EXTENDED | REG_NOSUB) != 0)
+        rc = pq_fail(e, PQ_EFORMAT, "pattern \"%.60s\" is not valid", key);
+    if (!rc) {
+        rc = regexec(&re, module, 0, NULL, 0) == 0;
+        regfree(&re);
+    }
+    pq_buf_release(&b);
+    return rc;
+}
+
+static int find_pattern(const cJSON *patterns, const char *module, double *v,
+                        struct pq_error *e)
+{
+    for (const cJSON *p = patterns ? patterns->child : NULL; p; p = p->next) {
+        const int hit = matches(p->string, module, e);
+        if (hit < 0)
+            return -1;
+        if (!hit)
+            continue;
+        if (!cJSON_IsNumber(p))
+            return pq_fail(e, PQ_EFORMAT, "pattern \"%.60s\" has no number",
+                           p->string);
+        *v = p->valuedouble;
+        return 0;
+    }
+    return 0;
+}
+
+int peft_config_module(const struct peft_config *c, const char *module,
+                       double *r, double *alpha, struct pq_error *e)
+{
+    *r = c->r;
+    *alpha = c->alpha;
+    return find_pattern(c->rank_pattern, module, r, e) ||
+                   find_pattern(c->alpha_pattern, module, alpha, e)
+               ? -1
+               : 0;
+}
+
+bool peft_config_saves(const struct peft_config *c, const char *tensor)
+{
+    const cJSON *list = c->modules_to_save;
+
+    if (c->head)
+        return true;
+    for (const cJSON *p = cJSON_IsArray(list) ? list->child : NULL; p;
+         p = p->next) {
+        const char *at = p->valuestring ? strstr(tensor, p->valuestring) : NULL;
+        if (at && (at == tensor || at[-1] == '.') &&
+            at[strlen(p->valuestring)] == '.')
+            return true;
+    }
+    return false;
+}
+
+const cJSON *peft_config_tokens(const struct peft_config *c,
+                                const char *module)
+{
+    const size_t n = strlen(module);
+
+    if (cJSON_IsArray(c->tokens))
+        return c->tokens;
+    for (const cJSON *p = cJSON_IsObject(c->tokens) ? c->tokens->child : NULL;
+         p; p = p->next) {
+        const size_t k = strlen(p->string);
+        if (k <= n && strcmp(module + n - k, p->string) == 0 &&
+            (k == n || module[n - k - 1] == '.') && cJSON_IsArray(p))
+            return p;
+    }
+    return NULL;
+}

@@ -1,0 +1,91 @@
+/*
+ * Surgery: changing the weights of a model by what other files hold.
+ *
+ * An *edit* is one change to one tensor: a low-rank product, a vector to
+ * add, a tensor or some rows to put in its place.  A step applies a list of
+ * edits to a tensor, in order, in float, and rounds once.
+ *
+ * Where w is the weight of an edit, s its scale, W the tensor as it was
+ * read and X what the edits before have made of it:
+ *
+ *   product    X + w s B A                       (turned: its transpose)
+ *   with m     X + w (m/|X + s B A| (X + s B A) - X)      DoRA; the norm is
+ *              of each output: of rows [out][in], of columns when turned
+ *   add        X + w s v
+ *   replace    X + w (V - W)
+ *   rows       X[i] + w (V[k] - W[i]) for the k-th row index i
+ */
+#ifndef PQ_SURGERY_H
+#define PQ_SURGERY_H
+
+#include "pq_quant.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum pq_edit_kind {
+    PQ_EDIT_PRODUCT,
+    PQ_EDIT_ADD,
+    PQ_EDIT_REPLACE,
+    PQ_EDIT_ROWS
+};
+
+struct pq_edit {
+    enum pq_edit_kind kind;
+    struct pq_source *source; /* random access */
+    const struct pq_tensor *a; /* product: [rank][in...] */
+    const struct pq_tensor *b; /* product: [out][rank...] */
+    const struct pq_tensor *magnitude; /* product: [out], or NULL */
+    const struct pq_tensor *value; /* of the other kinds */
+    const uint64_t *rows;          /* PQ_EDIT_ROWS: [value->shape[0]] */
+    double scale, weight;
+    bool turned; /* the output tensor is [in][out] */
+};
+
+/*
+ * Does the edit fit a tensor of this shape, in the layout of the output?
+ * Fails with both shapes.
+ */
+PQ_MUST_USE int pq_edit_check(const struct pq_edit *d, const uint64_t *shape,
+                              int rank, struct pq_error *e);
+
+/*
+ * Appends the step that encodes `in` of `src` with the edits made.  They are
+ * borrowed.  q->report sees the sums from which pq_retained() is made.
+ */
+struct pq_step *pq_step_edit(struct pq_plan *p, struct pq_source *src,
+                             const struct pq_tensor *in,
+                             const struct pq_catalog *out, size_t tensor,
+                             const struct pq_spec *spec, bool transpose,
+                             const struct pq_edit *edits, size_t n_edits,
+                             const struct pq_quant *q, struct pq_error *e);
+
+/* A matrix among those that are put together, and its factor. */
+struct pq_piece {
+    struct pq_source *source;
+    const struct pq_tensor *tensor;
+    double scale;
+};
+
+/*
+ * Appends the step that puts matrices one below the other, or with `beside`
+ * side by side, each times its factor, in float, as the floating type of the
+ * output tensor.  The pieces are borrowed; they fit, or the step fails.
+ */
+struct pq_step *pq_step_concat(struct pq_plan *p, const struct pq_catalog *out,
+                               size_t tensor, const struct pq_piece *pieces,
+                               size_t n, bool beside, const struct pq_quant *q,
+                               struct pq_error *e);
+
+/*
+ * How much of the change is left after rounding: the cosine between the
+ * applied and the wanted one.  1 when nothing was to be changed and nothing
+ * was; 0 when all of it was lost.
+ */
+double pq_retained(const struct pq_quality *q);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

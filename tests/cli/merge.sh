@@ -1,0 +1,99 @@
+#!/bin/bash
+# pq-merge: what it does to directories, configs and encoded models, and that
+# it writes nothing when it says no.  Its numbers are tests/test_merge.c.
+. "$(dirname "$0")/lib.sh"
+export PATH=$BIN:$PATH
+out=$W/stdout err=$W/stderr
+cd "$W" || exit 2
+PEFT=$ROOT/testdata/peft
+for d in "$PEFT"/* "$MODEL"; do cp -r "$d" .; done
+
+folded() {
+    run pq-merge tiny-llama tiny-lora -o m/; done_well
+    for f in config.json tokenizer.json; do same m/$f tiny-llama/$f; done
+    run pq-merge tiny-lora tiny-llama:1 -o n/; refused 'a model takes no weight'
+    run pq-merge tiny-lora:1 tiny-llama -o n/; done_well # whatever the order
+    cmp -s m/model.safetensors n/model.safetensors || bad "the order shows: $RAN"
+    run pq-merge --json tiny-llama tiny-lora -o n/; done_well
+    [ "$(grep -o '"retained":' "$out" | wc -l)" = 5 ] || bad "not 5 times retained: $RAN"
+}
+same_bytes() {
+    local t
+    for t in f32 bf16 nf4 int8; do
+        run pq-merge --no-provenance -q -T1 -t $t base-llama dora lora:-0.5 -o t1.pq; done_well
+        run pq-merge --no-provenance -q -T4 -t $t base-llama dora lora:-0.5 -o t4.pq; done_well
+        same t1.pq t4.pq
+        PQ_CPU=scalar run pq-merge --no-provenance -q -t $t base-llama dora lora:-0.5 -o t4.pq; done_well
+        same t1.pq t4.pq
+        pq-convert --no-provenance -O pq base-llama |
+            pq-merge --no-provenance -q -t $t - dora lora:-0.5 -O pq > t4.pq || bad "from a pipe: -t $t"
+        same t1.pq t4.pq
+    done
+}
+# encode(decode(base) + delta): the same as decoding, merging, encoding
+encoded() {
+    local t
+    for t in 'nf4' 'nf4 --double-quant' 'fp4' 'int8'; do
+        run pq-quantize --no-provenance -t $t tiny-llama -o q/; done_well
+        run pq-merge --no-provenance -q q tiny-lora -o a.pq; done_well
+        run pq-merge --no-provenance -q -t f32 q tiny-lora -o f/; done_well
+        grep -q quantization_config f/config.json && bad "a config of what is gone: $t"
+        run pq-quantize --no-provenance -t $t -m '*q_proj.weight' f -o b.pq; done_well
+        pq-convert --no-provenance -m '*q_proj.weight' a.pq -o a.safetensors
+        pq-convert --no-provenance -m '*q_proj.weight' b.pq -o b.safetensors
+        pq-convert --canonical --no-provenance a.safetensors -o a1.safetensors
+        pq-convert --canonical --no-provenance b.safetensors -o b1.safetensors
+        same a1.safetensors b1.safetensors
+    done
+}
+conv1d() {
+    run pq-merge --no-provenance -t nf4 base-gpt2 conv1d -o a.pq; done_well
+    run pq-merge --no-provenance base-gpt2 conv1d -o m/; done_well
+    run pq-quantize --no-provenance -t nf4 m -o b.pq; done_well
+    same a.pq b.pq
+}
+untied() {
+    run pq-merge base-llama-tied tied-head -o u/; done_well
+    grep -q '"tie_word_embeddings": false' u/config.json || bad "still tied: $RAN"
+    pq-info u | grep -q lm_head.weight || bad "no lm_head.weight: $RAN"
+    run pq-merge base-llama-tied tied-tokens -o u/; done_well
+    grep -q '"tie_word_embeddings": true' u/config.json || bad "not tied any more: $RAN"
+}
+little_left() {
+    run pq-merge -t bf16 base-llama lora:0.0001 -o l.pq
+    [ $RC = 0 ] && grep -q 'keep less than 0.9' "$err" || bad "no warning: $RAN"
+    run pq-merge -q -t bf16 base-llama lora:0.0001 -o l.pq; done_well
+}
+no_place() {
+    run pq-merge base-llama conv1d -o x/; refused 'the base has no place for it'; absent x
+    run pq-merge tiny-llama lora -o x/; refused 'does not fit'; absent x
+    run pq-merge base-llama base-gpt2 -o x/; refused 'two models'; absent x
+    run pq-merge base-llama -o x/; misused; absent x
+    run pq-merge base-llama lora:1 rslora:-1 --normalize -o x/; refused 'sum to 0'; absent x
+    run pq-merge base-llama lora:nan -o x/; refused 'lora:nan'; absent x
+    cp -r lora odd
+    sed -i 's/"LORA"/"LOHA"/' odd/adapter_config.json
+    run pq-merge base-llama odd -o x/; refused 'peft_type LOHA'; absent x
+    rm odd/adapter_config.json
+    run pq-merge base-llama odd -o x/; refused 'adapter_config.json is missing'; absent x
+}
+nan() {
+    $H st nan.safetensors 'model.layers.0.self_attn.q_proj.weight=F32[16,16]nan'
+    mkdir one && cp lora/adapter_config.json one/
+    pq-convert -m '*layers.0.self_attn.q_proj*' lora/adapter_model.safetensors -o one/adapter_model.safetensors
+    run pq-merge nan.safetensors one -o x.pq; refused NaN; absent x.pq
+    run pq-merge --allow-nonfinite nan.safetensors one -o x.pq; [ $RC = 0 ] || bad "rc $RC: $RAN"
+}
+alone() {
+    run pq-merge lora:0.5 pattern -o s/; done_well
+    [ -f s/adapter_model.safetensors ] || bad "no adapter: $RAN"
+    run pq-merge --no-provenance base-llama s -t bf16 -o s1/; done_well
+    run pq-merge --no-provenance base-llama lora:0.5 pattern -t bf16 -o s2/; done_well
+    run pq-merge lora dora -o x/; refused 'cannot be summed'; absent x
+    run pq-merge --normalize lora:3 lora:1 -o s/; done_well
+    grep -q '"r": 8' s/adapter_config.json || bad "not the sum of the ranks: $RAN"
+}
+for t in folded same_bytes encoded conv1d untied little_left no_place nan alone; do
+    check "merge $t" $t
+done
+finish
