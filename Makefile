@@ -119,14 +119,15 @@ demo: deps ## build, then the main job on the embedded model
 	+@$(MAKE) -s all
 	@tests/demo.sh $B/bin
 
+CLI := $(addprefix check-cli-,pipes details faults merge)
 SOURCE_CHECKS := check-headers check-lib check-layers check-warnings
 check: deps ## build and run all tests; the last line is the sum
 	+@$(MAKE) -s programs
-	+@MAKE='$(MAKE)' tests/run.sh unit check-cli $(SOURCE_CHECKS) check-man check-workflow check-install
+	+@MAKE='$(MAKE)' tests/run.sh unit check-cli $(CLI) $(SOURCE_CHECKS) check-man check-workflow check-install
 
 check-asan: deps ## unit and command-line tests with ASan and UBSan
 	+@$(MAKE) -s B=build/asan SAN='$(ASAN)' programs
-	+@MAKE='$(MAKE) B=build/asan SAN="$(ASAN)"' PQ_SANITIZED=1 tests/run.sh unit check-cli
+	+@MAKE='$(MAKE) B=build/asan SAN="$(ASAN)"' PQ_SANITIZED=1 tests/run.sh unit check-cli $(CLI)
 
 # ---- the parts of check ---------------------------------------------------
 
@@ -135,6 +136,8 @@ unit: $B/tests/unit ## run the unit tests
 
 check-cli: all ## contract tests over every tool
 	@PQ_BIN=$(abspath $B/bin) tests/cli/run.sh
+check-cli-%: all
+	@PQ_BIN=$(abspath $B/bin) tests/cli/$*.sh
 
 check-man: all ## man pages: lint, sections, options, every example
 	@PQ_BIN=$(abspath $B/bin) PQ_CC='$(CC) -I$(CURDIR)/lib -I$(CURDIR)/formats $(SAN)' \
@@ -227,8 +230,7 @@ uninstall: ## remove what install put there
 	$(call completions,rm -f "$$file")
 
 dist: ## a tarball of what is committed
-	@mkdir -p build
-	git archive --prefix=pq-$(VERSION)/ HEAD | gzip -9n >build/pq-$(VERSION).tar.gz
+	@mkdir -p build; git archive --prefix=pq-$(VERSION)/ HEAD | gzip -9n >build/pq-$(VERSION).tar.gz
 
 format: ## put all C into the house format
 	clang-format -i $(shell find lib formats cmd tests -name '*.[ch]')

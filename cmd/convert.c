@@ -166,6 +166,9 @@ static int run(struct cmd *c, struct pq_error *e)
 {
     struct job j = {.c = c, .o = c->state};
 
+    /* --canonical says which format is meant, also in a pipe */
+    if (j.o->canonical && !c->output && !c->output_format)
+        c->output_format = "safetensors";
     pq_catalog_init(&j.out);
     int rc = cmd_open_input(c, 0, &j.in, e);
     if (!rc)

@@ -18,7 +18,8 @@ faults() { # KIND FORMAT
     for word in $LINE; do
         case $word in
             pq-*) cmd+=("$BIN/$word") ;;
-            IN) cmd+=(@IN) ;;
+            IN | IN-) cmd+=(@IN) ;;
+            ADAPTER) cmd+=("$ROOT/testdata/peft/head") ;;
             OUT) to=x.$suffix; cmd+=(-o @OUT) ;;
             *) cmd+=("$word") ;;
         esac

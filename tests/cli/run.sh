@@ -605,7 +605,7 @@ done
 table_complete() {
     local p
     for p in "$BIN"/pq-*; do
-        grep -qP "\t${p##*/} " "$HERE/tools.tsv" || bad "${p##*/} has no row in tools.tsv"
+        grep -qP "(\t${p##*/} |^# own: ${p##*/} )" "$HERE/tools.tsv" || bad "${p##*/} has no row in tools.tsv"
     done
 }
 check "table" table_complete
