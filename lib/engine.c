@@ -104,58 +104,6 @@ static int make_slots(struct pq_engine *g, struct pq_error *e)
     return 0;
 }
 
-/* ---- steps at work ----------------------------------------------------- */
-
-static void live_free(struct pq_engine *g, size_t step)
-{
-    const struct pq_step *s = &g->plan->steps[step];
-    struct pq_live *l = g->live[step];
-
-    if (!l)
-        return;
-    for (size_t i = 0; i < s->n_in && l->whole; i++)
-        free(l->whole[i]);
-    for (size_t i = 0; i < s->n_out && l->trail && l->spooled; i++)
-        if (l->spooled[i])
-            pq_spool_release(&l->trail[i]);
-    free(l->whole);
-    free(l->trail);
-    free(l->spooled);
-    free(l->written);
-    free(l->state);
-    free(l);
-    g->live[step] = NULL;
-}
-
-/* Makes ready what the units of a step share; called while drawing. */
-static int live_open(struct pq_engine *g, size_t step, struct pq_error *e)
-{
-    const struct pq_step *s = &g->plan->steps[step];
-    const size_t n_parts =
-        s->n_out || s->emit
-            ? g->plan->sink
-                  ? g->plan->sink->catalog->tensors[s->tensor].n_parts
-                  : 0
-            : 0;
-
-    if (!g->live[step]) {
-        struct pq_live *l = g->live[step] = pq_zalloc(1, sizeof *l);
-        if (!l)
-            return pq_fail_nomem(e);
-        l->state = pq_zalloc(s->state_bytes, 1);
-        l->whole = pq_zalloc(s->n_in, sizeof *l->whole);
-        l->trail = pq_zalloc(s->n_out, sizeof *l->trail);
-        l->spooled = pq_zalloc(s->n_out, sizeof *l->spooled);
-        l->written = pq_zalloc(n_parts, sizeof *l->written);
-        if (!l->state || !l->whole || !l->trail || !l->spooled || !l->written)
-            return pq_fail_nomem(e);
-    }
-    if (g->pass == s->n_gather && g->plan->sink &&
-        pq_engine_open_trail(g, s, g->live[step], e))
-        return -1;
-    return pq_engine_read_whole(g, s, g->live[step], e);
-}
-
 /* ---- drawing ----------------------------------------------------------- */
 
 /* Does the cursor's step have a pass at the cursor in this round? */
@@ -284,7 +232,7 @@ static int begin_pass(struct pq_engine *g, struct pq_error *e)
         return 0;
     if (!g->gathering)
         pq_engine_drop(g, closed);
-    return live_open(g, g->step, e);
+    return pq_live_open(g, g->step, e);
 }
 
 /* From the gathering round to the emitting one. */
@@ -378,7 +326,7 @@ static int compute(struct pq_engine *g, struct pq_slot *s, struct pq_error *e)
         return -1;
     if (s->pass < step->n_gather || !g->plan->sink)
         return 0;
-    return pq_engine_write(g, s, l, false, e);
+    return pq_engine_spool(g, s, l, e);
 }
 
 /* The last unit of the last pass is in: finish, report, forget. */
@@ -402,7 +350,7 @@ static int retire(struct pq_engine *g, struct pq_slot *s, struct pq_error *e)
         step->combine(step, s->pass, l->state, s->unit.partial, e))
         return -1;
     if (step->items && s->pass == step->n_gather && g->plan->sink &&
-        pq_engine_write(g, s, l, true, e))
+        pq_engine_write(g, s, l, e))
         return -1;
     for (size_t i = 0; i < step->n_in; i++)
         if (step->in[i].access != PQ_WHOLE)
@@ -435,7 +383,7 @@ static void retire_ready(struct pq_engine *g)
         const bool closed = !rc && s->last &&
                             s->pass + 1 == passes_of(&g->plan->steps[step]);
         if (closed)
-            live_free(g, step);
+            pq_live_free(g, step);
         pthread_mutex_lock(&g->lock);
         if (rc)
             fail(g, &e);
@@ -549,7 +497,7 @@ static int prepare(struct pq_engine *g, struct pq_error *e)
 static void engine_release(struct pq_engine *g)
 {
     for (size_t i = 0; g->live && i < g->plan->n_steps; i++)
-        live_free(g, i);
+        pq_live_free(g, i);
     for (size_t i = 0; g->slots && i < g->n_slots; i++) {
         free(g->slots[i].in);
         free(g->slots[i].in_bytes);

@@ -1,6 +1,7 @@
 /*
- * The engine's insides, shared by engine.c (threads, tickets), engine_in.c
- * (inputs) and engine_out.c (outputs and trailing parts).
+ * The engine's insides, shared by engine.c (threads, tickets),
+ * engine_live.c (steps at work), engine_in.c (inputs) and engine_out.c
+ * (outputs and trailing parts).
  */
 #ifndef PQ_ENGINE_INTERNAL_H
 #define PQ_ENGINE_INTERNAL_H
@@ -91,6 +92,11 @@ struct pq_trail {
     struct pq_live *live;
 };
 
+/* engine_live.c */
+/* Makes ready what the units of a step share; called while drawing. */
+int pq_live_open(struct pq_engine *g, size_t step, struct pq_error *e);
+void pq_live_free(struct pq_engine *g, size_t step);
+
 /* engine_in.c */
 int pq_engine_feeds(struct pq_engine *g, struct pq_error *e);
 void pq_engine_feeds_free(struct pq_engine *g);
@@ -110,9 +116,12 @@ int pq_engine_open_trail(struct pq_engine *g, const struct pq_step *s,
                          struct pq_live *l, struct pq_error *e);
 uint64_t pq_output_bytes(const struct pq_engine *g, const struct pq_step *s,
                          size_t i, uint64_t first, uint64_t count);
-/* Writes a unit's outputs; `in_turn`: those that wait for their turn. */
+/* Keeps a unit's trailing outputs; any thread. */
+int pq_engine_spool(struct pq_engine *g, const struct pq_slot *s,
+                    struct pq_live *l, struct pq_error *e);
+/* Writes its other outputs, when it is the unit's turn. */
 int pq_engine_write(struct pq_engine *g, const struct pq_slot *s,
-                    struct pq_live *l, bool in_turn, struct pq_error *e);
+                    const struct pq_live *l, struct pq_error *e);
 /* The end of a step: finish(), trailing parts, constants. */
 int pq_engine_close_outputs(struct pq_engine *g, const struct pq_step *s,
                             struct pq_live *l, struct pq_error *e);

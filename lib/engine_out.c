@@ -82,23 +82,31 @@ static int sink_write(struct pq_engine *g, size_t tensor, size_t part,
                          e);
 }
 
+int pq_engine_spool(struct pq_engine *g, const struct pq_slot *s,
+                    struct pq_live *l, struct pq_error *e)
+{
+    const struct pq_step *step = &g->plan->steps[s->step];
+
+    for (size_t i = 0; i < step->n_out; i++) {
+        const uint64_t at = s->unit.first * step->out[i].item_bits / 8;
+        if (l->spooled[i] && pq_spool_write(&l->trail[i], at, s->out[i],
+                                            (size_t)s->out_bytes[i], e))
+            return -1;
+    }
+    return 0;
+}
+
 int pq_engine_write(struct pq_engine *g, const struct pq_slot *s,
-                    struct pq_live *l, bool in_turn, struct pq_error *e)
+                    const struct pq_live *l, struct pq_error *e)
 {
     const struct pq_step *step = &g->plan->steps[s->step];
 
     for (size_t i = 0; i < step->n_out; i++) {
         const struct pq_output *o = &step->out[i];
         const uint64_t at = s->unit.first * o->item_bits / 8;
-        const uint64_t n = s->out_bytes[i];
-        int rc = 0;
-        if (l->spooled[i]) {
-            if (!in_turn)
-                rc = pq_spool_write(&l->trail[i], at, s->out[i], (size_t)n, e);
-        } else if (in_turn != g->plan->sink->positional && n > 0) {
-            rc = sink_write(g, step->tensor, o->part, at, s->out[i], n, e);
-        }
-        if (rc)
+        if (!l->spooled[i] && s->out_bytes[i] > 0 &&
+            sink_write(g, step->tensor, o->part, at, s->out[i],
+                       s->out_bytes[i], e))
             return -1;
     }
     return 0;

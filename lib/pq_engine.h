@@ -31,11 +31,14 @@
  * ticket has a slot with its own buffers; there are a few more slots than
  * threads, and that is the memory bound.  Sequential inputs are read while
  * the ticket is drawn, so in order; others by the thread itself.  Tickets
- * retire in order: partials are combined, ordered output is written, the end
- * of a pass is noticed.  Positional output is written by the thread itself.
+ * retire in order: partials are combined, output is written, the end of a
+ * pass is noticed.  One thread at a time retires; the others go on with the
+ * next units meanwhile.  So it is for files, too: the system lets one thread
+ * at a time write to a file anyway, and those that wait for it only spin.
+ * What a positional sink saves is the spooling of trailing parts.
  *
- *     draw --> [read] --> compute --> [pwrite] --> retire --> [write]
- *      in order           in parallel              in order
+ *     draw --> [read] --> compute --> [spool] --> retire --> [write]
+ *      in order           in parallel             in order
  *
  * On paper: (a) double quantization from a pipe: emit with codes out and
  * absmax trailing; finish reads all absmax (mean, then 8 bits) and writes
