@@ -27,7 +27,6 @@ void pq_live_free(struct pq_engine *g, size_t step)
     g->live[step] = NULL;
 }
 
-/* Makes ready what the units of a step share; called while drawing. */
 int pq_live_open(struct pq_engine *g, size_t step, struct pq_error *e)
 {
     const struct pq_step *s = &g->plan->steps[step];
