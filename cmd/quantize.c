@@ -319,20 +319,11 @@ static int convert(struct job *j, struct pq_error *e)
                                           j->plan.sink->total_bytes, e);
 }
 
-static int run(struct cmd *c, struct pq_error *e)
+/* With the options in order: opens, converts, lets go of everything. */
+static int quantize(struct cmd *c, struct quantize *o, struct pq_error *e)
 {
-    struct quantize *o = c->state;
-    const struct pq_spec asked = o->spec;
     struct job j = {.c = c, .o = o, .report = {.c = c, .type = o->type}};
 
-    if (!o->type)
-        return cmd_usage(c, "-t TYPE is required: one of %s", pq_spec_types());
-    struct pq_spec spec = asked;
-    if (make_spec(o, o->type, &spec, e) || check_rules(o, e))
-        return CMD_TROUBLE;
-    o->spec = spec;
-    o->spec.double_quant = asked.double_quant;
-    o->spec.optimize = asked.optimize;
     j.quant.kernels = c->kernels;
     j.quant.allow_nonfinite = o->allow_nonfinite;
     j.quant.measure = c->verbose > 0 || c->json;
@@ -345,15 +336,32 @@ static int run(struct cmd *c, struct pq_error *e)
     if (!rc)
         rc = convert(&j, e);
     pq_sink_free(j.plan.sink);
-    j.plan.sink = NULL;
     pq_plan_release(&j.plan);
     pq_catalog_release(&j.out);
     pq_source_free(j.decoded);
     pq_source_free(j.in);
     pq_buf_release(&j.report.json);
-    cmd_rules_release(&o->rules);
     free(j.choices);
     return rc ? CMD_TROUBLE : CMD_OK;
+}
+
+static int run(struct cmd *c, struct pq_error *e)
+{
+    struct quantize *o = c->state;
+    const struct pq_spec asked = o->spec;
+    struct pq_spec spec = asked;
+    int status = CMD_TROUBLE;
+
+    if (!o->type) {
+        cmd_usage(c, "-t TYPE is required: one of %s", pq_spec_types());
+    } else if (!make_spec(o, o->type, &spec, e) && !check_rules(o, e)) {
+        o->spec = spec;
+        o->spec.double_quant = asked.double_quant;
+        o->spec.optimize = asked.optimize;
+        status = quantize(c, o, e);
+    }
+    cmd_rules_release(&o->rules);
+    return status;
 }
 
 static const char *const examples[] = {
