@@ -147,10 +147,14 @@ static int take_operand(struct job *j, size_t i, struct pq_error *e)
     struct cmd *c = j->c;
     struct pq_source *s = NULL;
     double weight;
-    char *path = split_weight(c->operands[i], &weight, e);
+    char *split = split_weight(c->operands[i], &weight, e);
+    /* the source borrows its name for as long as it lives */
+    const char *path =
+        split ? pq_arena_strndup(&j->plan.arena, split, strlen(split)) : NULL;
 
+    free(split);
     if (!path)
-        return -1;
+        return e->code ? -1 : pq_fail_nomem(e);
     const char *given = c->operands[i];
     c->operands[i] = path;
     int rc = cmd_open_input(c, i, &s, e);
@@ -168,7 +172,6 @@ static int take_operand(struct job *j, size_t i, struct pq_error *e)
         if (strlen(path) < strlen(given))
             rc = pq_fail(e, PQ_EARG, "%s: a model takes no weight", path);
     }
-    free(path);
     return rc;
 }
 
