@@ -3,12 +3,14 @@
  *
  *   errors and memory       pq_error.h pq_mem.h
  *   what a model is         pq_dtype.h pq_tensor.h
- *   where bytes come from   pq_file.h pq_source.h pq_hold.h pq_spool.h
+ *   where bytes come from   pq_file.h pq_source.h pq_hold.h pq_made.h
+ *                           pq_spool.h
  *   where they go           pq_sink.h
  *   working through them    pq_engine.h
  *   quantization            pq_kernels.h pq_quant.h
  *   differences             pq_diff.h
  *   changing models         pq_surgery.h
+ *   linear algebra          pq_linalg.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
  * The file formats are one layer up: pq_format.h opens a model whatever it
@@ -29,6 +31,7 @@
 
 #include "pq_file.h"
 #include "pq_hold.h"
+#include "pq_made.h"
 #include "pq_sink.h"
 #include "pq_source.h"
 #include "pq_spool.h"
@@ -43,5 +46,6 @@
 
 #include "pq_hash.h"
 #include "pq_json.h"
+#include "pq_linalg.h"
 
 #endif

@@ -1,0 +1,131 @@
+/*
+ * Tensors that the program made, as a source: one spool a tensor, the
+ * address space is theirs end to end.
+ */
+#include "pq_made.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct made {
+    struct pq_source source;
+    struct pq_catalog catalog;
+    struct pq_spool_budget budget;
+    struct pq_spool *spools; /* [cap], one for each tensor of the catalogue */
+    size_t cap;
+    uint64_t end; /* of the address space */
+};
+
+static struct made *made_of(struct pq_source *s)
+{
+    return (struct made *)(void *)s;
+}
+
+/* The tensor that address is in: the last one that starts at or before it. */
+static size_t tensor_at(const struct made *m, uint64_t address)
+{
+    size_t low = 0, high = m->catalog.n_tensors;
+
+    while (high - low > 1) {
+        const size_t middle = low + (high - low) / 2;
+        if (m->catalog.tensors[middle].parts[0].offset <= address)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* Parts do not touch: each range lies in one tensor. */
+static int read_made(struct pq_source *s, uint64_t offset, void *buf, size_t n,
+                     struct pq_error *e)
+{
+    const struct made *m = made_of(s);
+
+    if (n == 0)
+        return 0;
+    const size_t i = tensor_at(m, offset);
+    return pq_spool_read(&m->spools[i],
+                         offset - m->catalog.tensors[i].parts[0].offset, buf,
+                         n, e);
+}
+
+static void free_made(struct pq_source *s)
+{
+    struct made *m = made_of(s);
+
+    for (size_t i = 0; m->spools && i < m->catalog.n_tensors; i++)
+        pq_spool_release(&m->spools[i]);
+    free(m->spools);
+    pq_catalog_release(&m->catalog);
+    free(m);
+}
+
+static const struct pq_source_ops made_ops = {read_made, NULL, free_made};
+
+int pq_made_new(const char *name, size_t n, uint64_t memory,
+                const char *tmpdir, struct pq_source **s, struct pq_error *e)
+{
+    struct made *m = pq_zalloc(1, sizeof *m);
+
+    if (!m)
+        return pq_fail_nomem(e);
+    pq_catalog_init(&m->catalog);
+    m->source.ops = &made_ops;
+    m->source.catalog = &m->catalog;
+    m->source.name = name;
+    m->source.format = "made";
+    m->budget.left = memory;
+    m->budget.dir = tmpdir;
+    m->cap = n;
+    m->spools = pq_zalloc(n, sizeof *m->spools);
+    m->catalog.tensors = pq_zalloc(n, sizeof *m->catalog.tensors);
+    if (!m->spools || !m->catalog.tensors) {
+        free_made(&m->source);
+        return pq_fail_nomem(e);
+    }
+    m->catalog.cap_tensors = n;
+    *s = &m->source;
+    return 0;
+}
+
+const struct pq_tensor *pq_made_add(struct pq_source *s, const char *name,
+                                    enum pq_dtype dtype, const uint64_t *shape,
+                                    int rank, const void *data,
+                                    struct pq_error *e)
+{
+    struct made *m = made_of(s);
+    const size_t i = m->catalog.n_tensors;
+    struct pq_spool spool;
+    uint64_t n, bytes;
+
+    if (i == m->cap) {
+        pq_fail(e, PQ_ELIMIT, "%s: more than %zu tensors", s->name, m->cap);
+        return NULL;
+    }
+    if (pq_shape_elements(shape, rank, &n, e) ||
+        pq_shape_bytes(shape, rank, dtype, &bytes, e) ||
+        pq_spool_init(&spool, &m->budget, bytes, e))
+        return NULL;
+    struct pq_tensor *t = NULL;
+    if (pq_spool_write(&spool, 0, data, (size_t)bytes, e) == 0)
+        t = pq_catalog_add(&m->catalog, name, 1, e);
+    const uint64_t *dims = t ? pq_catalog_shape(&m->catalog, shape, rank) : NULL;
+    if (!dims) {
+        pq_spool_release(&spool);
+        m->catalog.n_tensors = i;
+        if (e && !e->code)
+            pq_fail_nomem(e);
+        return NULL;
+    }
+    m->spools[i] = spool;
+    t->dtype = dtype;
+    t->rank = rank;
+    t->shape = dims;
+    t->n_elements = n;
+    t->parts[0] = (struct pq_part){.name = t->name, .dtype = dtype,
+                                   .rank = rank, .shape = dims,
+                                   .bytes = bytes, .offset = m->end};
+    m->end += bytes;
+    return t;
+}

@@ -1,0 +1,39 @@
+/*
+ * A source of tensors that the program made: factors, means, whatever is
+ * computed before anything is written.
+ *
+ * What is computed in one run of the engine (in done() of its steps, say) is
+ * put here and written by the steps of a second run.  The bytes are kept in
+ * spools: in memory while they fit the budget, in TMPDIR beyond.
+ */
+#ifndef PQ_MADE_H
+#define PQ_MADE_H
+
+#include "pq_source.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * Room for at most n tensors, so that pointers to them stay valid.  `memory`
+ * bytes are kept in memory, the rest in `tmpdir` (NULL: /tmp; borrowed).
+ * `name` is for messages; borrowed.
+ */
+PQ_MUST_USE int pq_made_new(const char *name, size_t n, uint64_t memory,
+                            const char *tmpdir, struct pq_source **s,
+                            struct pq_error *e);
+/*
+ * Adds a plain tensor with its bytes, which are copied, as are name and
+ * shape.  Returns it (owned by the source), or NULL.  One call at a time; not
+ * while a plan reads the source.
+ */
+const struct pq_tensor *pq_made_add(struct pq_source *s, const char *name,
+                                    enum pq_dtype dtype, const uint64_t *shape,
+                                    int rank, const void *data,
+                                    struct pq_error *e);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
