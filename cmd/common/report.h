@@ -13,6 +13,7 @@ struct cmd_report {
     size_t n;
     const struct pq_catalog *out;
     const char *type; /* asked for, in the summary */
+    void *user;       /* the tool's own */
 };
 
 /* pq_quant.report: step->user is the struct cmd_report. */

@@ -1,0 +1,81 @@
+/*
+ * pq-merge: what its parts share.
+ *
+ * cmd/merge.c takes options and operands and sees which of the three jobs it
+ * is; each job has its file here.
+ */
+#ifndef CMD_MERGE_H
+#define CMD_MERGE_H
+
+#include "cmd.h"
+#include "pq_blend.h"
+#include "pq_peft.h"
+#include "report.h"
+
+struct merge_options {
+    bool type_given, normalize, allow_nonfinite;
+    const char *type;
+    struct pq_spec spec;
+};
+
+/* An operand: a model, or an adapter. */
+struct merge_input {
+    const char *path; /* without its weight */
+    struct pq_source *source;
+    bool adapter;
+    bool weighted; /* a weight was given */
+    double weight; /* else 1 */
+    struct pq_peft peft; /* of an adapter */
+};
+
+/* A job under way; all is released by cmd/merge.c. */
+struct merge_job {
+    struct cmd *c;
+    const struct merge_options *o;
+    struct merge_input *inputs; /* [n_inputs], in the order given */
+    size_t n_inputs;
+    size_t n_models; /* of them */
+    struct pq_catalog out;
+    struct pq_plan plan;
+    struct pq_source **sources; /* of the plan */
+    struct pq_arena arena;      /* for what lives as long as the operands */
+    struct pq_quant quant;
+    struct cmd_report report;
+};
+
+/*
+ * Makes the plan's list of sources: all operands, and `also` unless NULL.
+ */
+PQ_MUST_USE int merge_add_sources(struct merge_job *j, struct pq_source *also,
+                                  struct pq_error *e);
+/* Makes the sink, runs the plan.  `first` decides what the output is like. */
+PQ_MUST_USE int merge_run_plan(struct merge_job *j,
+                               const struct pq_catalog *first,
+                               struct pq_error *e);
+/* The closing line, or the JSON object; nothing after a dry run. */
+PQ_MUST_USE int merge_end(struct merge_job *j, struct pq_error *e);
+
+/* The jobs: one model and adapters; adapters alone. */
+PQ_MUST_USE int merge_fold(struct merge_job *j, struct pq_error *e);
+PQ_MUST_USE int merge_sum(struct merge_job *j, struct pq_error *e);
+
+/*
+ * A tensor of the output that is a blend of the models' tensors, and what
+ * becomes of a list of them (in the order of the output): declared in j->out,
+ * which the caller has given its metadata and files, as the type of the first
+ * input or as -t says, and steps added.  The targets are borrowed until the
+ * plan has run.
+ */
+struct merge_target {
+    const char *name;
+    struct pq_blend blend;
+};
+
+PQ_MUST_USE int merge_add_blends(struct merge_job *j,
+                                 const struct merge_target *targets /* [n] */,
+                                 size_t n, struct pq_error *e);
+
+/* A cast of floating numbers, not an encoding. */
+bool merge_is_wide(const struct pq_spec *s);
+
+#endif

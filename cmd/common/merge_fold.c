@@ -1,0 +1,316 @@
+/*
+ * Adapters folded into a model:
+ *
+ *   W' = round(W + sum of w s (B A))       each w a weight of the user's
+ *
+ * Every tensor that an adapter changes is read, changed in float in the order
+ * of the operands, rounded once and written as what it was, or as -t says.
+ * How much of the change is left after that is measured and told.
+ */
+#include "config.h"
+#include "merge.h"
+#include "pq_names.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+
+/* What becomes of one tensor of the output. */
+struct target {
+    const struct pq_tensor *start; /* of the base, or of an adapter */
+    struct pq_source *source;      /* whose it is; NULL: the base's */
+    size_t number;                 /* in the base, when it is the base's */
+    const char *name;
+    struct pq_spec spec;
+    bool encode, transpose;
+    struct pq_edit *edits; /* [n_edits] */
+    size_t n_edits;
+};
+
+struct fold {
+    struct merge_job *j;
+    struct pq_source *base;
+    struct pq_source *decoded; /* made when encoded tensors change */
+    struct pq_peft_places places;
+    struct target *targets; /* [n_targets] */
+    size_t n_targets;
+    struct pq_edit *edits;    /* of all targets, one target after another */
+    size_t n_changed, n_lost; /* tensors; of which retained < 0.9 */
+    double worst;
+    const char *worst_name;
+};
+
+/* ---- what becomes of each tensor --------------------------------------- */
+
+static struct pq_spec spec_of(const struct pq_tensor *t)
+{
+    const struct pq_spec s = {.encoding = t->codec.encoding,
+                              .dtype = t->dtype,
+                              .block = t->codec.block,
+                              .double_quant = t->codec.nested_block > 0};
+
+    return s;
+}
+
+static bool same_spec(const struct pq_spec *a, const struct pq_spec *b)
+{
+    return a->encoding == b->encoding &&
+           (a->encoding != PQ_PLAIN || a->dtype == b->dtype);
+}
+
+/* Does -t speak of this tensor?  The rules are those of pq-quantize. */
+static bool converts(const struct fold *f, const struct target *t)
+{
+    const struct merge_options *o = f->j->o;
+    const bool number = pq_dtype_is_float(t->start->dtype) ||
+                        t->start->codec.encoding != PQ_PLAIN;
+
+    if (!o->type_given || !number)
+        return false;
+    return merge_is_wide(&o->spec) ||
+           (t->start->rank == 2 && pq_name_is_linear(t->name));
+}
+
+static int choose(struct fold *f, struct target *t, struct pq_error *e)
+{
+    const struct pq_tensor *s = t->start;
+    const struct pq_spec now = spec_of(s);
+    const bool plain = s->codec.encoding == PQ_PLAIN;
+    const bool added = t - f->targets >= (ptrdiff_t)f->base->catalog->n_tensors;
+
+    t->spec = now;
+    if (added && !plain)
+        t->spec = (struct pq_spec){.dtype = s->dtype};
+    if (converts(f, t))
+        t->spec = f->j->o->spec;
+    if (t->n_edits && t->spec.encoding == PQ_PLAIN && t->spec.dtype == PQ_F64)
+        return pq_fail(e, PQ_EUNSUPPORTED,
+                       "tensor %s: is F64; -t f32 merges it", t->name);
+    /* what stays a floating type goes through float too: NaN is refused */
+    t->encode = t->n_edits || added || !same_spec(&t->spec, &now) ||
+                (plain && pq_dtype_is_float(s->dtype) && s->dtype != PQ_F64);
+    t->transpose = f->places.has_conv1d && s->rank == 2 &&
+                   plain != (t->spec.encoding == PQ_PLAIN) &&
+                   pq_name_is_conv1d(t->name);
+    for (size_t i = 0; i < t->n_edits && t->transpose; i++)
+        t->edits[i].turned = !t->edits[i].turned;
+    return 0;
+}
+
+static void set_start(const struct fold *f, struct target *t, size_t i)
+{
+    const struct pq_catalog *base = f->base->catalog;
+
+    t->number = i;
+    if (i >= base->n_tensors) {
+        const struct pq_peft_added *a =
+            &f->places.added[i - base->n_tensors];
+        t->start = a->tensor ? a->tensor : &base->tensors[a->like];
+        t->source = a->source;
+        t->number = a->like;
+        t->name = a->name;
+    } else {
+        t->start = &base->tensors[i];
+        t->name = t->start->name;
+    }
+}
+
+/* Gives each target its edits, which keep the order of the adapters. */
+static int sort_edits(struct fold *f, struct pq_error *e)
+{
+    const struct pq_peft_places *w = &f->places;
+
+    f->n_targets = w->base->n_tensors + w->n_added;
+    f->targets = pq_zalloc(f->n_targets, sizeof *f->targets);
+    f->edits = pq_alloc(w->n_edits, sizeof *f->edits);
+    if (!f->targets || !f->edits)
+        return pq_fail_nomem(e);
+    for (size_t i = 0; i < w->n_edits; i++)
+        f->targets[w->edits[i].target].n_edits++;
+    struct pq_edit *next = f->edits;
+    for (size_t i = 0; i < f->n_targets; i++) {
+        f->targets[i].edits = next;
+        next += f->targets[i].n_edits;
+        f->targets[i].n_edits = 0;
+        set_start(f, &f->targets[i], i);
+    }
+    for (size_t i = 0; i < w->n_edits; i++) {
+        struct target *t = &f->targets[w->edits[i].target];
+        t->edits[t->n_edits++] = w->edits[i].edit;
+    }
+    return 0;
+}
+
+static int place_adapters(struct fold *f, struct pq_error *e)
+{
+    struct pq_peft_places *w = &f->places;
+
+    w->base = f->base->catalog;
+    w->has_config = pq_catalog_blob(w->base, "config.json") != NULL;
+    w->has_conv1d = cmd_config_has_conv1d(w->base, e);
+    const int tied = cmd_config_tied(w->base, e);
+    if (e->code || cmd_config_refuse_foreign(f->base, e) ||
+        pq_peft_places_init(w, e))
+        return -1;
+    w->tied = tied == 1 || (tied == 2 && w->head == SIZE_MAX);
+    for (size_t i = 0; i < f->j->n_inputs; i++) {
+        const struct merge_input *a = &f->j->inputs[i];
+        if (a->adapter && pq_peft_place(w, &a->peft, a->weight, e))
+            return -1;
+    }
+    return sort_edits(f, e);
+}
+
+/* ---- the plan ---------------------------------------------------------- */
+
+static int declare(struct fold *f, struct pq_error *e)
+{
+    if (pq_catalog_copy_meta(&f->j->out, f->base->catalog, e))
+        return -1;
+    for (size_t i = 0; i < f->n_targets; i++) {
+        struct target *t = &f->targets[i];
+        if (choose(f, t, e))
+            return -1;
+        struct pq_tensor like = *t->start;
+        like.name = t->name;
+        if (t->encode ? !pq_quant_declare(&f->j->out, &like, &t->spec,
+                                          t->transpose, e)
+                      : !pq_tensor_copy(&f->j->out, &like, e))
+            return -1;
+    }
+    return 0;
+}
+
+static int add_step(struct fold *f, size_t i, struct pq_error *e)
+{
+    struct target *t = &f->targets[i];
+    struct pq_source *source = t->source ? t->source : f->base;
+    const struct pq_tensor *in = t->start;
+
+    if (!t->encode)
+        return pq_step_copy(&f->j->plan, source, in, i, e);
+    if (in->codec.encoding != PQ_PLAIN) {
+        source = f->decoded;
+        in = &source->catalog->tensors[t->number];
+    }
+    struct pq_step *s =
+        t->n_edits ? pq_step_edit(&f->j->plan, source, in, &f->j->out, i, &t->spec,
+                                  t->transpose, t->edits, t->n_edits,
+                                  &f->j->quant, e)
+                   : pq_step_encode(&f->j->plan, source, in, &f->j->out, i, &t->spec,
+                                    t->transpose, &f->j->quant, e);
+    if (!s)
+        return -1;
+    s->name = t->name;
+    s->user = &f->j->report;
+    return 0;
+}
+
+static int add_steps(struct fold *f, struct pq_error *e)
+{
+    bool coded = false;
+
+    for (size_t i = 0; i < f->n_targets; i++)
+        coded |= f->targets[i].encode &&
+                 f->targets[i].start->codec.encoding != PQ_PLAIN;
+    if (coded && pq_decoded_new(f->base, f->j->c->kernels, f->j->c->memory / 4,
+                                f->j->c->tmpdir, &f->decoded, e))
+        return -1;
+    for (size_t i = 0; i < f->n_targets; i++)
+        if (add_step(f, i, e))
+            return -1;
+    return 0;
+}
+
+static int edit_config(struct fold *f, struct pq_error *e)
+{
+    const struct pq_tensor *first;
+    bool mixed;
+
+    if (f->places.untied &&
+        cmd_config_set(&f->j->out, "tie_word_embeddings", "false", e))
+        return -1;
+    if (!f->j->o->type_given)
+        return 0;
+    if (merge_is_wide(&f->j->o->spec) &&
+        cmd_config_set_dtype(&f->j->out, f->j->o->spec.dtype, e))
+        return -1;
+    return cmd_config_set_bnb(&f->j->out, &first, &mixed, e);
+}
+
+static int plan_fold(struct fold *f, struct pq_error *e)
+{
+    return place_adapters(f, e) || declare(f, e) || edit_config(f, e) ||
+                   add_steps(f, e)
+               ? -1
+               : 0;
+}
+
+/* ---- how much is left -------------------------------------------------- */
+
+static int report(const struct pq_step *s, const struct pq_quality *q,
+                  struct pq_error *e)
+{
+    const struct cmd_report *r = s->user;
+    struct fold *f = r->user;
+    const double kept = pq_retained(q);
+
+    if (f->targets[s->tensor].n_edits == 0)
+        return f->j->c->json ? cmd_report_tensor(s, q, e) : 0;
+    f->n_changed++;
+    if (kept < 0.9) {
+        if (f->n_lost++ == 0 || kept < f->worst) {
+            f->worst = kept;
+            f->worst_name = s->name;
+        }
+    }
+    return cmd_report_tensor(s, q, e);
+}
+
+static void warn(const struct fold *f)
+{
+    if (f->n_lost && !f->j->c->quiet)
+        cmd_msg(f->j->c,
+                "warning: %zu of %zu changed tensors keep less than 0.9 of "
+                "their change after rounding; worst %s: %.3f; -t f16 or f32 "
+                "keeps more",
+                f->n_lost, f->n_changed, f->worst_name, f->worst);
+}
+
+/* ---- the job ----------------------------------------------------------- */
+
+static int run_fold(struct fold *f, struct pq_error *e)
+{
+    struct merge_job *j = f->j;
+
+    for (size_t i = 0; i < j->n_inputs; i++)
+        if (!j->inputs[i].adapter)
+            f->base = j->inputs[i].source;
+    if (plan_fold(f, e) || merge_add_sources(j, f->decoded, e) ||
+        merge_run_plan(j, f->base->catalog, e))
+        return -1;
+    if (!j->c->dry_run)
+        warn(f);
+    return merge_end(j, e);
+}
+
+int merge_fold(struct merge_job *j, struct pq_error *e)
+{
+    struct fold f = {.j = j};
+
+    for (size_t i = 0; i < j->n_inputs; i++)
+        if (!j->inputs[i].adapter && j->inputs[i].weighted)
+            return pq_fail(e, PQ_EARG, "%s: a model takes no weight",
+                           j->inputs[i].path);
+    j->quant.report = report;
+    j->report.user = &f;
+    const int rc = run_fold(&f, e);
+    /* steps read the decoded view until the plan is gone */
+    pq_sink_free(j->plan.sink);
+    j->plan.sink = NULL;
+    pq_plan_release(&j->plan);
+    pq_peft_places_release(&f.places);
+    pq_source_free(f.decoded);
+    free(f.targets);
+    free(f.edits);
+    return rc;
+}
