@@ -97,7 +97,7 @@ programs: all $B/tests/unit
 fuzzers: $(FUZZ_BIN)
 
 DEB := gcc g++ make pkg-config libzstd-dev libcjson-dev libxxhash-dev \
-	libcriterion-dev libopenblas-dev liblapacke-dev libzip-dev libpcre2-dev \
+	libcriterion-dev libopenblas0 libzip-dev libpcre2-dev \
 	libyaml-dev mandoc
 
 deps: ## install the Debian packages that are missing (DEPS=skip: do not)
