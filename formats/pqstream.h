@@ -309,6 +309,8 @@ PQ_MUST_USE int pq_stream_write_front(struct pq_stream_sink *k,
 /* Appends to the output. */
 PQ_MUST_USE int pq_stream_emit(struct pq_stream_sink *k, const void *buf,
                                size_t n, struct pq_error *e);
+/* Writes what was gathered. */
+PQ_MUST_USE int pq_stream_flush(struct pq_stream_sink *k, struct pq_error *e);
 /* Begins a record (k->rec but for seq and sums is set), ends it. */
 PQ_MUST_USE int pq_stream_begin_record(struct pq_stream_sink *k,
                                        const char *type, const void *head,

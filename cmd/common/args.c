@@ -40,19 +40,6 @@ struct parser {
     bool version;
 };
 
-int cmd_usage(const struct cmd *c, const char *fmt, ...)
-{
-    char text[512];
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    cmd_mask(text, strlen(text));
-    cmd_msg(c, "%s\nTry '%s --help'.", text, c->program);
-    return CMD_TROUBLE;
-}
-
 /* "-t" or "--block", for messages and provenance. */
 static void spell(const struct cmd_option *o, char *s, size_t n)
 {

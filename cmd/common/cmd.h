@@ -125,9 +125,6 @@ int cmd_main(const struct pq_tool *tool, int argc, char **argv);
  */
 int cmd_finish(const struct cmd *c, int status);
 
-/* Two lines on stderr, for usage errors; returns CMD_TROUBLE. */
-int cmd_usage(const struct cmd *c, const char *fmt, ...) PQ_PRINTF(2, 3);
-
 /* ---- values.c -------------------------------------------------------- */
 
 /*
@@ -171,6 +168,8 @@ const struct pq_tool *cmd_tool_named(const char *name);
  * for newlines.  Of the command only its name is used.
  */
 void cmd_msg(const struct cmd *c, const char *fmt, ...) PQ_PRINTF(2, 3);
+/* Two lines on stderr, for usage errors; returns CMD_TROUBLE. */
+int cmd_usage(const struct cmd *c, const char *fmt, ...) PQ_PRINTF(2, 3);
 /* Text on stdout; a write error is remembered and makes the exit status 2. */
 void cmd_print(const char *fmt, ...) PQ_PRINTF(1, 2);
 void cmd_print_n(const char *s, size_t n);

@@ -55,6 +55,19 @@ void cmd_msg(const struct cmd *c, const char *fmt, ...)
     }
 }
 
+int cmd_usage(const struct cmd *c, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    cmd_mask(text, strlen(text));
+    cmd_msg(c, "%s\nTry '%s --help'.", text, c->program);
+    return CMD_TROUBLE;
+}
+
 static void note_loss(void)
 {
     if (lost == 0)

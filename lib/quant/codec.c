@@ -12,6 +12,14 @@ bool pq_block_known(uint32_t block)
     return block >= 32 && block <= 4096 && (block & (block - 1)) == 0;
 }
 
+struct pq_part *pq_part_of(const struct pq_tensor *t, enum pq_role role)
+{
+    for (size_t i = 0; i < t->n_parts; i++)
+        if (t->parts[i].role == role)
+            return &t->parts[i];
+    return NULL;
+}
+
 uint64_t pq_blocks_of(uint64_t n, uint64_t block)
 {
     return n / block + (n % block > 0);

@@ -30,14 +30,6 @@ const void *pq_quant_map(enum pq_encoding e)
                          : (const void *)pq_dyn8_map;
 }
 
-struct pq_part *pq_part_of(const struct pq_tensor *t, enum pq_role role)
-{
-    for (size_t i = 0; i < t->n_parts; i++)
-        if (t->parts[i].role == role)
-            return &t->parts[i];
-    return NULL;
-}
-
 size_t pq_part_number(const struct pq_tensor *t, enum pq_role role)
 {
     const struct pq_part *p = pq_part_of(t, role);
