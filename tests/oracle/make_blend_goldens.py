@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes testdata/blend: tiny llama-shaped models, what mergekit makes of them
-with each method and recipe, and where mergekit is random or wrong, what the
+with each method and each recipe that lies there, and where mergekit is random or wrong, what the
 published formula gives (blend.py).  Run from the top of the tree, with
 PYTHONHASHSEED=0, in a venv that has mergekit.
 
@@ -294,17 +294,15 @@ def order_tokens(tensors, tokenizer):
     return words
 
 
-def make_recipe(path):
-    with open(path, encoding="utf-8") as f:
+def make_recipe(name):
+    with open(f"{ROOT}/{name}.yaml", encoding="utf-8") as f:
         text = f.read()
     tensors, facts = run(yaml.safe_load(text))
-    name = os.path.basename(path)[:-5]
     words = None
     if "tokenizer_source" in text:
         words = order_tokens(tensors, facts["tokenizer.json"])
         tensors = {k: v for k, v in tensors.items()
                    if k.startswith(KEPT + ("lm_head",))}
-    shutil.copy(path, f"{ROOT}/{name}.yaml")
     save_file({k: v.contiguous() for k, v in tensors.items()},
               f"{ROOT}/{name}.safetensors", {"format": "pt"})
     config = facts["config.json"]
@@ -318,16 +316,18 @@ def make_recipe(path):
 
 
 def main():
-    shutil.rmtree(ROOT, ignore_errors=True)
+    for f in os.listdir(ROOT):      # the recipes are written by hand
+        if not f.endswith(".yaml"):
+            path = f"{ROOT}/{f}"
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
     all_models = make_models()
     manifest = {c[0]: make_case(all_models, *c) for c in CASES}
     rng = np.random.default_rng(8)
     for r in RANDOM:
         manifest[r[0]] = make_random(all_models, *r, rng)
-    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                          "recipes")
-    for f in sorted(os.listdir(folder)):
-        manifest[f"recipe-{f[:-5]}"] = make_recipe(f"{folder}/{f}")
+    for f in sorted(os.listdir(ROOT)):
+        if f.endswith(".yaml"):
+            manifest[f"recipe-{f[:-5]}"] = make_recipe(f[:-5])
     with open(f"{ROOT}/manifest.json", "w", encoding="utf-8") as f:
         json.dump(manifest, f, indent=1)
         f.write("\n")
