@@ -16,6 +16,7 @@
 
 #define ALIGN        64u
 #define SPARE_SLOTS  3u
+#define WAVE         8u /* steps that are worked through together */
 #define CANCEL_TICK  50000000L /* ns between looks at the cancel flag */
 
 /* ---- sizes ------------------------------------------------------------- */
@@ -71,25 +72,28 @@ static int make_slots(struct pq_engine *g, struct pq_error *e)
 {
     const struct pq_plan *p = g->plan;
     size_t n_in = 1, n_out = 1;
-    uint64_t most = ALIGN;
+    uint64_t most = ALIGN, state = 0;
 
     for (size_t i = 0; i < p->n_steps; i++) {
-        uint64_t n = 0;
+        uint64_t n = 0, all;
         if (step_bytes(&p->steps[i], &n, e))
             return pq_error_in(e, "tensor %s", p->steps[i].name);
-        if (n > g->run->memory)
+        if (!pq_add(n, p->steps[i].state_bytes, &all) ||
+            all > g->run->memory)
             return pq_fail(e, PQ_ELIMIT,
                            "tensor %s: needs %llu MiB of buffers; give more "
                            "with --memory",
                            p->steps[i].name,
-                           (unsigned long long)(n >> 20) + 1);
+                           (unsigned long long)(all >> 20) + 1);
         most = n > most ? n : most;
+        state = all - n > state ? all - n : state;
         n_in = p->steps[i].n_in > n_in ? p->steps[i].n_in : n_in;
         n_out = p->steps[i].n_out > n_out ? p->steps[i].n_out : n_out;
     }
     g->slot_bytes = aligned((size_t)most);
     g->n_slots = g->run->threads + SPARE_SLOTS;
-    const uint64_t fit = g->run->memory / 2 / g->slot_bytes;
+    const uint64_t half = g->run->memory / 2, rest = g->run->memory - state;
+    const uint64_t fit = (half < rest ? half : rest) / g->slot_bytes;
     if (fit < g->n_slots)
         g->n_slots = fit ? (size_t)fit : 1;
     g->slots = pq_zalloc(g->n_slots, sizeof *g->slots);
@@ -117,6 +121,37 @@ static bool cursor_valid(const struct pq_engine *g)
     return g->pass < passes_of(s);
 }
 
+/* Can the passes of a step take turns with those of its neighbours? */
+static bool takes_turns(const struct pq_engine *g, const struct pq_step *s)
+{
+    if (g->plan->gather_first || s->emit || s->n_gather < 2)
+        return false;
+    for (size_t i = 0; i < s->n_in; i++)
+        if (s->in[i].source->sequential)
+            return false;
+    return true;
+}
+
+/* The steps from the cursor's on that take turns; what they keep is little. */
+static void begin_wave(struct pq_engine *g)
+{
+    const struct pq_plan *p = g->plan;
+    const struct pq_step *first = &p->steps[g->step];
+    uint64_t left = g->run->memory / 8;
+    size_t end = g->step;
+
+    do {
+        left -= p->steps[end].state_bytes < left ? p->steps[end].state_bytes
+                                                 : left;
+        end++;
+    } while (end < p->n_steps && end - g->step < WAVE &&
+             takes_turns(g, first) && takes_turns(g, &p->steps[end]) &&
+             p->steps[end].n_gather == first->n_gather &&
+             p->steps[end].state_bytes <= left);
+    g->wave = g->step;
+    g->wave_end = end;
+}
+
 /* Moves the cursor to the first unit at or after it; false at the end. */
 static bool cursor_settle(struct pq_engine *g)
 {
@@ -128,6 +163,9 @@ static bool cursor_settle(struct pq_engine *g)
             !g->gathering)
             g->pass = g->plan->steps[g->step].n_gather;
     }
+    if (g->step < g->plan->n_steps &&
+        (g->step < g->wave || g->step >= g->wave_end))
+        begin_wave(g);
     return g->step < g->plan->n_steps;
 }
 
@@ -136,7 +174,13 @@ static void cursor_next(struct pq_engine *g)
     if (++g->unit < units_of(&g->plan->steps[g->step]))
         return;
     g->unit = 0;
+    if (g->step + 1 < g->wave_end) {
+        g->step++;
+        return;
+    }
     g->pass++;
+    if (g->pass < passes_of(&g->plan->steps[g->wave]))
+        g->step = g->wave;
 }
 
 /* Waits with `lock` held until something was retired. */
@@ -155,11 +199,11 @@ static void wait_for_slot(struct pq_engine *g, const struct pq_slot *s)
     pthread_mutex_unlock(&g->lock);
 }
 
-/* Waits until all tickets drawn so far have retired; true: the run failed. */
-static bool wait_for_all(struct pq_engine *g)
+/* Waits until the tickets before `end` have retired; true: the run failed. */
+static bool wait_for_tickets(struct pq_engine *g, uint64_t end)
 {
     pthread_mutex_lock(&g->lock);
-    while (g->turn < g->next_ticket && !g->failed)
+    while (g->turn < end && !g->failed)
         wait_for_change(g);
     const bool failed = g->failed;
     pthread_mutex_unlock(&g->lock);
@@ -217,13 +261,13 @@ static void slot_aim(const struct pq_engine *g, struct pq_slot *s)
     memset(&s->error, 0, sizeof s->error);
 }
 
-/* The first unit of a pass after another one: everything before must be in. */
+/* The first unit of a pass after another one: all of that must be in. */
 static int begin_pass(struct pq_engine *g, struct pq_error *e)
 {
     if (g->unit > 0)
         return 0;
-    if (g->pass > 0)
-        wait_for_all(g);
+    if (g->pass > 0 && g->live[g->step])
+        wait_for_tickets(g, g->live[g->step]->pass_end);
     pthread_mutex_lock(&g->lock);
     const size_t closed = g->closed;
     const bool failed = g->failed;
@@ -238,7 +282,7 @@ static int begin_pass(struct pq_engine *g, struct pq_error *e)
 /* From the gathering round to the emitting one. */
 static int change_round(struct pq_engine *g, struct pq_error *e)
 {
-    const bool failed = wait_for_all(g);
+    const bool failed = wait_for_tickets(g, g->next_ticket);
 
     g->gathering = false;
     g->closed = 0; /* inputs are forgotten after the second round only */
@@ -290,10 +334,13 @@ static struct pq_slot *draw(struct pq_engine *g)
     } else {
         s->busy = true;
         g->next_ticket++;
-        if (rc)
+        if (rc) {
             g->drained = true;
-        else
+        } else {
+            if (s->last)
+                g->live[s->step]->pass_end = g->next_ticket;
             cursor_next(g);
+        }
     }
     pthread_mutex_unlock(&g->lock);
     pthread_mutex_unlock(&g->drawing);

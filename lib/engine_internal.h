@@ -17,6 +17,7 @@ struct pq_live {
     struct pq_spool *trail; /* [n_out], used where spooled[i] */
     bool *spooled;          /* [n_out] */
     bool *written;          /* [parts of the output tensor] */
+    uint64_t pass_end;      /* the ticket after the last one of a pass */
 };
 
 /* One ticket in flight, with its own buffers. */
@@ -68,6 +69,7 @@ struct pq_engine {
     size_t step;
     unsigned pass;
     uint64_t unit;
+    size_t wave, wave_end; /* the steps whose passes are drawn in turns */
     bool drained;
     size_t dropped; /* steps whose inputs were forgotten */
 

@@ -48,6 +48,8 @@ int pq_live_open(struct pq_engine *g, size_t step, struct pq_error *e)
         l->written = pq_zalloc(n_parts, sizeof *l->written);
         if (!l->state || !l->whole || !l->trail || !l->spooled || !l->written)
             return pq_fail_nomem(e);
+        if (s->begin && s->begin(s, l->state, e))
+            return -1;
     }
     if (g->pass == s->n_gather && g->plan->sink &&
         pq_engine_open_trail(g, s, g->live[step], e))

@@ -22,6 +22,11 @@
  * steps gather before the first one emits (plan->between), for a global
  * threshold.  A step without outputs only gathers (pq-info --stats).
  *
+ * A pass begins when the one before it is complete.  So that threads need not
+ * wait for that, steps that only gather, equally often and from random-access
+ * sources, are worked through in waves of a few: pass 0 of each, then pass 1
+ * of each.  Their order among each other stays that of the plan.
+ *
  * Trailing parts.  Outputs marked `trail` (absmax behind the codes) are kept
  * in a spool until the codes are out.  Then finish() may turn them into
  * something else (double quantization); what it does not write is written by
@@ -110,6 +115,8 @@ struct pq_step {
     uint64_t items, unit_items;
     size_t scratch_bytes, partial_bytes, state_bytes;
 
+    /* Before the first unit: what the state begins with.  May be NULL. */
+    int (*begin)(const struct pq_step *s, void *state, struct pq_error *e);
     unsigned n_gather;
     /* u->partial is the result; state is read only here. */
     int (*gather)(const struct pq_step *s, unsigned pass,

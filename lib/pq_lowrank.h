@@ -11,12 +11,18 @@
  * It is never held.  Randomised subspace iteration (Halko, Martinsson, Tropp
  * 2011) reads it a few times, some rows at a time:
  *
- *     pass 0   Y = D W              W [cols][width] from the seed and name
- *     then     Q = qr(Y), Z = D^T Q, Q' = qr(Z), Y = D Q' ...   `iterations`
- *     last     B = Q^T D            its small SVD is that of Q Q^T D
+ *     Q [cols][width]   random numbers from the seed and the name
+ *     pass 0 ..         Q = qr(D^T (D Q)), a sum over rows; `iterations` times
+ *     last pass         Y = D Q, whose SVD is that of D Q Q^T
  *
- * The error of what is found is exact, not estimated: |D - Q Q^T D|^2 =
- * |D|^2 - |B|^2, and |D|^2 is summed on the way.
+ * where width >= rank + oversample.  Both products of a pass are made of the
+ * same rows, so that k iterations cost k + 1 readings.  Sums are floats, as
+ * are the bases; with the basis made orthonormal in between, the second
+ * iteration finds again what the square of D hid behind rounding in the
+ * first.  The last, small SVD is in double.
+ *
+ * What is missed is |D - D Q Q^T|^2 = |D|^2 - |D Q|^2, and |D|^2 is summed on
+ * the way; that difference is known to about 1e-7 |D|^2.
  */
 #ifndef PQ_LOWRANK_H
 #define PQ_LOWRANK_H
@@ -33,7 +39,7 @@ struct pq_kernels;
 /* What was found; lives while the callback below runs. */
 struct pq_lowrank {
     uint64_t rows, cols;
-    size_t rank;     /* how many were found: <= width asked for */
+    size_t rank;     /* how many were found, see pq_step_lowrank() */
     const float *u;  /* [rows][rank] orthonormal columns */
     const double *s; /* [rank] falling */
     const float *vt; /* [rank][cols] orthonormal rows */
@@ -43,8 +49,8 @@ struct pq_lowrank {
 struct pq_lowrank_how {
     const struct pq_kernels *kernels;
     size_t rank;      /* wanted at most; >= 1 */
-    size_t oversample; /* more columns that make these better: 10 */
-    unsigned iterations; /* of D^T D: 2 */
+    size_t oversample; /* at least so many columns that help: 10 */
+    unsigned iterations; /* of D^T D; >= 1; 2 */
     uint64_t seed;
     bool turned; /* D is the transpose of the tensor(s) */
     /* Called once a step, in plan order, one at a time. */
@@ -57,8 +63,9 @@ struct pq_lowrank_how {
  * source sa (NULL: b itself is the matrix).  Both are plain tensors of
  * floating types and of one shape; encoded ones are seen through
  * pq_decoded_new().  `how` is copied; step->user is the caller's, for found().
- * NaN and infinities fail.  When min(rows, cols) <= rank + oversample, the
- * result is the whole SVD.
+ * NaN and infinities fail.  `rank` values are found; when min(rows, cols) <=
+ * rank + oversample, all min(rows, cols) of them, the whole SVD.  Kept from
+ * pass to pass are (cols + max(rows, cols)) width floats of the stored matrix.
  */
 struct pq_step *pq_step_lowrank(struct pq_plan *p, const char *name,
                                 struct pq_source *sa,
