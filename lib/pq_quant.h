@@ -87,32 +87,47 @@ struct pq_step *pq_step_encode(struct pq_plan *p, struct pq_source *src,
 
 /*
  * A change made to the numbers of a tensor between widening and encoding
- * (pq_surgery.h makes them).  It sees whole rows of the output; a tensor of
- * one dimension has rows of one element.
+ * (pq_surgery.h and pq_blend.h make them).  It sees whole rows of the output;
+ * a tensor of one dimension has rows of one element.
+ *
+ * Where it must know something of the whole tensor first, it gathers: in
+ * each pass apply() leaves a partial result of its rows, combine() adds
+ * those up in the order of the rows, settle() draws the conclusion.
  */
 struct pq_rows {
     const struct pq_kernels *kernels;
+    bool allow_nonfinite;
     uint64_t first, count, columns;
-    const float *base;     /* [count][columns] what was read */
-    float *x;              /* [count][columns] the same, to be changed */
+    const void *raw;   /* the first input as it was read */
+    const float *base; /* [count][columns] the same widened; NULL if `fresh` */
+    float *x; /* [count][columns] the same, to be changed; dirty if `fresh` */
     const void *const *in; /* the change's own inputs */
     float *scratch;        /* [count * row_floats + fixed_floats] */
     unsigned pass;         /* the gather pass, or n_gather to emit */
-    const double *sums;    /* [pass][columns] of the passes before */
-    double *gather;        /* [columns] for the sums of this pass, or NULL */
+    const void *state;     /* what was combined in the passes before */
+    void *partial; /* zeroed, for the result of a gather pass, else NULL */
 };
 
 struct pq_change {
     const struct pq_input *in; /* [n_in]; item_* are those of one row */
     size_t n_in;
+    uint64_t columns;       /* elements of a row, if not those of the shape */
+    uint64_t unit_elements; /* about so many are worked on at a time, or 0 */
     size_t row_floats, fixed_floats;
-    unsigned n_gather; /* passes that sum over columns; only for casts */
+    bool fresh; /* makes x from raw inputs; what is left is not measured */
+    unsigned n_gather;
+    size_t partial_bytes, state_bytes; /* the state is zeroed; both aligned 8 */
     int (*apply)(const struct pq_change *c, const struct pq_rows *r,
                  struct pq_error *e);
+    /* `before`: the rows of the partials that were combined before it. */
+    void (*combine)(const struct pq_change *c, unsigned pass, uint64_t before,
+                    void *state, const void *partial);
+    /* After the last rows of a pass; may be NULL. */
+    void (*settle)(const struct pq_change *c, unsigned pass, void *state);
     const void *params;
 };
 
-/* pq_step_encode with a change, whose fate is measured always. */
+/* pq_step_encode with a change, whose fate is measured unless it is fresh. */
 struct pq_step *pq_step_change(struct pq_plan *p, struct pq_source *src,
                                const struct pq_tensor *in,
                                const struct pq_catalog *out, size_t tensor,

@@ -8,8 +8,8 @@
  * A unit is 65,536 elements in whole blocks or whole rows; a transposed one
  * is a run of columns whose blocks come out whole.  With double quantization
  * the measured error needs the absmax that a reader will see: a gather pass
- * finds all absmax first.  A change works on whole rows; its own gather
- * passes, if any, sum over columns.
+ * finds all absmax first, after those of the change if it has any.  A change
+ * works on whole rows.
  */
 #include "quant_internal.h"
 
@@ -37,20 +37,27 @@ static uint64_t elements_before(const struct pq_step *s,
     return item * (s->in[0].item_bits / pq_dtype_bits(p->in->dtype));
 }
 
-/* Widens, and turns [rows][columns] to [columns][rows] before it. */
-static unsigned char *widen(const struct pq_step *s, const struct pq_unit *u,
+/* The unit, before anything is done; returns what is left of scratch. */
+static unsigned char *begin(const struct pq_step *s, const struct pq_unit *u,
                             struct work *w)
 {
     const struct pq_quant_step *p = w->p = s->params;
-    const size_t size = pq_dtype_bits(p->in->dtype) / 8;
-    unsigned char *scratch = u->scratch;
-    const void *raw = u->in[0];
 
     w->k = p->quant->kernels;
-    w->n = u->in_bytes[0] / size;
+    w->n = u->in_bytes[0] / (pq_dtype_bits(p->in->dtype) / 8);
     w->first = elements_before(s, p, u->first);
     w->y = (float *)u->scratch;
-    scratch += p->unit_elements * sizeof(float);
+    return (unsigned char *)u->scratch + p->unit_elements * sizeof(float);
+}
+
+/* Widens, and turns [rows][columns] to [columns][rows] before it. */
+static unsigned char *widen(const struct pq_unit *u, unsigned char *scratch,
+                            struct work *w)
+{
+    const struct pq_quant_step *p = w->p;
+    const size_t size = pq_dtype_bits(p->in->dtype) / 8;
+    const void *raw = u->in[0];
+
     if (p->transpose && w->n) {
         w->k->transpose(raw, scratch, p->row, w->n / p->row, size);
         raw = scratch;
@@ -64,35 +71,62 @@ static unsigned char *widen(const struct pq_step *s, const struct pq_unit *u,
     return scratch + p->unit_elements * sizeof(float);
 }
 
+/* Of all blocks; behind the state of the change. */
+static float *absmax_of(const struct pq_quant_step *p,
+                        struct pq_encode_state *st)
+{
+    const size_t before = p->change ? p->change->state_bytes : 0;
+
+    return (float *)(void *)((unsigned char *)(st + 1) + before);
+}
+
+/* The change's turn, at x [n] with scratch behind it. */
+static int apply_change(unsigned pass, const struct pq_unit *u,
+                        const struct pq_encode_state *st,
+                        struct work *w, float *x, struct pq_error *e)
+{
+    const struct pq_change *c = w->p->change;
+    const uint64_t row = w->p->columns;
+    const struct pq_rows rows = {
+        .kernels = w->k,
+        .allow_nonfinite = w->p->quant->allow_nonfinite,
+        .first = w->first / row,
+        .count = w->n / row,
+        .columns = row,
+        .raw = u->in[0],
+        .base = w->base,
+        .x = x,
+        .in = u->in + 1,
+        .scratch = x + w->p->unit_elements,
+        .pass = pass < c->n_gather ? pass : c->n_gather,
+        .state = st + 1,
+        .partial = pass < c->n_gather
+                       ? (void *)((struct pq_quality *)u->partial + 1)
+                       : NULL,
+    };
+
+    w->x = x;
+    return c->apply(c, &rows, e);
+}
+
 /* The unit's elements as they are to be encoded. */
 static int prepare(const struct pq_step *s, unsigned pass,
                    const struct pq_unit *u, const void *state, struct work *w,
                    struct pq_error *e)
 {
-    const struct pq_encode_state *st = state;
-    float *x = (float *)(void *)widen(s, u, w);
-    const struct pq_quant_step *p = w->p;
+    unsigned char *scratch = begin(s, u, w);
+    const struct pq_change *c = w->p->change;
 
-    if (!p->change || w->n == 0)
+    if (!c || !c->fresh)
+        scratch = widen(u, scratch, w);
+    if (!c || w->n == 0)
         return 0;
-    w->base = w->x;
-    w->x = memcpy(x, w->x, w->n * sizeof *x);
-    const struct pq_rows rows = {
-        .kernels = w->k,
-        .first = w->first / p->row,
-        .count = w->n / p->row,
-        .columns = p->row,
-        .base = w->base,
-        .x = x,
-        .in = u->in + 1,
-        .scratch = x + p->unit_elements,
-        .pass = pass,
-        .sums = (const double *)(const void *)st->absmax,
-        .gather = pass < p->change->n_gather
-                      ? (double *)((struct pq_quality *)u->partial + 1)
-                      : NULL,
-    };
-    return p->change->apply(p->change, &rows, e);
+    float *x = (float *)(void *)scratch;
+    if (!c->fresh) {
+        w->base = w->x;
+        memcpy(x, w->x, w->n * sizeof *x);
+    }
+    return apply_change(pass, u, state, w, x, e);
 }
 
 /* Compares with the numbers that a reader will see, which are in w->y. */
@@ -112,7 +146,7 @@ static void measure(const struct work *w, struct pq_quality *q)
 
 static bool measured(const struct pq_quant_step *p)
 {
-    return p->quant->measure || p->change;
+    return p->quant->measure || (p->change && !p->change->fresh);
 }
 
 static int check(const struct work *w, uint32_t found, uint32_t limit,
@@ -135,7 +169,7 @@ static int emit_cast(const struct pq_step *s, const struct pq_unit *u,
     if (check(&w, w.k->absmax_bits(w.x, w.n),
               pq_overflow_bits(w.p->spec.dtype), q, e))
         return -1;
-    if (w.p->in->dtype == w.p->spec.dtype && !w.p->transpose && !w.base)
+    if (w.p->in->dtype == w.p->spec.dtype && !w.p->transpose && !w.p->change)
         memcpy(u->out[0], u->in[0], u->out_bytes[0]);
     else
         pq_store_f32(w.k, w.p->spec.dtype, w.x, w.n, u->out[0]);
@@ -234,10 +268,21 @@ static void measure_plain(const struct work *w, unsigned char *end,
     q->plain_noise = as_plain.noise;
 }
 
+/* What a reader will see for each block after double quantization. */
+static const float *stored_absmax(const struct pq_quant_step *p,
+                                  const void *state)
+{
+    const size_t change = p->change ? p->change->state_bytes : 0;
+    const unsigned char *behind = (const unsigned char *)state +
+                                  sizeof(struct pq_encode_state) + change;
+
+    return (const float *)(const void *)behind +
+           blocks_of(p, p->in->n_elements);
+}
+
 static int emit_blocks(const struct pq_step *s, const struct pq_unit *u,
                        const void *state, struct pq_error *e)
 {
-    const struct pq_encode_state *st = state;
     struct work w = {0};
     struct pq_quality *q = u->partial;
 
@@ -250,8 +295,7 @@ static int emit_blocks(const struct pq_step *s, const struct pq_unit *u,
         return 0;
     const float *absmax = u->out[1];
     if (w.p->spec.double_quant)
-        absmax = st->absmax + blocks_of(w.p, w.p->in->n_elements) +
-                 w.first / w.p->spec.block;
+        absmax = stored_absmax(w.p, state) + w.first / w.p->spec.block;
     decode_blocks(&w, u->out[0], absmax);
     measure(&w, q);
     if (w.p->spec.optimize && w.p->quant->measure)
@@ -278,23 +322,38 @@ static int gather_absmax(const struct pq_step *s, unsigned pass,
     return check(&w, found, PQ_ABS_INF, &(struct pq_quality){0}, e);
 }
 
-/* Sums over columns for the change; it stops where it needs them. */
-static int gather_columns(const struct pq_step *s, unsigned pass,
-                          const struct pq_unit *u, const void *state,
-                          struct pq_error *e)
+/* The change's own pass, or the one that finds all absmax. */
+static int gather(const struct pq_step *s, unsigned pass,
+                  const struct pq_unit *u, const void *state,
+                  struct pq_error *e)
 {
+    const struct pq_quant_step *p = s->params;
     struct work w = {0};
+    struct pq_quality *q = u->partial;
 
-    return prepare(s, pass, u, state, &w, e);
+    if (!p->change || pass >= p->change->n_gather)
+        return gather_absmax(s, pass, u, state, e);
+    if (prepare(s, pass, u, state, &w, e))
+        return -1;
+    q->n = w.n;
+    return 0;
 }
 
-static void add_columns(const struct pq_quant_step *p, unsigned pass,
-                        struct pq_encode_state *st, const double *partial)
+static void combine_change(const struct pq_quant_step *p, unsigned pass,
+                           struct pq_encode_state *st,
+                           const struct pq_quality *q)
 {
-    double *sums = (double *)(void *)st->absmax + pass * p->row;
+    const struct pq_change *c = p->change;
 
-    for (uint64_t i = 0; i < p->row; i++)
-        sums[i] += partial[i];
+    if (q->n == 0)
+        return;
+    c->combine(c, pass, st->n_gathered / p->columns, st + 1, q + 1);
+    st->n_gathered += q->n;
+    if (st->n_gathered < p->in->n_elements)
+        return;
+    st->n_gathered = 0;
+    if (c->settle)
+        c->settle(c, pass, st + 1);
 }
 
 static int combine(const struct pq_step *s, unsigned pass, void *state,
@@ -309,15 +368,16 @@ static int combine(const struct pq_step *s, unsigned pass, void *state,
         pq_quality_add(&st->quality, q);
         return 0;
     }
-    if (p->change && p->change->n_gather) {
-        add_columns(p, pass, st, (const double *)(q + 1));
+    if (p->change && pass < p->change->n_gather) {
+        combine_change(p, pass, st, q);
         return 0;
     }
     const uint64_t blocks = blocks_of(p, p->in->n_elements);
-    memcpy(st->absmax + st->n_absmax, q + 1, q->n * sizeof(float));
-    st->n_absmax += q->n;
-    if (st->n_absmax == blocks)
-        pq_nested_round_trip(p, st->absmax, blocks, st->absmax + blocks);
+    float *absmax = absmax_of(p, st);
+    memcpy(absmax + st->n_gathered, q + 1, q->n * sizeof(float));
+    st->n_gathered += q->n;
+    if (st->n_gathered == blocks)
+        pq_nested_round_trip(p, absmax, blocks, absmax + blocks);
     return 0;
 }
 
@@ -348,9 +408,8 @@ static uint64_t item_elements(const struct pq_quant_step *p)
 
     if (p->spec.encoding == PQ_INT8)
         return p->row;
-    if ((!p->transpose && !p->change) || p->row == 0)
-        return block;
-    return p->row / gcd(p->row, block) * block; /* whole rows and blocks */
+    const uint64_t row = p->transpose ? p->row : p->columns;
+    return row ? row / gcd(row, block) * block : block; /* rows and blocks */
 }
 
 /* What the change reads, from so many bits or columns a row to an item. */
@@ -375,34 +434,50 @@ static uint64_t count_items(const struct pq_quant_step *p, uint64_t item)
     return n / item + (n % item > 0);
 }
 
+/* About so many elements are worked on at a time. */
+static uint64_t wanted_elements(const struct pq_quant_step *p)
+{
+    const uint64_t flat = !p->change                ? PQ_UNIT_ELEMENTS
+                          : p->change->unit_elements ? p->change->unit_elements
+                                                     : CHANGE_ELEMENTS;
+
+    /* columns are read in pieces: wider units make them longer */
+    return p->transpose && p->in->n_elements && flat / 64 < p->row
+               ? 64 * p->row
+               : flat;
+}
+
+static size_t scratch_bytes(const struct pq_quant_step *p)
+{
+    const struct pq_change *c = p->change;
+    const size_t fresh = c && c->fresh ? 0 : p->unit_elements;
+    size_t floats = p->unit_elements + fresh, bytes = 0;
+
+    if (p->transpose)
+        bytes = fresh * (pq_dtype_bits(p->in->dtype) / 8);
+    if (c)
+        floats += p->unit_elements + c->fixed_floats +
+                  c->row_floats *
+                      (p->columns ? p->unit_elements / p->columns : 0);
+    bytes += floats * sizeof(float);
+    return p->spec.optimize && p->quant->measure ? bytes + plain_bytes(p)
+                                                 : bytes;
+}
+
 static void set_units(struct pq_step *s, struct pq_quant_step *p, uint64_t item)
 {
-    const unsigned bits = pq_dtype_bits(p->in->dtype);
-    /* columns are read in pieces: wider units make them longer */
-    const uint64_t flat = p->change ? CHANGE_ELEMENTS : PQ_UNIT_ELEMENTS;
-    const uint64_t want =
-        p->transpose && p->in->n_elements && flat / 64 < p->row ? 64 * p->row
-                                                                : flat;
+    const uint64_t want = wanted_elements(p);
 
     s->items = count_items(p, item);
     s->unit_items = item && want / item ? want / item : 1;
     p->unit_elements = s->unit_items * item;
     s->in[0].part = &p->in->parts[0];
     s->in[0].access = p->transpose ? PQ_COLUMNS : PQ_RANGE;
-    s->in[0].item_bits = item * bits;
+    s->in[0].item_bits = item * pq_dtype_bits(p->in->dtype);
     s->in[0].item_columns = p->row ? item / p->row : 1;
     if (p->change)
-        set_change_inputs(s, p, p->row ? item / p->row : 1);
-    s->scratch_bytes =
-        p->unit_elements *
-        (2 * sizeof(float) + (p->transpose ? bits / 8 : 0));
-    if (p->change)
-        s->scratch_bytes +=
-            sizeof(float) * (p->unit_elements + p->change->fixed_floats +
-                             p->change->row_floats *
-                                 (p->row ? p->unit_elements / p->row : 0));
-    if (p->spec.optimize && p->quant->measure)
-        s->scratch_bytes += plain_bytes(p);
+        set_change_inputs(s, p, p->columns ? item / p->columns : 1);
+    s->scratch_bytes = scratch_bytes(p);
 }
 
 static void set_outputs(struct pq_step *s, const struct pq_quant_step *p,
@@ -435,20 +510,21 @@ static void set_functions(struct pq_step *s, const struct pq_quant_step *p)
     s->done = done;
     s->partial_bytes = sizeof(struct pq_quality);
     s->state_bytes = sizeof(struct pq_encode_state);
-    if (p->change && p->change->n_gather) {
+    if (p->change) {
         s->n_gather = p->change->n_gather;
-        s->gather = gather_columns;
-        s->partial_bytes += p->row * sizeof(double);
-        s->state_bytes += s->n_gather * p->row * sizeof(double);
+        s->partial_bytes += p->change->partial_bytes;
+        s->state_bytes += p->change->state_bytes;
     }
+    s->gather = gather;
     if (!c->double_quant)
         return;
     s->finish = pq_nested_finish;
     if (!measured(p) || s->items == 0)
         return;
-    s->n_gather = 1;
-    s->gather = gather_absmax;
-    s->partial_bytes += blocks_of(p, p->unit_elements) * sizeof(float);
+    s->n_gather++;
+    const size_t found = blocks_of(p, p->unit_elements) * sizeof(float);
+    if (s->partial_bytes < sizeof(struct pq_quality) + found)
+        s->partial_bytes = sizeof(struct pq_quality) + found;
     s->state_bytes += 2 * blocks_of(p, p->in->n_elements) * sizeof(float);
 }
 
@@ -488,6 +564,7 @@ struct pq_step *pq_step_change(struct pq_plan *p, struct pq_source *src,
     c->transpose = transpose;
     c->change = change;
     c->row = row_elements(c);
+    c->columns = !change ? 0 : change->columns ? change->columns : c->row;
     s->name = in->name;
     s->tensor = tensor;
     s->params = c;

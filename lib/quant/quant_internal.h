@@ -20,16 +20,20 @@ struct pq_quant_step {
     struct pq_spec spec;
     bool transpose;
     uint64_t row; /* elements of a row of the output (int8 rows, transpose) */
+    uint64_t columns; /* elements of a row as the change sees it, or 0 */
     uint64_t unit_elements; /* most elements of a unit */
     const struct pq_change *change; /* or NULL */
 };
 
-/* Step state of an encode step; partials are struct pq_quality. */
+/*
+ * Step state of an encode step; partials are struct pq_quality, and behind it
+ * what is gathered.  Behind the state: that of the change, then
+ * float absmax[2 * blocks], those found and those that double quantization
+ * makes of them.
+ */
 struct pq_encode_state {
     struct pq_quality quality;
-    uint64_t n_absmax; /* absmax values gathered so far */
-    float absmax[];    /* [2 * blocks] found, then as double quant stores; or
-                          double [n_gather][columns], the sums of a change */
+    uint64_t n_gathered; /* elements or absmax in this pass so far */
 };
 
 /* Sets a part of t; its name is the tensor's with a suffix replaced/added. */

@@ -125,13 +125,25 @@ static void scale_columns(const struct pq_rows *r, const float *m,
             r->x[i * r->columns + j] *= m[j] / (float)sqrt(sums[j]);
 }
 
-static void sum_columns(const struct pq_rows *r)
+static void sum_columns(const struct pq_rows *r, double *sums)
 {
     for (uint64_t i = 0; i < r->count; i++)
         for (uint64_t j = 0; j < r->columns; j++) {
             const double v = r->x[i * r->columns + j];
-            r->gather[j] += v * v;
+            sums[j] += v * v;
         }
+}
+
+/* The state has [n_gather][columns] sums, the partial those of one pass. */
+static void add_columns(const struct pq_change *c, unsigned pass,
+                        uint64_t before, void *state, const void *partial)
+{
+    const size_t columns = c->partial_bytes / sizeof(double);
+    double *sums = (double *)state + pass * columns;
+
+    (void)before;
+    for (size_t i = 0; i < columns; i++)
+        sums[i] += ((const double *)partial)[i];
 }
 
 /* false: this was the pass that gathers its norms, go no further. */
@@ -147,13 +159,13 @@ static bool apply_dora(const struct op *o, const struct pq_rows *r)
 
     memcpy(old, r->x, n * sizeof *old);
     add_product(d, r, in, d->scale);
-    if (r->gather && d->turned && o->gather == r->pass) {
-        sum_columns(r);
+    if (r->partial && d->turned && o->gather == r->pass) {
+        sum_columns(r, r->partial);
         return false;
     }
     pq_load_f32(r->kernels, dtype_of(d->magnitude), in[MAGNITUDE], outs, m);
     if (d->turned)
-        scale_columns(r, m, r->sums + o->gather * r->columns);
+        scale_columns(r, m, (const double *)r->state + o->gather * r->columns);
     else
         scale_rows(r, m);
     for (uint64_t i = 0; i < n && w != 1; i++)
@@ -369,6 +381,11 @@ static struct pq_change *make_change(struct pq_plan *p,
         in = add_inputs(&edits[i], columns, c, in);
     }
     c->n_in = (size_t)(in - c->in);
+    if (c->n_gather) {
+        c->partial_bytes = columns * sizeof(double);
+        c->state_bytes = c->n_gather * c->partial_bytes;
+        c->combine = add_columns;
+    }
     return c;
 }
 
@@ -387,12 +404,6 @@ struct pq_step *pq_step_edit(struct pq_plan *p, struct pq_source *src,
 
     if (!c) {
         pq_fail_nomem(e);
-        return NULL;
-    }
-    if (c->n_gather && spec->encoding != PQ_PLAIN) {
-        pq_fail(e, PQ_EUNSUPPORTED,
-                "tensor %s: DoRA over columns cannot be written as %s",
-                in->name, pq_encoding_name(spec->encoding));
         return NULL;
     }
     return pq_step_change(p, src, in, out, tensor, spec, transpose, c, q, e);
