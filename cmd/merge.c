@@ -1,8 +1,9 @@
 /*
- * pq-merge: adapters folded into a model, or put together.
+ * pq-merge: adapters folded into a model, or put together; models blended.
  *
  * Operands are recognised by what they hold: one model and adapters
- * (cmd/common/merge_fold.c), adapters alone (merge_sum.c).
+ * (cmd/common/merge_fold.c), adapters alone (merge_sum.c), models alone
+ * (merge_blend.c).
  */
 #include "merge.h"
 
@@ -10,14 +11,38 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPT_TYPE = 1, OPT_NORMALIZE, OPT_NONFINITE };
+enum { OPT_TYPE = 1, OPT_NONFINITE };
 
 static const struct cmd_option options[] = {
     {'t', "type", "TYPE", "what to store the weights as (default: as they are)",
      "f32 f16 bf16 f8_e4m3 f8_e5m2 int8 int8_block nf4 fp4",
      CMD_CHANGES_OUTPUT, OPT_TYPE},
-    {0, "normalize", NULL, "divide the weights by their sum", NULL,
-     CMD_CHANGES_OUTPUT, OPT_NORMALIZE},
+    {0, "method", "M", "how models become one (default: linear)",
+     "linear slerp task_arithmetic ties dare_linear dare_ties della "
+     "della_linear breadcrumbs breadcrumbs_ties model_stock passthrough",
+     CMD_CHANGES_OUTPUT, MERGE_OPT_METHOD},
+    {0, "base", "MODEL", "what the models were made from", NULL, 0,
+     MERGE_OPT_BASE},
+    {0, "t", "X", "slerp: how far from the base to the model, 0 to 1", "0.5",
+     CMD_CHANGES_OUTPUT, MERGE_OPT_T},
+    {0, "density", "X", "part of the changes that is left, 0 to 1", "0.5",
+     CMD_CHANGES_OUTPUT, MERGE_OPT_DENSITY},
+    {0, "epsilon", "X", "della: how far chances are from the density", "0.15",
+     CMD_CHANGES_OUTPUT, MERGE_OPT_EPSILON},
+    {0, "gamma", "X", "breadcrumbs: part of the largest that goes", "0.01",
+     CMD_CHANGES_OUTPUT, MERGE_OPT_GAMMA},
+    {0, "lambda", "X", "what the sum of the changes is multiplied by", "1",
+     CMD_CHANGES_OUTPUT, MERGE_OPT_LAMBDA},
+    {0, "scale", "X", "passthrough: what the model is multiplied by", "1",
+     CMD_CHANGES_OUTPUT, MERGE_OPT_SCALE},
+    {0, "rescale", "HOW", "make up for what goes: none, norm or chance",
+     "none norm chance", CMD_CHANGES_OUTPUT, MERGE_OPT_RESCALE},
+    {0, "by-row", NULL, "model_stock: an angle for each row", NULL,
+     CMD_CHANGES_OUTPUT, MERGE_OPT_BY_ROW},
+    {0, "normalize", NULL, "divide by the sum of the weights", NULL,
+     CMD_CHANGES_OUTPUT, MERGE_OPT_NORMALIZE},
+    {0, "no-normalize", NULL, "do not, where the method does", NULL,
+     CMD_CHANGES_OUTPUT, MERGE_OPT_NO_NORMALIZE},
     {0, "allow-nonfinite", NULL, "accept NaN, Inf and values out of range",
      NULL, CMD_CHANGES_OUTPUT, OPT_NONFINITE},
     {0, NULL, NULL, NULL, NULL, 0, 0},
@@ -35,12 +60,11 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         o->type_given = true;
         o->type = value;
         return pq_spec_check(&o->spec, e);
-    case OPT_NORMALIZE:
-        o->normalize = true;
-        return 0;
-    default:
+    case OPT_NONFINITE:
         o->allow_nonfinite = true;
         return 0;
+    default:
+        return merge_set_option(o, id, value, e);
     }
 }
 
@@ -78,14 +102,13 @@ static int take_adapter(struct merge_input *in, struct pq_error *e)
     return pq_peft_read(&in->peft, in->source, e);
 }
 
-static int take_operand(struct merge_job *j, size_t i, struct pq_error *e)
+/* Opens in->path, which takes the place of operand i meanwhile. */
+static int open_input(struct merge_job *j, size_t i, struct merge_input *in,
+                      struct pq_error *e)
 {
     struct cmd *c = j->c;
-    struct merge_input *in = &j->inputs[i];
     const char *given = c->operands[i];
 
-    if (split_weight(j, given, in, e))
-        return -1;
     c->operands[i] = in->path;
     const int rc = cmd_open_input(c, i, &in->source, e);
     c->operands[i] = given;
@@ -93,9 +116,35 @@ static int take_operand(struct merge_job *j, size_t i, struct pq_error *e)
         return -1;
     j->n_inputs++;
     in->adapter = pq_peft_is_adapter(in->source->catalog);
+    return 0;
+}
+
+static int take_operand(struct merge_job *j, size_t i, struct pq_error *e)
+{
+    struct merge_input *in = &j->inputs[i];
+
+    if (split_weight(j, j->c->operands[i], in, e) || open_input(j, i, in, e))
+        return -1;
     if (in->adapter)
         return take_adapter(in, e);
     j->n_models++;
+    return 0;
+}
+
+/* --base, behind the operands. */
+static int take_base(struct merge_job *j, struct pq_error *e)
+{
+    struct merge_input *in = &j->inputs[j->n_inputs];
+
+    in->path = j->o->base;
+    for (size_t i = 0; i < j->n_inputs && strcmp(in->path, "-") == 0; i++)
+        if (strcmp(j->inputs[i].path, "-") == 0)
+            return cmd_usage(j->c, "standard input may be given only once");
+    if (open_input(j, 0, in, e))
+        return -1;
+    j->base = in;
+    if (in->adapter)
+        return pq_fail(e, PQ_EARG, "%s: is an adapter, and no base", in->path);
     return 0;
 }
 
@@ -114,24 +163,42 @@ static int normalize(struct merge_job *j, struct pq_error *e)
 
 static int take_operands(struct merge_job *j, struct pq_error *e)
 {
-    j->inputs = pq_zalloc(j->c->n_operands, sizeof *j->inputs);
+    const struct cmd *c = j->c;
+
+    if (c->n_operands == 0)
+        return cmd_usage(c, "no model and no adapter is given");
+    j->inputs = pq_zalloc(c->n_operands + 1, sizeof *j->inputs);
     if (!j->inputs)
         return pq_fail_nomem(e);
-    for (size_t i = 0; i < j->c->n_operands; i++)
+    for (size_t i = 0; i < c->n_operands; i++)
         if (take_operand(j, i, e))
             return -1;
-    if (j->n_models > 1)
-        return pq_fail(e, PQ_EARG,
-                       "%zu operands are models: two models cannot be merged, "
-                       "one model and adapters can",
-                       j->n_models);
-    if (j->n_models == j->n_inputs)
-        return cmd_usage(j->c, "no adapter: give one model and adapters, or "
-                               "adapters alone");
-    return j->o->normalize ? normalize(j, e) : 0;
+    return 0;
 }
 
 /* ---- the run ----------------------------------------------------------- */
+
+/* Which job it is. */
+static int merge(struct merge_job *j, struct pq_error *e)
+{
+    const struct merge_options *o = j->o;
+
+    if (take_operands(j, e))
+        return -1;
+    if (j->n_models == j->n_inputs) {
+        if (j->n_models == 1 && !o->method)
+            return cmd_usage(j->c, "one model and nothing to merge it with");
+        return o->base && take_base(j, e) ? -1 : merge_blend(j, e);
+    }
+    if (j->n_models > 1)
+        return pq_fail(e, PQ_EARG,
+                       "%zu models and %zu adapters: fold adapters into their "
+                       "model first, then merge the models",
+                       j->n_models, j->n_inputs - j->n_models);
+    if (merge_check_options(j, NULL) || (o->normalize && normalize(j, e)))
+        return -1;
+    return j->n_models ? merge_fold(j, e) : merge_sum(j, e);
+}
 
 static void release(struct merge_job *j)
 {
@@ -157,26 +224,24 @@ static int run(struct cmd *c, struct pq_error *e)
     j.quant.allow_nonfinite = o->allow_nonfinite;
     j.quant.measure = c->verbose > 0 || c->json;
     pq_catalog_init(&j.out);
-    int rc = take_operands(&j, e);
-    if (!rc)
-        rc = j.n_models ? merge_fold(&j, e) : merge_sum(&j, e);
+    const int rc = merge(&j, e);
     release(&j);
     return rc ? CMD_TROUBLE : CMD_OK;
 }
 
 static const char *const examples[] = {
     "pq-merge llama/ lora/ -o llama-tuned/",
-    "pq-merge -t f16 llama/ style/:0.7 facts/:0.5 -o llama-both/",
+    "pq-merge --method ties --base llama/ --density 0.3 a/ b/ -o both/",
     NULL,
 };
 
 const struct pq_tool tool_merge = {
     .name = "merge",
-    .purpose = "fold adapters into a model, or add them up",
-    .synopsis = "[options] [MODEL] ADAPTER[:WEIGHT]...",
+    .purpose = "merge models, or adapters into a model",
+    .synopsis = "[options] INPUT[:WEIGHT]...",
     .options = options,
     .shared = CMD_OUTPUT | CMD_DRY_RUN | CMD_ENGINE | CMD_JSON |
-              CMD_PROVENANCE | CMD_VERBOSITY,
+              CMD_PROVENANCE | CMD_VERBOSITY | CMD_SEED,
     .max_operands = 1024,
     .examples = examples,
     .state_bytes = sizeof(struct merge_options),

@@ -6,6 +6,7 @@
  */
 #include "pq_tensor.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -344,4 +345,15 @@ void pq_names_release(struct pq_names *t)
     free((void *)t->keys);
     free(t->values);
     *t = (struct pq_names){0};
+}
+
+void pq_shape_text(const uint64_t *shape, int rank, char *s, size_t n)
+{
+    size_t at = (size_t)snprintf(s, n, "[");
+
+    for (int i = 0; i < rank && at < n; i++)
+        at += (size_t)snprintf(s + at, n - at, "%s%llu", i ? ", " : "",
+                               (unsigned long long)shape[i]);
+    if (at < n)
+        snprintf(s + at, n - at, "]");
 }

@@ -9,7 +9,7 @@
  *   working through them    pq_engine.h
  *   quantization            pq_kernels.h pq_quant.h
  *   differences             pq_diff.h
- *   changing models         pq_surgery.h
+ *   changing models         pq_surgery.h pq_blend.h
  *   linear algebra          pq_linalg.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
@@ -41,6 +41,7 @@
 #include "pq_kernels.h"
 #include "pq_quant.h"
 #include "pq_surgery.h"
+#include "pq_blend.h"
 
 #include "pq_diff.h"
 

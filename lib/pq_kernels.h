@@ -51,6 +51,20 @@ struct pq_moments {
     uint64_t infs;
 };
 
+/* A weighted sum of changes to a base: see task_sum. */
+struct pq_task_sum {
+    const float *w; /* [k] */
+    size_t k;
+    bool elect;     /* only what has the sign of the weighted sum counts */
+    bool normalize; /* divide by `divisor`, or by the weights that counted */
+    float divisor, lambda;
+};
+
+/* Magnitudes are counted by their upper 16 bits, then by the lower ones. */
+#define PQ_LOW_BITS   15
+#define PQ_HIGH_COUNT 65536u
+#define PQ_LOW_COUNT  32768u
+
 struct pq_kernels {
     const char *name; /* "scalar" or "avx2" */
 
@@ -208,6 +222,41 @@ struct pq_kernels {
      */
     void (*change_stats)(const float *base /* [n] */, const float *x /* [n] */,
                          const float *y /* [n] */, size_t n, double sums[3]);
+
+    /*
+     * Blends.  All sums go over the k arrays in order, from 0, in float;
+     * products and sums are rounded each.
+     *
+     * out = (sum of w[i] x[i]) / divisor
+     */
+    void (*weighted_sum)(const float *x /* [k][stride] */, size_t stride,
+                         const float *w /* [k] */, size_t k, float divisor,
+                         size_t n, float *out /* [n] */);
+    /* d = x - base where its absmax bits are in [low, high], else +0. */
+    void (*trim)(const float *x /* [n] */, const float *base /* [n] */,
+                 size_t n, uint32_t low, uint32_t high, float *d /* [n] */);
+    /*
+     * out = base + lambda m, where p[i] = w[i] d[i] and s = sum of p[i]:
+     *   m = s, divided by t->divisor if it is normalized;
+     *   or with `elect` the sum of those p[i] only that have the sign of s
+     *   (which is positive when it is 0; what is 0 has none), divided by the
+     *   sum of their w[i] if it is normalized, unless that is 0.
+     */
+    void (*task_sum)(const struct pq_task_sum *t, const float *base /* [n] */,
+                     const float *d /* [k][stride] */, size_t stride,
+                     size_t n, float *out /* [n] */);
+    /* Counts |x - base| by the upper bits of its absmax bits. */
+    void (*count_high)(const float *x /* [n] */, const float *base /* [n] */,
+                       size_t n, uint32_t *count /* [PQ_HIGH_COUNT] */);
+    /* Counts by the lower bits those whose upper ones are `high`. */
+    void (*count_low)(const float *x /* [n] */, const float *base /* [n] */,
+                      size_t n, uint32_t high,
+                      uint32_t *count /* [PQ_LOW_COUNT] */);
+    /* How many |x - base| have these absmax bits. */
+    size_t (*count_equal)(const float *x /* [n] */, const float *base /* [n] */,
+                          size_t n, uint32_t bits);
+    /* sum |x|, in double */
+    double (*abs_sum)(const float *x /* [n] */, size_t n);
 };
 
 /* The portable kernels.  Never NULL; the table is static. */

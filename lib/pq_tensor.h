@@ -174,6 +174,8 @@ PQ_MUST_USE int pq_shape_elements(const uint64_t *shape, int rank, uint64_t *n,
 PQ_MUST_USE int pq_shape_bytes(const uint64_t *shape, int rank,
                                enum pq_dtype dtype, uint64_t *bytes,
                                struct pq_error *e);
+/* "[4096, 11008]" into a buffer of n bytes, for messages. */
+void pq_shape_text(const uint64_t *shape, int rank, char *s, size_t n);
 
 /* "nf4", "int8", ... and back (-1 when there is none). */
 const char *pq_encoding_name(enum pq_encoding e);

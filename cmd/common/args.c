@@ -165,7 +165,8 @@ static int set_shared(struct parser *p, int id, const char *value,
     case CMD_ID_MEMORY:        return set_memory(c, value, e);
     case CMD_ID_PROGRESS:      return set_progress(c, value, e);
     case CMD_ID_JSON:          c->json = true; return 0;
-    case CMD_ID_SEED:          return cmd_number(value, 0, UINT64_MAX,
+    case CMD_ID_SEED:          c->seed_given = true;
+                               return cmd_number(value, 0, UINT64_MAX,
                                                  &c->seed, e);
     case CMD_ID_NO_PROVENANCE: c->provenance = false; return 0;
     case CMD_ID_QUIET:         c->quiet = true; return 0;

@@ -105,6 +105,7 @@ struct cmd {
     const char *tmpdir; /* TMPDIR, or NULL */
     const struct pq_kernels *kernels; /* PQ_CPU, or the best; never NULL */
     uint64_t seed;
+    bool seed_given;
     struct cmd_list match, exclude;
     int progress_when; /* 0 auto, 1 always, 2 never */
     bool began; /* some output was begun */

@@ -16,6 +16,10 @@ struct merge_options {
     bool type_given, normalize, allow_nonfinite;
     const char *type;
     struct pq_spec spec;
+    const struct pq_method *method; /* or NULL */
+    const char *base;               /* path, or NULL */
+    unsigned given;                 /* of the parameters: enum pq_blend_takes */
+    struct pq_blend_params params;
 };
 
 /* An operand: a model, or an adapter. */
@@ -35,6 +39,7 @@ struct merge_job {
     struct merge_input *inputs; /* [n_inputs], in the order given */
     size_t n_inputs;
     size_t n_models; /* of them */
+    const struct merge_input *base; /* one of the inputs, or NULL: --base */
     struct pq_catalog out;
     struct pq_plan plan;
     struct pq_source **sources; /* of the plan */
@@ -55,9 +60,35 @@ PQ_MUST_USE int merge_run_plan(struct merge_job *j,
 /* The closing line, or the JSON object; nothing after a dry run. */
 PQ_MUST_USE int merge_end(struct merge_job *j, struct pq_error *e);
 
-/* The jobs: one model and adapters; adapters alone. */
+/* The jobs: one model and adapters; adapters alone; models alone. */
 PQ_MUST_USE int merge_fold(struct merge_job *j, struct pq_error *e);
 PQ_MUST_USE int merge_sum(struct merge_job *j, struct pq_error *e);
+PQ_MUST_USE int merge_blend(struct merge_job *j, struct pq_error *e);
+
+/* merge_method.c: the options that only some methods have a use for. */
+enum merge_option_id {
+    MERGE_OPT_METHOD = 100,
+    MERGE_OPT_BASE,
+    MERGE_OPT_T,
+    MERGE_OPT_DENSITY,
+    MERGE_OPT_LAMBDA,
+    MERGE_OPT_EPSILON,
+    MERGE_OPT_GAMMA,
+    MERGE_OPT_SCALE,
+    MERGE_OPT_RESCALE,
+    MERGE_OPT_BY_ROW,
+    MERGE_OPT_NORMALIZE,
+    MERGE_OPT_NO_NORMALIZE
+};
+PQ_MUST_USE int merge_set_option(struct merge_options *o, int id,
+                                 const char *value, struct pq_error *e);
+/*
+ * Is there any option or weight given that this method has no use for?
+ * NULL: a job without a method, that takes --normalize at most.  Then says so
+ * and returns non-zero.
+ */
+PQ_MUST_USE int merge_check_options(const struct merge_job *j,
+                                    const struct pq_method *m);
 
 /*
  * A tensor of the output that is a blend of the models' tensors, and what
@@ -69,12 +100,23 @@ PQ_MUST_USE int merge_sum(struct merge_job *j, struct pq_error *e);
 struct merge_target {
     const char *name;
     struct pq_blend blend;
+    /* What it is stored as, if it is not as the first input: that, encoded. */
+    const struct pq_tensor *like;
+    struct pq_source *like_source; /* whose that is */
 };
 
 PQ_MUST_USE int merge_add_blends(struct merge_job *j,
                                  const struct merge_target *targets /* [n] */,
                                  size_t n, struct pq_error *e);
 
+/* What a tensor is stored as. */
+struct pq_spec merge_spec_of(const struct pq_tensor *t);
+bool merge_same_spec(const struct pq_spec *a, const struct pq_spec *b);
+/* Does -t speak of this tensor?  The rules are those of pq-quantize. */
+bool merge_converts(const struct merge_options *o, const struct pq_tensor *t,
+                    const char *name);
+/* Makes dtype and quantization_config of the output true again. */
+PQ_MUST_USE int merge_set_types(struct merge_job *j, struct pq_error *e);
 /* A cast of floating numbers, not an encoding. */
 bool merge_is_wide(const struct pq_spec *s);
 

@@ -41,7 +41,7 @@ struct fold {
 
 /* ---- what becomes of each tensor --------------------------------------- */
 
-static struct pq_spec spec_of(const struct pq_tensor *t)
+struct pq_spec merge_spec_of(const struct pq_tensor *t)
 {
     const struct pq_spec s = {.encoding = t->codec.encoding,
                               .dtype = t->dtype,
@@ -51,42 +51,40 @@ static struct pq_spec spec_of(const struct pq_tensor *t)
     return s;
 }
 
-static bool same_spec(const struct pq_spec *a, const struct pq_spec *b)
+bool merge_same_spec(const struct pq_spec *a, const struct pq_spec *b)
 {
     return a->encoding == b->encoding &&
            (a->encoding != PQ_PLAIN || a->dtype == b->dtype);
 }
 
-/* Does -t speak of this tensor?  The rules are those of pq-quantize. */
-static bool converts(const struct fold *f, const struct target *t)
+bool merge_converts(const struct merge_options *o, const struct pq_tensor *t,
+                    const char *name)
 {
-    const struct merge_options *o = f->j->o;
-    const bool number = pq_dtype_is_float(t->start->dtype) ||
-                        t->start->codec.encoding != PQ_PLAIN;
+    const bool number =
+        pq_dtype_is_float(t->dtype) || t->codec.encoding != PQ_PLAIN;
 
     if (!o->type_given || !number)
         return false;
-    return merge_is_wide(&o->spec) ||
-           (t->start->rank == 2 && pq_name_is_linear(t->name));
+    return merge_is_wide(&o->spec) || (t->rank == 2 && pq_name_is_linear(name));
 }
 
 static int choose(struct fold *f, struct target *t, struct pq_error *e)
 {
     const struct pq_tensor *s = t->start;
-    const struct pq_spec now = spec_of(s);
+    const struct pq_spec now = merge_spec_of(s);
     const bool plain = s->codec.encoding == PQ_PLAIN;
     const bool added = t - f->targets >= (ptrdiff_t)f->base->catalog->n_tensors;
 
     t->spec = now;
     if (added && !plain)
         t->spec = (struct pq_spec){.dtype = s->dtype};
-    if (converts(f, t))
+    if (merge_converts(f->j->o, t->start, t->name))
         t->spec = f->j->o->spec;
     if (t->n_edits && t->spec.encoding == PQ_PLAIN && t->spec.dtype == PQ_F64)
         return pq_fail(e, PQ_EUNSUPPORTED,
                        "tensor %s: is F64; -t f32 merges it", t->name);
     /* what stays a floating type goes through float too: NaN is refused */
-    t->encode = t->n_edits || added || !same_spec(&t->spec, &now) ||
+    t->encode = t->n_edits || added || !merge_same_spec(&t->spec, &now) ||
                 (plain && pq_dtype_is_float(s->dtype) && s->dtype != PQ_F64);
     t->transpose = f->places.has_conv1d && s->rank == 2 &&
                    plain != (t->spec.encoding == PQ_PLAIN) &&
@@ -221,20 +219,25 @@ static int add_steps(struct fold *f, struct pq_error *e)
     return 0;
 }
 
-static int edit_config(struct fold *f, struct pq_error *e)
+int merge_set_types(struct merge_job *j, struct pq_error *e)
 {
     const struct pq_tensor *first;
     bool mixed;
 
+    if (!j->o->type_given)
+        return 0;
+    if (merge_is_wide(&j->o->spec) &&
+        cmd_config_set_dtype(&j->out, j->o->spec.dtype, e))
+        return -1;
+    return cmd_config_set_bnb(&j->out, &first, &mixed, e);
+}
+
+static int edit_config(struct fold *f, struct pq_error *e)
+{
     if (f->places.untied &&
         cmd_config_set(&f->j->out, "tie_word_embeddings", "false", e))
         return -1;
-    if (!f->j->o->type_given)
-        return 0;
-    if (merge_is_wide(&f->j->o->spec) &&
-        cmd_config_set_dtype(&f->j->out, f->j->o->spec.dtype, e))
-        return -1;
-    return cmd_config_set_bnb(&f->j->out, &first, &mixed, e);
+    return merge_set_types(f->j, e);
 }
 
 static int plan_fold(struct fold *f, struct pq_error *e)

@@ -429,6 +429,7 @@ static void dyn8_decode(const uint8_t *codes, const float *absmax, size_t n,
     scalar->dyn8_decode(codes + m, absmax + m / block, n - m, block, out + m);
 }
 
+#include "avx2_blend.h"
 #include "avx2_change.h"
 
 /* Moving bytes in tiles needs no vectors of floats. */
@@ -467,6 +468,13 @@ const struct pq_kernels pq_kernels_avx2_table = {
     .transpose = transpose,
     .add_product = add_product,
     .change_stats = change_stats,
+    .weighted_sum = weighted_sum,
+    .trim = trim,
+    .task_sum = task_sum,
+    .count_high = count_high,
+    .count_low = count_low,
+    .count_equal = count_equal,
+    .abs_sum = abs_sum,
 };
 
 #endif

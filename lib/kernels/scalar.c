@@ -573,4 +573,11 @@ const struct pq_kernels pq_kernels_scalar_table = {
     .transpose = transpose,
     .add_product = pq_scalar_add_product,
     .change_stats = pq_scalar_change_stats,
+    .weighted_sum = pq_scalar_weighted_sum,
+    .trim = pq_scalar_trim,
+    .task_sum = pq_scalar_task_sum,
+    .count_high = pq_scalar_count_high,
+    .count_low = pq_scalar_count_low,
+    .count_equal = pq_scalar_count_equal,
+    .abs_sum = pq_scalar_abs_sum,
 };

@@ -13,7 +13,6 @@
 #include "pq_surgery.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #define TILE 512u /* columns of the right factor made ready at a time */
@@ -247,24 +246,13 @@ static int apply(const struct pq_change *c, const struct pq_rows *r,
 
 /* ---- shapes ------------------------------------------------------------ */
 
-static void shape_text(const uint64_t *shape, int rank, char *s, size_t n)
-{
-    size_t at = (size_t)snprintf(s, n, "[");
-
-    for (int i = 0; i < rank && at < n; i++)
-        at += (size_t)snprintf(s + at, n - at, "%s%llu", i ? ", " : "",
-                               (unsigned long long)shape[i]);
-    if (at < n)
-        snprintf(s + at, n - at, "]");
-}
-
 static int mismatch(const struct pq_tensor *t, const uint64_t *shape, int rank,
                     struct pq_error *e)
 {
     char a[96], b[96];
 
-    shape_text(t->shape, t->rank, a, sizeof a);
-    shape_text(shape, rank, b, sizeof b);
+    pq_shape_text(t->shape, t->rank, a, sizeof a);
+    pq_shape_text(shape, rank, b, sizeof b);
     return pq_fail(e, PQ_EARG, "%s %s does not fit a tensor %s", t->name, a,
                    b);
 }

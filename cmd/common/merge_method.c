@@ -1,0 +1,159 @@
+/*
+ * The options of the methods of blending: what they are set to, and whether
+ * the method has a use for them.
+ */
+#include "merge.h"
+
+#include <stddef.h>
+#include <string.h>
+
+/* Those that are a number, by id. */
+static const struct number {
+    unsigned bit; /* enum pq_blend_takes */
+    size_t offset; /* in pq_blend_params */
+    double least, most;
+} numbers[] = {
+    [MERGE_OPT_T] = {PQ_TAKES_T, offsetof(struct pq_blend_params, t), 0, 1},
+    [MERGE_OPT_DENSITY] = {PQ_TAKES_DENSITY,
+                           offsetof(struct pq_blend_params, density), 0, 1},
+    [MERGE_OPT_LAMBDA] = {PQ_TAKES_LAMBDA,
+                          offsetof(struct pq_blend_params, lambda), -1e6, 1e6},
+    [MERGE_OPT_EPSILON] = {PQ_TAKES_EPSILON,
+                           offsetof(struct pq_blend_params, epsilon), 0, 0.5},
+    [MERGE_OPT_GAMMA] = {PQ_TAKES_GAMMA,
+                         offsetof(struct pq_blend_params, gamma), 0, 1},
+    [MERGE_OPT_SCALE] = {PQ_TAKES_SCALE,
+                         offsetof(struct pq_blend_params, scale), -1e6, 1e6},
+};
+
+static int set_number(struct merge_options *o, const struct number *n,
+                      const char *value, struct pq_error *e)
+{
+    double v;
+
+    if (cmd_real(value, n->least, n->most, &v, e))
+        return -1;
+    memcpy((char *)&o->params + n->offset, &v, sizeof v);
+    o->given |= n->bit;
+    return 0;
+}
+
+static int set_method(struct merge_options *o, const char *value,
+                      struct pq_error *e)
+{
+    char known[256] = "";
+    size_t at = 0;
+
+    o->method = pq_method_named(value);
+    if (o->method)
+        return 0;
+    for (const struct pq_method *const *m = pq_methods(); *m; m++)
+        if (at < sizeof known)
+            at += (size_t)snprintf(known + at, sizeof known - at, " %s",
+                                   (*m)->name);
+    return pq_fail(e, PQ_EARG, "unknown method '%.40s': one of%s", value,
+                   known);
+}
+
+static int set_rescale(struct merge_options *o, const char *value,
+                       struct pq_error *e)
+{
+    static const char *const names[] = {[PQ_RESCALE_NONE] = "none",
+                                        [PQ_RESCALE_NORM] = "norm",
+                                        [PQ_RESCALE_CHANCE] = "chance"};
+
+    for (int i = PQ_RESCALE_NONE; i <= PQ_RESCALE_CHANCE; i++)
+        if (strcmp(value, names[i]) == 0) {
+            o->params.rescale = i;
+            o->given |= PQ_TAKES_RESCALE;
+            if (i == PQ_RESCALE_CHANCE)
+                o->given |= PQ_TAKES_CHANCE;
+            return 0;
+        }
+    return pq_fail(e, PQ_EARG, "'%.40s' is none of none, norm and chance",
+                   value);
+}
+
+int merge_set_option(struct merge_options *o, int id, const char *value,
+                     struct pq_error *e)
+{
+    switch (id) {
+    case MERGE_OPT_METHOD:
+        return set_method(o, value, e);
+    case MERGE_OPT_BASE:
+        o->base = value;
+        return 0;
+    case MERGE_OPT_RESCALE:
+        return set_rescale(o, value, e);
+    case MERGE_OPT_BY_ROW:
+        o->params.by_row = 1;
+        o->given |= PQ_TAKES_BY_ROW;
+        return 0;
+    case MERGE_OPT_NORMALIZE:
+    case MERGE_OPT_NO_NORMALIZE:
+        o->normalize = id == MERGE_OPT_NORMALIZE;
+        o->params.normalize = o->normalize;
+        o->given |= PQ_TAKES_NORMALIZE;
+        return 0;
+    default:
+        return set_number(o, &numbers[id], value, e);
+    }
+}
+
+/* ---- what has no use --------------------------------------------------- */
+
+/* The option that sets a parameter. */
+static const char *name_of(unsigned bit)
+{
+    static const struct {
+        unsigned bit;
+        const char *name;
+    } names[] = {
+        {PQ_TAKES_DENSITY, "--density"},     {PQ_TAKES_EPSILON, "--epsilon"},
+        {PQ_TAKES_GAMMA, "--gamma"},         {PQ_TAKES_T, "--t"},
+        {PQ_TAKES_LAMBDA, "--lambda"},       {PQ_TAKES_SCALE, "--scale"},
+        {PQ_TAKES_NORMALIZE, "--normalize"}, {PQ_TAKES_RESCALE, "--rescale"},
+        {PQ_TAKES_CHANCE, "--rescale=chance"},
+        {PQ_TAKES_BY_ROW, "--by-row"},
+    };
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (bit & names[i].bit)
+            return names[i].name;
+    return NULL;
+}
+
+/* A job that is no blend: adapters are there. */
+static int check_none(const struct merge_job *j)
+{
+    const struct merge_options *o = j->o;
+    const char *odd = name_of(o->given & ~(unsigned)PQ_TAKES_NORMALIZE);
+
+    if (o->method)
+        odd = "--method";
+    if (o->base)
+        odd = "--base";
+    if (j->c->seed_given)
+        odd = "--seed";
+    if (o->given & PQ_TAKES_NORMALIZE && !o->normalize)
+        odd = "--no-normalize";
+    return odd ? cmd_usage(j->c, "%s is for models without adapters", odd) : 0;
+}
+
+int merge_check_options(const struct merge_job *j, const struct pq_method *m)
+{
+    if (!m)
+        return check_none(j);
+    const char *odd = name_of(j->o->given & ~m->takes);
+    if (!odd && j->c->seed_given && !(m->takes & PQ_TAKES_CHANCE))
+        odd = "--seed";
+    if (odd)
+        return cmd_usage(j->c, "--method %s has no use for %s", m->name, odd);
+    if (m->takes & PQ_TAKES_T && !(j->o->given & PQ_TAKES_T))
+        return cmd_usage(j->c, "--method %s needs --t", m->name);
+    for (size_t i = 0; i < j->n_inputs; i++)
+        if (j->inputs[i].weighted && !(m->takes & PQ_TAKES_WEIGHT))
+            return cmd_usage(j->c, "%s: --method %s has no use for a weight",
+                             j->inputs[i].path, m->name);
+    return 0;
+}
