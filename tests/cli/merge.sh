@@ -67,7 +67,7 @@ little_left() {
 no_place() {
     run pq-merge base-llama conv1d -o x/; refused 'the base has no place for it'; absent x
     run pq-merge tiny-llama lora -o x/; refused 'does not fit'; absent x
-    run pq-merge base-llama base-gpt2 -o x/; refused 'two models'; absent x
+    run pq-merge base-llama base-gpt2 -o x/; refused 'has no tensor'; absent x
     run pq-merge base-llama -o x/; misused; absent x
     run pq-merge base-llama lora:1 rslora:-1 --normalize -o x/; refused 'sum to 0'; absent x
     run pq-merge base-llama lora:nan -o x/; refused 'lora:nan'; absent x
