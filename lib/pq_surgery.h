@@ -33,9 +33,13 @@ enum pq_edit_kind {
 
 struct pq_edit {
     enum pq_edit_kind kind;
-    struct pq_source *source; /* random access */
+    struct pq_source *source; /* random access, of b alone if a has its own */
+    struct pq_source *source_a; /* product: or NULL */
     const struct pq_tensor *a; /* product: [rank][in...] */
     const struct pq_tensor *b; /* product: [out][rank...] */
+    uint64_t stack; /* product: of so many, one a matrix of a tensor
+                       [stack][out][in], a [stack * rank][in] and
+                       b [stack * out][rank]; 0: of one */
     const struct pq_tensor *magnitude; /* product: [out], or NULL */
     const struct pq_tensor *value; /* of the other kinds */
     const uint64_t *rows;          /* PQ_EDIT_ROWS: [value->shape[0]] */
@@ -60,6 +64,32 @@ struct pq_step *pq_step_edit(struct pq_plan *p, struct pq_source *src,
                              const struct pq_spec *spec, bool transpose,
                              const struct pq_edit *edits, size_t n_edits,
                              const struct pq_quant *q, struct pq_error *e);
+
+/*
+ * The part of a matrix W [rows][cols] that its first columns span: Q (Q^T W)
+ * with Q [rows][n] from the QR of the first n columns.  Lives while `found`
+ * runs.
+ */
+struct pq_leading {
+    uint64_t rows, cols;
+    size_t n;
+    const double *q;    /* [rows][n] orthonormal columns */
+    const double *q_t_w; /* [n][cols] */
+};
+
+/*
+ * Appends a step that only reads, tensor t of source s twice; n <= rows and
+ * cols.  Plain and floating (else pq_decoded_new); NaN and infinities fail.
+ * Memory: Q and Q^T W in double, the second once more a thread.  `found` is
+ * called once, in plan order; step->user is the caller's.
+ */
+struct pq_step *pq_step_leading(struct pq_plan *p, struct pq_source *s,
+                                const struct pq_tensor *t, size_t n,
+                                const struct pq_kernels *kernels,
+                                int (*found)(const struct pq_step *s,
+                                             const struct pq_leading *l,
+                                             struct pq_error *e),
+                                struct pq_error *e);
 
 /* A matrix among those that are put together, and its factor. */
 struct pq_piece {

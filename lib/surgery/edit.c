@@ -8,6 +8,10 @@
  *
  *     straight   left = rows of B            right = A
  *     turned     left = columns of A, ^T     right = B^T
+ *
+ * A stack of products (the experts of a layer) goes the straight way: the
+ * rows of a unit lie in one matrix of the stack or in several, and each run
+ * of them has the A of its own matrix.
  */
 #include "pq_kernels.h"
 #include "pq_surgery.h"
@@ -41,13 +45,18 @@ static size_t size_of(const struct pq_tensor *t)
     return pq_dtype_bits(dtype_of(t)) / 8;
 }
 
+static uint64_t rank_of(const struct pq_edit *d)
+{
+    return d->a->shape[0] / (d->stack ? d->stack : 1);
+}
+
 /* ---- the product ------------------------------------------------------- */
 
 /* [count][rank] floats of the left factor into scratch; returns the rest. */
 static float *load_left(const struct pq_edit *d, const struct pq_rows *r,
                         const void *in)
 {
-    const uint64_t rank = d->a->shape[0], n = r->count * rank;
+    const uint64_t rank = rank_of(d), n = r->count * rank;
 
     if (!d->turned) {
         pq_load_f32(r->kernels, dtype_of(d->b), in, n, r->scratch);
@@ -64,7 +73,7 @@ static const float *load_right(const struct pq_edit *d, const struct pq_rows *r,
                                const unsigned char *in, uint64_t from,
                                uint64_t n, float *room, uint64_t *stride)
 {
-    const uint64_t rank = d->a->shape[0];
+    const uint64_t rank = rank_of(d);
 
     *stride = n;
     if (d->turned) {
@@ -88,7 +97,7 @@ static const float *load_right(const struct pq_edit *d, const struct pq_rows *r,
 static void add_product(const struct pq_edit *d, const struct pq_rows *r,
                         const void *const *in, double scale)
 {
-    const uint64_t rank = d->a->shape[0];
+    const uint64_t rank = rank_of(d);
     float *const room = load_left(d, r, in[LEFT]);
 
     for (uint64_t from = 0; from < r->columns; from += TILE) {
@@ -98,6 +107,26 @@ static void add_product(const struct pq_edit *d, const struct pq_rows *r,
             load_right(d, r, in[RIGHT], from, n, room, &stride);
         r->kernels->add_product(r->scratch, r->count, rank, right, stride, n,
                                 (float)scale, r->x + from, r->columns);
+    }
+}
+
+/* The rows of each matrix of the stack for themselves. */
+static void add_products(const struct pq_edit *d, const struct pq_rows *r,
+                         const void *const *in, double scale)
+{
+    const uint64_t rank = rank_of(d), rows = d->b->shape[0] / d->stack;
+    const unsigned char *left = in[LEFT], *right = in[RIGHT];
+    struct pq_rows part = *r;
+
+    for (uint64_t at = 0; at < r->count; at += part.count) {
+        const uint64_t matrix = (r->first + at) / rows;
+        const uint64_t rest = (matrix + 1) * rows - (r->first + at);
+        part.count = rest < r->count - at ? rest : r->count - at;
+        part.x = r->x + at * r->columns;
+        const void *const one[] = {
+            left + at * rank * size_of(d->b),
+            right + matrix * rank * r->columns * size_of(d->a)};
+        add_product(d, &part, one, scale);
     }
 }
 
@@ -236,6 +265,8 @@ static int apply(const struct pq_change *c, const struct pq_rows *r,
             replace(d, r, in[0]);
         else if (d->kind == PQ_EDIT_ROWS)
             replace_rows(d, r, in[0]);
+        else if (d->stack)
+            add_products(d, r, in, d->scale * d->weight);
         else if (!d->magnitude)
             add_product(d, r, in, d->scale * d->weight);
         else if (!apply_dora(o, r))
@@ -281,13 +312,29 @@ static int check_product(const struct pq_edit *d, const uint64_t *shape,
     return 0;
 }
 
+static int check_stack(const struct pq_edit *d, const uint64_t *shape,
+                       int rank, struct pq_error *e)
+{
+    const struct pq_tensor *a = d->a, *b = d->b;
+    uint64_t rows;
+
+    if (rank != 3 || shape[0] != d->stack || a->rank != 2 ||
+        a->shape[0] == 0 || a->shape[0] % d->stack || a->shape[1] != shape[2])
+        return mismatch(a, shape, rank, e);
+    if (!pq_mul(shape[0], shape[1], &rows) || b->rank != 2 ||
+        b->shape[0] != rows || b->shape[1] != rank_of(d))
+        return mismatch(b, shape, rank, e);
+    return d->magnitude ? mismatch(d->magnitude, shape, rank, e) : 0;
+}
+
 int pq_edit_check(const struct pq_edit *d, const uint64_t *shape, int rank,
                   struct pq_error *e)
 {
     const struct pq_tensor *v = d->value;
 
     if (d->kind == PQ_EDIT_PRODUCT)
-        return check_product(d, shape, rank, e);
+        return d->stack ? check_stack(d, shape, rank, e)
+                        : check_product(d, shape, rank, e);
     if (v->rank != rank || (rank == 0))
         return mismatch(v, shape, rank, e);
     for (int i = 0; i < rank; i++)
@@ -308,7 +355,7 @@ static struct pq_input *input(const struct pq_edit *d,
                               enum pq_access access, uint64_t row_elements,
                               struct pq_input *in)
 {
-    in->source = d->source;
+    in->source = t == d->a && d->source_a ? d->source_a : d->source;
     in->part = &t->parts[0];
     in->access = access;
     in->item_bits = row_elements * pq_dtype_bits(dtype_of(t));
@@ -327,7 +374,7 @@ static struct pq_input *add_inputs(const struct pq_edit *d, uint64_t columns,
     } else if (d->kind != PQ_EDIT_PRODUCT) {
         in = input(d, d->value, PQ_RANGE, columns, in);
     } else {
-        const uint64_t rank = d->a->shape[0];
+        const uint64_t rank = rank_of(d);
         row = 2 * rank;
         fixed = 2 * TILE * rank;
         in = d->turned ? input(d, d->a, PQ_COLUMNS, 0, in)
@@ -344,6 +391,16 @@ static struct pq_input *add_inputs(const struct pq_edit *d, uint64_t columns,
     return in;
 }
 
+/* The length of a row for these edits: of the last dimension in a stack. */
+static uint64_t columns_of(const struct pq_tensor *t,
+                           const struct pq_edit *edits, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (edits[i].stack)
+            return t->shape[t->rank - 1];
+    return t->rank > 1 && t->shape[0] ? t->n_elements / t->shape[0] : 1;
+}
+
 static struct pq_change *make_change(struct pq_plan *p,
                                      const struct pq_edit *edits, size_t n,
                                      uint64_t columns)
@@ -356,6 +413,7 @@ static struct pq_change *make_change(struct pq_plan *p,
     if (!c || !ops || !in)
         return NULL;
     c->in = in;
+    c->columns = columns;
     c->apply = apply;
     c->params = ops;
     ops->n = n;
@@ -385,9 +443,17 @@ struct pq_step *pq_step_edit(struct pq_plan *p, struct pq_source *src,
                              const struct pq_quant *q, struct pq_error *e)
 {
     const struct pq_tensor *t = &out->tensors[tensor];
-    const uint64_t columns = t->rank > 1 && t->shape[0]
-                                 ? t->n_elements / t->shape[0]
-                                 : 1;
+    const uint64_t columns = columns_of(t, edits, n_edits);
+
+    for (size_t i = 0; i < n_edits; i++)
+        if (edits[i].kind == PQ_EDIT_PRODUCT && !edits[i].stack &&
+            t->rank > 2 && columns != t->n_elements / t->shape[0]) {
+            pq_fail(e, PQ_EUNSUPPORTED,
+                    "tensor %s: a product of its experts and one of the whole "
+                    "cannot be merged together",
+                    in->name);
+            return NULL;
+        }
     struct pq_change *c = make_change(p, edits, n_edits, columns);
 
     if (!c) {
