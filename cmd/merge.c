@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPT_TYPE = 1, OPT_NONFINITE };
+enum { OPT_TYPE = 1, OPT_RESIDUAL, OPT_NONFINITE };
 
 static const struct cmd_option options[] = {
     {'t', "type", "TYPE", "what to store the weights as (default: as they are)",
@@ -43,6 +43,9 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT, MERGE_OPT_NORMALIZE},
     {0, "no-normalize", NULL, "do not, where the method does", NULL,
      CMD_CHANGES_OUTPUT, MERGE_OPT_NO_NORMALIZE},
+    {0, "residual-base", NULL,
+     "the model is what PiSSA, OLoRA and the like left of it", NULL,
+     CMD_CHANGES_OUTPUT, OPT_RESIDUAL},
     {0, "allow-nonfinite", NULL, "accept NaN, Inf and values out of range",
      NULL, CMD_CHANGES_OUTPUT, OPT_NONFINITE},
     {0, NULL, NULL, NULL, NULL, 0, 0},
@@ -60,6 +63,9 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         o->type_given = true;
         o->type = value;
         return pq_spec_check(&o->spec, e);
+    case OPT_RESIDUAL:
+        o->residual = true;
+        return 0;
     case OPT_NONFINITE:
         o->allow_nonfinite = true;
         return 0;
@@ -99,6 +105,7 @@ static int take_adapter(struct merge_input *in, struct pq_error *e)
                        "%s: an adapter cannot come from a pipe or a .pq "
                        "stream; convert it to a directory first",
                        in->source->name);
+    in->peft.accept = PQ_PEFT_PARAMETERS | PQ_PEFT_CHANGED_BASE;
     return pq_peft_read(&in->peft, in->source, e);
 }
 
@@ -208,6 +215,7 @@ static void release(struct merge_job *j)
         pq_peft_release(&j->inputs[i].peft);
         pq_source_free(j->inputs[i].source);
     }
+    pq_source_free(j->made);
     pq_catalog_release(&j->out);
     pq_buf_release(&j->report.json);
     pq_arena_release(&j->arena);

@@ -173,6 +173,21 @@ bool pq_name_is_token_table(const char *name)
            layer_is(name, tables, sizeof tables / sizeof *tables);
 }
 
+/* Mixtral's block has two names: transformers' own and the checkpoint's. */
+static bool rename_block(const char *name, unsigned i, char *s, size_t n)
+{
+    static const char *const blocks[] = {".mlp.", ".block_sparse_moe."};
+
+    if (i >= 2)
+        return false;
+    const char *at = strstr(name, blocks[i]);
+    s[0] = '\0';
+    if (at)
+        snprintf(s, n, "%.*s%s%s", (int)(at - name), name, blocks[1 - i],
+                 at + strlen(blocks[i]));
+    return true;
+}
+
 bool pq_name_variant(const char *name, unsigned i, char *s, size_t n)
 {
     static const char *const trunks[] = {"transformer.", "model.",
@@ -181,7 +196,7 @@ bool pq_name_variant(const char *name, unsigned i, char *s, size_t n)
     const size_t count = sizeof trunks / sizeof *trunks;
 
     if (i >= 2 * count)
-        return false;
+        return rename_block(name, i - (unsigned)(2 * count), s, n);
     const char *trunk = trunks[i % count];
     const size_t k = strlen(trunk);
     s[0] = '\0';
@@ -190,4 +205,45 @@ bool pq_name_variant(const char *name, unsigned i, char *s, size_t n)
     else if (strncmp(name, trunk, k) == 0)
         snprintf(s, n, "%s", name + k);
     return true;
+}
+
+bool pq_name_expert(const char *parameter, unsigned scheme, unsigned piece,
+                    unsigned long long expert, char *s, size_t n)
+{
+    static const struct {
+        const char *parameter, *pieces[2];
+    } schemes[] = {
+        {".gate_up_proj", {"gate_proj", "up_proj"}},
+        {".gate_up_proj", {"w1", "w3"}},
+        {".gate_up_proj", {"fc1", "fc3"}},
+        {".down_proj", {"down_proj", NULL}},
+        {".down_proj", {"w2", NULL}},
+        {".down_proj", {"fc2", NULL}},
+        {".up_proj", {"up_proj", NULL}},
+    };
+
+    s[0] = '\0';
+    if (scheme >= sizeof schemes / sizeof *schemes)
+        return false;
+    const char *own = schemes[scheme].parameter;
+    if (piece > 1 || !schemes[scheme].pieces[piece] ||
+        !ends_with(parameter, own))
+        return true;
+    const int module = (int)(strlen(parameter) - strlen(own));
+    const int k = snprintf(s, n, "%.*s.%llu.%s.weight", module, parameter,
+                           expert, schemes[scheme].pieces[piece]);
+    if (k < 0 || (size_t)k >= n)
+        s[0] = '\0';
+    return true;
+}
+
+bool pq_model_has_turned_experts(const char *model_type)
+{
+    static const char *const types[] = {"gpt_oss", "openai_privacy_filter",
+                                        "aria", "aria_text"};
+
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (strcmp(types[i], model_type) == 0)
+            return true;
+    return false;
 }

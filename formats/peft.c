@@ -5,12 +5,16 @@
  *                    M.lora_B.weight, .bias   B [out, r]; [out]
  *                    M.lora_embedding_A, _B   A [r, vocab], B [dim, r]
  *                    M.lora_magnitude_vector  DoRA [out]
+ *                    M.base_layer.lora_A...   of a parameter inside M
+ *                    M.lora_velora_embed, lora_monteclora_sampler.*
+ *                                             of training, left out
  *                    E.token_adapter.trainable_tokens_delta  [n, dim]
  *                    anything else            replaces the base's tensor
  */
 #include "pq_peft.h"
 
 #include "peft_config.h"
+#include "peft_place.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -72,7 +76,7 @@ static char *plain_name(struct pq_arena *a, const char *name)
 }
 
 enum role { ROLE_A, ROLE_B, ROLE_EMB_A, ROLE_EMB_B, ROLE_MAGNITUDE, ROLE_BIAS,
-            ROLE_TOKENS, ROLE_VALUE, ROLE_UNKNOWN };
+            ROLE_TOKENS, ROLE_VALUE, ROLE_TRAINING, ROLE_UNKNOWN };
 
 /* What a tensor is; its name is cut down to the module's. */
 static enum role find_role(char *s)
@@ -97,6 +101,8 @@ static enum role find_role(char *s)
             s[strlen(s) - strlen(table[i].suffix)] = '\0';
             return table[i].role;
         }
+    if (strstr(s, ".lora_velora_") || strstr(s, ".lora_monteclora_"))
+        return ROLE_TRAINING;
     return strstr(s, ".lora_") || strstr(s, ".original_module.")
                ? ROLE_UNKNOWN
                : ROLE_VALUE;
@@ -104,12 +110,59 @@ static enum role find_role(char *s)
 
 /* ---- sorting ----------------------------------------------------------- */
 
-/* While reading: the adapter, its config, modules by name. */
+/* While reading: the adapter, its config, modules by name and wrapper. */
 struct reader {
     struct pq_peft *p;
     struct peft_config config;
     struct pq_names names;
 };
+
+/*
+ * Is the parameter `target` of some module one of this?  "mlp.experts.w1" is
+ * of "model.layers.0.mlp.experts"; then *own is its own name.
+ */
+static bool is_of(const char *module, const char *target, const char **own)
+{
+    const char *dot = strrchr(target, '.');
+    const size_t n = strlen(module), k = dot ? (size_t)(dot - target) : 0;
+
+    *own = dot ? dot + 1 : target;
+    return k == 0 || (k <= n && memcmp(module + n - k, target, k) == 0 &&
+                      (k == n || module[n - k - 1] == '.'));
+}
+
+/* Which of the parameters that were targeted may be this module's. */
+static int find_parameters(struct reader *r, struct pq_peft_module *m,
+                           struct pq_error *e)
+{
+    const cJSON *list = r->config.parameters;
+    struct pq_arena *arena = &r->p->arena;
+    const int n = list ? cJSON_GetArraySize(list) : 0;
+
+    if (n == 0)
+        return 0;
+    struct pq_peft_parameter *found =
+        pq_arena_alloc(arena, (size_t)n, sizeof *found);
+    if (!found)
+        return pq_fail_nomem(e);
+    m->parameters = found;
+    for (const cJSON *v = list->child; v; v = v->next) {
+        struct pq_peft_parameter *f = &found[m->n_parameters];
+        const char *own;
+        bool twice = false;
+        if (!is_of(m->name, v->valuestring, &own))
+            continue;
+        f->name = pq_arena_printf(arena, "%s.%s", m->name, own);
+        if (!f->name)
+            return pq_fail_nomem(e);
+        if (peft_config_module(&r->config, f->name, &f->rank, &f->scale, e))
+            return pq_error_in(e, "%s", config_name);
+        for (size_t i = 0; i < m->n_parameters; i++)
+            twice |= strcmp(found[i].name, f->name) == 0;
+        m->n_parameters += !twice;
+    }
+    return 0;
+}
 
 static struct pq_peft_module *module_named(struct reader *r, const char *name,
                                            struct pq_error *e)
@@ -128,7 +181,13 @@ static struct pq_peft_module *module_named(struct reader *r, const char *name,
     }
     m += p->n_modules++;
     memset(m, 0, sizeof *m);
-    m->name = name;
+    char *own = pq_arena_strndup(&p->arena, name, strlen(name));
+    if (!own) {
+        pq_fail_nomem(e);
+        return NULL;
+    }
+    cut(own, ".base_layer");
+    m->name = own;
     return m;
 }
 
@@ -182,6 +241,8 @@ static int add_tensor(struct reader *r, const struct pq_tensor *t,
         return pq_fail_nomem(e);
     const enum role role = find_role(name);
 
+    if (role == ROLE_TRAINING)
+        return 0;
     if (!pq_dtype_is_float(t->dtype) || t->codec.encoding != PQ_PLAIN)
         return pq_fail(e, PQ_EUNSUPPORTED, "tensor %s: is %s, not floating",
                        t->name, pq_dtype_name(t->dtype));
@@ -214,7 +275,6 @@ static int check_module(struct reader *r, struct pq_peft_module *m,
                         struct pq_error *e)
 {
     const struct peft_config *c = &r->config;
-    double rank, alpha;
 
     if (!m->a || !m->b)
         return pq_fail(e, PQ_EFORMAT, "module %s: lora_%s is missing", m->name,
@@ -228,16 +288,25 @@ static int check_module(struct reader *r, struct pq_peft_module *m,
                        "%s",
                        m->name, c->dora ? "true" : "false",
                        c->dora ? "missing" : "there");
-    if (peft_config_module(c, m->name, &rank, &alpha, e))
+    if (m->a->rank < 2 || m->b->rank < 2 || m->a->n_elements == 0 ||
+        m->b->n_elements == 0)
+        return pq_fail(e, PQ_EFORMAT, "module %s: a factor is no matrix",
+                       m->name);
+    if (peft_config_module(c, m->name, &m->rank, &m->scale, e))
         return pq_error_in(e, "%s", config_name);
-    if (m->a->rank < 2 || (double)m->a->shape[0] != rank)
-        return pq_fail(e, PQ_EFORMAT,
-                       "tensor %s: its rank is %llu, in %s it is %g",
-                       m->a->name,
-                       (unsigned long long)(m->a->rank ? m->a->shape[0] : 0),
-                       config_name, rank);
-    m->scale = alpha / (c->rslora ? sqrt(rank) : rank);
-    return 0;
+    if (find_parameters(r, m, e))
+        return -1;
+    return m->n_parameters ? 0 : peft_check_rank(m, e);
+}
+
+int peft_check_rank(const struct pq_peft_module *m, struct pq_error *e)
+{
+    return (double)m->a->shape[0] == m->rank
+               ? 0
+               : pq_fail(e, PQ_EFORMAT,
+                         "tensor %s: its rank is %llu, in %s it is %g",
+                         m->a->name, (unsigned long long)m->a->shape[0],
+                         config_name, m->rank);
 }
 
 static int sort_tensors(struct reader *r, struct pq_error *e)
@@ -248,10 +317,19 @@ static int sort_tensors(struct reader *r, struct pq_error *e)
     if (!config)
         return pq_fail(e, PQ_EARG, "%s is missing: r and lora_alpha are in it",
                        config_name);
-    if (peft_config_read(&r->config, config->data, (size_t)config->bytes, e))
+    struct pq_peft *p = r->p;
+    if (peft_config_read(&r->config, config->data, (size_t)config->bytes,
+                         p->accept, e))
         return pq_error_in(e, "%s", config_name);
-    r->p->fan_in_fan_out = r->config.fan_in_fan_out;
-    r->p->rslora = r->config.rslora;
+    p->fan_in_fan_out = r->config.fan_in_fan_out;
+    p->rslora = r->config.rslora;
+    p->keep_tied = r->config.keep_tied;
+    p->sides_swapped = r->config.before_019;
+    p->init = r->config.init;
+    const char *init = r->config.init_name;
+    if (init && !(p->init_name = pq_arena_strndup(&p->arena, init,
+                                                  strlen(init))))
+        return pq_fail_nomem(e);
     for (size_t i = 0; i < c->n_tensors; i++)
         if (add_tensor(r, &c->tensors[i], e))
             return -1;

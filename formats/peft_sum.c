@@ -30,9 +30,15 @@ static int refuse(const struct pq_peft *p, struct pq_error *e)
 {
     const struct pq_tensor *t = p->n_values ? p->values[0].tensor : NULL;
 
+    if (p->init != PQ_INIT_PLAIN)
+        return pq_fail(e, PQ_EUNSUPPORTED,
+                       "%s: init_lora_weights \"%s\" changed the base before "
+                       "training: it cannot be summed without the base",
+                       p->source->name, p->init_name);
     for (size_t i = 0; i < p->n_modules && !t; i++)
-        t = p->modules[i].magnitude ? p->modules[i].magnitude
-                                    : p->modules[i].bias;
+        t = p->modules[i].magnitude      ? p->modules[i].magnitude
+            : p->modules[i].n_parameters ? p->modules[i].a
+                                         : p->modules[i].bias;
     return t ? pq_fail(e, PQ_EUNSUPPORTED,
                        "%s: tensor %s: is no product and cannot be summed "
                        "without the base",

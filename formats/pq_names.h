@@ -51,6 +51,19 @@ bool pq_name_is_token_table(const char *name);
  */
 bool pq_name_variant(const char *name, unsigned i, char *s, size_t n);
 
+/*
+ * Experts: a parameter that holds one projection of all experts of a layer
+ * ("mlp.experts.gate_up_proj"), and the tensors of a checkpoint that has each
+ * expert apart.  Writes what the scheme-th naming scheme calls piece `piece`
+ * (0, then 1 for what was put behind it) of the parameter for that expert
+ * ("mlp.experts.7.up_proj.weight"), "" if it has none or it is too long;
+ * false when there are no more schemes.
+ */
+bool pq_name_expert(const char *parameter, unsigned scheme, unsigned piece,
+                    unsigned long long expert, char *s, size_t n);
+/* Does this model_type store the experts of a layer as [in, out]? */
+bool pq_model_has_turned_experts(const char *model_type);
+
 #ifdef __cplusplus
 }
 #endif

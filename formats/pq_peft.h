@@ -8,6 +8,23 @@
  *
  * Names are those of the base model: "base_model.model.", "_orig_mod.",
  * "_fsdp_wrapped_module.", ".default" and ".base_layer" are taken off.
+ *
+ * Parameters.  A LoRA on a parameter that is no layer (target_parameters, the
+ * experts of a mixture: [experts][out][in] or [experts][in][out]) is saved
+ * under the name of its module; of several in one module each but the last
+ * has a ".base_layer" more.  Which is which, shapes tell.  For expert e of E,
+ * k < r and D_e = B_e A_e [out][in]:
+ *
+ *     A [E * r][in]     A_e[k][i] = A[e * r + k][i]
+ *     B [out][r * E]    B_e[o][k] = B[o][k * E + e]
+ *
+ * Parts of the base.  PiSSA and OLoRA begin with a part of the base in the
+ * adapter and go on with the rest, so that what they mean is
+ *
+ *     W' = (W - P) + s B A        P = the rank r truncation of W, or
+ *                                 s Q Q^T W, Q that of QR of W, r columns
+ *
+ * Placing lists the parts; the caller finds them and fills in the edits.
  */
 #ifndef PQ_PEFT_H
 #define PQ_PEFT_H
@@ -18,12 +35,29 @@
 extern "C" {
 #endif
 
+/* A parameter that a module may be about. */
+struct pq_peft_parameter {
+    const char *name; /* "model.layers.0.mlp.experts.down_proj" */
+    double rank, scale;
+};
+
+/* How the factors were before training, and what that did to the base. */
+enum pq_peft_init {
+    PQ_INIT_PLAIN, /* nothing */
+    PQ_INIT_PISSA,
+    PQ_INIT_PISSA_NITER, /* about as PiSSA, with random numbers */
+    PQ_INIT_OLORA,
+    PQ_INIT_LOST /* what cannot be found again without the training data */
+};
+
 /* A module with a low-rank product. */
 struct pq_peft_module {
     const char *name; /* "model.layers.0.self_attn.q_proj" */
     const struct pq_tensor *a, *b, *magnitude, *bias; /* last two: or NULL */
     bool embedding;
-    double scale; /* alpha / r, or alpha / sqrt(r) */
+    double rank, scale; /* scale: alpha / r, or alpha / sqrt(r) */
+    const struct pq_peft_parameter *parameters; /* may be about one of them */
+    size_t n_parameters;
 };
 
 /* A tensor that takes the place of one of the base, whole or some rows. */
@@ -34,7 +68,11 @@ struct pq_peft_value {
     bool may_add; /* a head of the task, or named in modules_to_save */
 };
 
+/* What users of an adapter must know how to deal with. */
+enum { PQ_PEFT_PARAMETERS = 1, PQ_PEFT_CHANGED_BASE = 2 };
+
 struct pq_peft {
+    unsigned accept; /* of these; what is not is refused by name */
     struct pq_arena arena;
     struct pq_source *source; /* borrowed */
     struct pq_peft_module *modules;
@@ -43,6 +81,10 @@ struct pq_peft {
     size_t n_values, cap_values;
     bool fan_in_fan_out;
     bool rslora;
+    bool keep_tied;  /* a tied head follows the table of embeddings */
+    bool sides_swapped; /* experts by peft < 0.19: the other way round */
+    enum pq_peft_init init;
+    const char *init_name; /* as the config has it, or NULL */
 };
 
 /* By what it holds: LoRA tensors, or a config of an adapter and no other. */
@@ -50,7 +92,8 @@ bool pq_peft_is_adapter(const struct pq_catalog *c);
 
 /*
  * Reads the adapter that `source` (random access) holds into *p, which the
- * caller zeroed and releases, also on failure.  `source` is borrowed.
+ * caller zeroed but for `accept`, and releases, also on failure.  `source` is
+ * borrowed.
  */
 PQ_MUST_USE int pq_peft_read(struct pq_peft *p, struct pq_source *source,
                              struct pq_error *e);
@@ -60,6 +103,21 @@ void pq_peft_release(struct pq_peft *p);
 struct pq_peft_edit {
     size_t target;
     struct pq_edit edit;
+    size_t part; /* the number of the part whose factors it needs, or ... */
+};
+#define PQ_PEFT_NO_PART SIZE_MAX
+
+/*
+ * A part of a tensor of the base: its rank r truncation, or with `leading`
+ * Q Q^T W, Q a basis of the first r columns of W as it is stored.  Until it is
+ * found a and b have shapes but no bytes.
+ */
+struct pq_peft_part {
+    size_t target;
+    uint64_t rank;
+    bool leading;
+    bool turned; /* the truncation is of W^T: a [rank][in], b [out][rank] */
+    const struct pq_tensor *a, *b;
 };
 
 /* A tensor that the base lacks. */
@@ -70,12 +128,16 @@ struct pq_peft_added {
     const struct pq_tensor *tensor;
 };
 
-/* Where everything goes, of all adapters; set the first four. */
+/* Where everything goes, of all adapters; set all before `head`. */
 struct pq_peft_places {
     const struct pq_catalog *base; /* borrowed */
     bool has_conv1d;               /* the base may have GPT-2's layers */
     bool has_config;               /* its config.json says so */
     bool tied;                     /* its head is its embedding table */
+    bool experts_in_out;           /* its experts are [in][out] */
+    bool residual; /* the base is what is left after PiSSA and the like */
+    /* pq_made, two tensors a module, for experts in the order of products */
+    struct pq_source *made; /* borrowed; NULL: no adapter has any */
     size_t head, table;            /* their numbers, or SIZE_MAX */
     struct pq_names names;         /* of the base's and added tensors */
     struct pq_arena arena;
@@ -83,7 +145,12 @@ struct pq_peft_places {
     size_t n_edits, cap_edits;
     struct pq_peft_added *added; /* numbered from base->n_tensors on */
     size_t n_added, cap_added;
-    bool untied; /* the head has become a tensor of its own */
+    struct pq_peft_part *parts;
+    size_t n_parts, cap_parts;
+    double left; /* of those found, the largest error that is left, about */
+    const char *left_name; /* and the tensor it is of; borrowed */
+    bool untied;  /* the head has become a tensor of its own */
+    bool follows; /* the adapter at hand changes table and head together */
 };
 
 PQ_MUST_USE int pq_peft_places_init(struct pq_peft_places *w,
@@ -96,6 +163,20 @@ PQ_MUST_USE int pq_peft_places_init(struct pq_peft_places *w,
 PQ_MUST_USE int pq_peft_place(struct pq_peft_places *w,
                               const struct pq_peft *p, double weight,
                               struct pq_error *e);
+/*
+ * Appends to a plan of its own the steps that find the parts in `plain`, the
+ * base with its tensors decoded, put their factors into `made`, two tensors a
+ * part, and fill them in.
+ */
+PQ_MUST_USE int pq_peft_find_parts(struct pq_plan *plan,
+                                   struct pq_peft_places *w,
+                                   struct pq_source *plain,
+                                   struct pq_source *made,
+                                   const struct pq_kernels *kernels,
+                                   struct pq_error *e);
+/* Part i is b a, two tensors of `source`: all edits that need it have them. */
+void pq_peft_fill(struct pq_peft_places *w, size_t i, struct pq_source *source,
+                  const struct pq_tensor *a, const struct pq_tensor *b);
 void pq_peft_places_release(struct pq_peft_places *w);
 
 /*

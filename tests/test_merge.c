@@ -1,12 +1,13 @@
 /*
  * Adapters merged into models: every variant against what PEFT itself made
- * of it (testdata/peft, tests/oracle/make_peft_goldens.py), and what must be
- * refused.
+ * of it (testdata/peft and adapters, tests/oracle/make_peft_goldens.py,
+ * make_adapter_goldens.py, make_moe_goldens.py), and what must be refused.
  */
 #include "fake.h"
 
 #include "pq_format.h"
 #include "pq_kernels.h"
+#include "pq_made.h"
 #include "pq_peft.h"
 #include "pq_surgery.h"
 
@@ -16,18 +17,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PEFT "testdata/peft/"
+#define PEFT     "testdata/peft/"
+#define ADAPTERS "../adapters/" /* from there */
 
 /* A merge of adapters into a base, every tensor as f32 or as asked. */
 struct merge {
-    struct pq_source *base, *decoded, *sources[6];
+    struct pq_source *base, *made, *sources[6];
     struct pq_peft peft[3];
     struct pq_peft_places places;
     struct pq_catalog out;
     struct pq_plan plan;
     struct pq_quant quant;
     struct fake_sink sink;
-    struct pq_edit edits[64];
+    struct pq_edit edits[128];
     size_t n_adapters;
     unsigned threads;
 };
@@ -55,6 +57,9 @@ static void merge_open(struct merge *m, const char *base, bool tied)
     m->places.has_config = true;
     m->places.has_conv1d = strstr(base, "gpt2") != NULL;
     m->places.tied = tied;
+    m->places.experts_in_out = strstr(base, "gpt-oss") != NULL;
+    cr_assert_eq(pq_made_new("made", 64, 1 << 20, NULL, &m->made, &e), 0);
+    m->places.made = m->made;
     cr_assert_eq(pq_peft_places_init(&m->places, &e), 0);
     pq_catalog_init(&m->out);
 }
@@ -64,8 +69,9 @@ static int merge_adapter(struct merge *m, const char *name, double weight,
 {
     const size_t i = m->n_adapters++;
 
-    m->sources[1 + i] = open_model(name);
-    if (pq_peft_read(&m->peft[i], m->sources[1 + i], e))
+    m->sources[2 + i] = open_model(name);
+    m->peft[i].accept = PQ_PEFT_PARAMETERS | PQ_PEFT_CHANGED_BASE;
+    if (pq_peft_read(&m->peft[i], m->sources[2 + i], e))
         return -1;
     return pq_peft_place(&m->places, &m->peft[i], weight, e);
 }
@@ -79,9 +85,26 @@ static const struct pq_tensor *start_of(const struct merge *m, size_t i)
                : &c->tensors[m->places.added[i - c->n_tensors].like];
 }
 
+/* What PiSSA and OLoRA took out. */
+static void merge_parts(struct merge *m)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_plan plan = {.sources = &m->base, .n_sources = 1};
+    const struct pq_run run = {.threads = m->threads, .memory = 64 << 20};
+
+    cr_assert_eq(pq_peft_find_parts(&plan, &m->places, m->base, m->made,
+                                    m->quant.kernels, &e),
+                 0, "%s", e.msg);
+    cr_assert_eq(pq_engine_run(&plan, &run, &e), 0, "%s", e.msg);
+    pq_plan_release(&plan);
+}
+
 static void merge_run(struct merge *m, const struct pq_spec *spec)
 {
     struct pq_error e = PQ_ERROR_INIT;
+
+    if (m->places.n_parts)
+        merge_parts(m);
     struct pq_edit *next = m->edits;
     const size_t n = m->base->catalog->n_tensors + m->places.n_added;
 
@@ -96,7 +119,7 @@ static void merge_run(struct merge *m, const struct pq_spec *spec)
         for (size_t k = 0; k < m->places.n_edits; k++)
             if (m->places.edits[k].target == i)
                 *next++ = m->places.edits[k].edit;
-        cr_assert(next <= m->edits + 64);
+        cr_assert(next <= m->edits + 128);
         cr_assert(pq_step_edit(&m->plan, m->base, start_of(m, i), &m->out, i,
                                spec, false, first, (size_t)(next - first),
                                &m->quant, &e),
@@ -105,7 +128,8 @@ static void merge_run(struct merge *m, const struct pq_spec *spec)
     fake_sink_init(&m->sink, &m->out, true, -1);
     m->sources[0] = m->base;
     m->plan.sources = m->sources;
-    m->plan.n_sources = 1 + m->n_adapters;
+    m->sources[1] = m->made;
+    m->plan.n_sources = 2 + m->n_adapters;
     m->plan.sink = &m->sink.base;
     const struct pq_run run = {.threads = m->threads, .memory = 64 << 20};
     cr_assert_eq(pq_engine_run(&m->plan, &run, &e), 0, "%s", e.msg);
@@ -119,9 +143,10 @@ static void merge_close(struct merge *m)
     pq_peft_places_release(&m->places);
     for (size_t i = 0; i < m->n_adapters; i++) {
         pq_peft_release(&m->peft[i]);
-        pq_source_free(m->sources[1 + i]);
+        pq_source_free(m->sources[2 + i]);
     }
     pq_source_free(m->base);
+    pq_source_free(m->made);
     pq_catalog_release(&m->out);
 }
 
@@ -187,9 +212,13 @@ static void check_golden(const char *base, const char *name, bool tied,
 {
     struct pq_error e = PQ_ERROR_INIT;
     struct merge m;
-    char golden[64];
+    char golden[128];
 
-    snprintf(golden, sizeof golden, "%s/merged.safetensors", name);
+    snprintf(golden, sizeof golden, "%s/%s", name,
+             strcmp(base, "base-mixtral") == 0 ||
+                     strcmp(base, "base-mixtral-square") == 0
+                 ? "merged-split.safetensors"
+                 : "merged.safetensors");
     merge_open(&m, base, tied);
     m.quant.kernels = k;
     m.threads = 3;
@@ -203,7 +232,8 @@ Test(merge, every_variant_as_peft_does_it)
 {
     static const char *const plain[] = {
         "lora", "rslora", "pattern", "dora", "dora-embedding", "embedding",
-        "bias-all", "lora-bias", "save", "tokens", "only-tokens"};
+        "bias-all", "lora-bias", "save", "tokens", "only-tokens", "mica",
+        "velora", "monteclora"};
     const struct pq_kernels *kernels[] = {pq_kernels_scalar(),
                                           pq_kernels_best()};
 
@@ -215,6 +245,102 @@ Test(merge, every_variant_as_peft_does_it)
         check_golden("base-llama-tied", "tied-tokens", true, kernels[k]);
         check_golden("base-llama-tied", "tied-head", true, kernels[k]);
     }
+}
+
+Test(merge, pissa_and_olora_into_the_base_before_them)
+{
+    const struct pq_kernels *k = pq_kernels_best();
+
+    check_golden("base-llama", ADAPTERS "pissa", false, k);
+    check_golden("base-llama", ADAPTERS "pissa-rslora", false, k);
+    check_golden("base-llama", "pissa-dora", false, k);
+    check_golden("base-gpt2", ADAPTERS "pissa-conv1d", true, k);
+    check_golden("base-llama", ADAPTERS "olora", false, k);
+    check_golden("base-gpt2", "olora-conv1d", true, k);
+    /* its singular values fall by half each: random numbers do not show */
+    check_golden(ADAPTERS "base-decay", ADAPTERS "pissa-niter", false, k);
+}
+
+/* W' - W of half an adapter is half of it, DoRA or not. */
+static void check_half(const char *name)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct merge whole, half;
+
+    merge_open(&whole, "base-llama", false);
+    cr_assert_eq(merge_adapter(&whole, name, 1, &e), 0, "%s", e.msg);
+    merge_run(&whole, &f32);
+    merge_open(&half, "base-llama", false);
+    cr_assert_eq(merge_adapter(&half, name, 0.5, &e), 0, "%s", e.msg);
+    merge_run(&half, &f32);
+    for (size_t i = 0; i < whole.out.n_tensors; i++) {
+        const float *a = fake_sink_part(&whole.sink, i, 0);
+        const float *b = fake_sink_part(&half.sink, i, 0);
+        float *w = read_f32(whole.base, start_of(&whole, i));
+        for (uint64_t j = 0; j < whole.out.tensors[i].n_elements; j++)
+            cr_assert_float_eq(b[j], (a[j] + w[j]) / 2, 1e-6, "%s", name);
+        free(w);
+    }
+    merge_close(&whole);
+    merge_close(&half);
+}
+
+Test(merge, half_of_an_adapter_whose_start_changed_the_base)
+{
+    check_half("pissa-dora");
+    check_half(ADAPTERS "pissa");
+    check_half(ADAPTERS "olora");
+}
+
+Test(merge, a_part_is_found_once)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct merge m;
+
+    merge_open(&m, "base-llama", false);
+    cr_assert_eq(merge_adapter(&m, ADAPTERS "pissa", 0.5, &e), 0);
+    cr_assert_eq(merge_adapter(&m, ADAPTERS "pissa", 0.5, &e), 0);
+    cr_assert_eq(m.places.n_parts, 6);
+    merge_run(&m, &f32);
+    compare_all(&m, ADAPTERS "pissa/merged.safetensors");
+    merge_close(&m);
+
+    /* the base is the residual: nothing to find */
+    merge_open(&m, "base-llama", false);
+    m.places.residual = true;
+    cr_assert_eq(merge_adapter(&m, ADAPTERS "pissa", 1, &e), 0);
+    cr_assert_eq(m.places.n_parts, 0);
+    merge_close(&m);
+}
+
+Test(merge, experts)
+{
+    const struct pq_kernels *kernels[] = {pq_kernels_scalar(),
+                                          pq_kernels_best()};
+    static const char *const models[] = {"qwen3", "mixtral", "gpt-oss"};
+    char base[64], name[64];
+
+    for (size_t k = 0; k < 2; k++) {
+        check_golden("base-mixtral", "experts", false, kernels[k]);
+        check_golden("base-mixtral-fused", "experts", false, kernels[k]);
+        for (size_t i = 0; i < 2 * sizeof models / sizeof *models; i++) {
+            const char *age = i % 2 ? "new" : "old";
+            snprintf(base, sizeof base, ADAPTERS "moe-base-%s", models[i / 2]);
+            snprintf(name, sizeof name, ADAPTERS "moe-%s-%s", age,
+                     models[i / 2]);
+            check_golden(base, name, false, kernels[k]);
+        }
+    }
+}
+
+/* down_proj alone and square: only who wrote it tells the sides. */
+Test(merge, square_experts_go_by_version_and_model)
+{
+    const struct pq_kernels *k = pq_kernels_best();
+
+    check_golden("base-mixtral-square", "experts-square", false, k);
+    check_golden("base-mixtral-square", "experts-square-018", false, k);
+    check_golden("base-gpt-oss", "experts-in-out-square", false, k);
 }
 
 Test(merge, two_adapters_and_weights)
@@ -403,90 +529,4 @@ Test(merge, kernels_give_the_same_bits)
     a->change_stats(r, x, x + 133, 133, s);
     b->change_stats(r, x, x + 133, 133, t);
     cr_assert_arr_eq(s, t, sizeof s);
-}
-
-/* ---- refusals ---------------------------------------------------------- */
-
-/* An adapter of one module on a base [6][4], with this config. */
-static void check_config(const char *config, const char *a_name,
-                         uint64_t b_rows, const char *complaint)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    struct fake_source base, adapter;
-    struct pq_peft p = {0};
-    struct pq_peft_places w = {0};
-    const uint64_t shape[] = {6, 4}, a[] = {2, 4}, b[] = {b_rows, 2};
-    const float zero[64] = {0};
-    char b_name[128];
-
-    fake_source_init(&base, false);
-    fake_source_init(&adapter, false);
-    fake_source_add(&base, "m.layers.0.q.weight", PQ_F32, 2, shape, zero);
-    fake_source_add(&adapter, a_name, PQ_F32, 2, a, zero);
-    snprintf(b_name, sizeof b_name, "%s", a_name);
-    strstr(b_name, "lora_A")[5] = 'B';
-    fake_source_add(&adapter, b_name, PQ_F32, 2, b, zero);
-    if (config)
-        cr_assert_eq(pq_catalog_add_blob(adapter.base.catalog,
-                                         "adapter_config.json", config,
-                                         strlen(config), &e),
-                     0);
-    w.base = base.base.catalog;
-    cr_assert_eq(pq_peft_places_init(&w, &e), 0);
-    int rc = pq_peft_read(&p, &adapter.base, &e);
-    if (!rc)
-        rc = pq_peft_place(&w, &p, 1, &e);
-    if (complaint)
-        cr_assert(rc && strstr(e.msg, complaint), "%s: %s",
-                  config ? config : "none", e.msg);
-    else
-        cr_assert_eq(rc, 0, "%s", e.msg);
-    pq_peft_places_release(&w);
-    pq_peft_release(&p);
-    fake_source_release(&base);
-    fake_source_release(&adapter);
-}
-
-#define GOOD "\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4"
-#define Q    "base_model.model.m.layers.0.q.lora_A.weight"
-
-Test(merge, names_are_tolerated)
-{
-    static const char *const names[] = {
-        Q,
-        "m.layers.0.q.lora_A.weight",
-        "base_model.model.m.layers.0.q.lora_A.default.weight",
-        "base_model.model._orig_mod.m.layers.0.q.lora_A.weight",
-        "base_model.model.transformer.m.layers.0.q.lora_A.weight",
-    };
-
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        check_config("{" GOOD "}", names[i], 6, NULL);
-}
-
-Test(merge, what_cannot_be_merged_is_refused_by_name)
-{
-    static const struct {
-        const char *config, *complaint;
-    } cases[] = {
-        {NULL, "adapter_config.json is missing"},
-        {"{}", "peft_type is missing"},
-        {"{\"peft_type\":\"LOHA\"}", "peft_type LOHA"},
-        {"{\"peft_type\":\"LORA\",\"lora_alpha\":4}", "r is missing"},
-        {"{\"peft_type\":\"LORA\",\"r\":3}", "rank is 2"},
-        {"{" GOOD ",\"rank_pattern\":{\"q\":5}}", "rank is 2"},
-        {"{" GOOD ",\"layer_replication\":[[0,1]]}", "layer_replication"},
-        {"{" GOOD ",\"target_parameters\":[\"x\"]}", "target_parameters"},
-        {"{" GOOD ",\"init_lora_weights\":\"pissa\"}", "pissa"},
-        {"{" GOOD ",\"init_lora_weights\":\"olora\"}", "olora"},
-        {"{" GOOD ",\"use_dora\":true}", "lora_magnitude_vector is missing"},
-        {"{" GOOD ",\"rank_pattern\":{\"(\":2}}", "not valid"},
-        {"{" GOOD ",}", "adapter_config.json"},
-    };
-
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        check_config(cases[i].config, Q, 6, cases[i].complaint);
-    check_config("{" GOOD "}", Q, 5, "does not fit");
-    check_config("{" GOOD "}", "base_model.model.m.layers.9.q.lora_A.weight",
-                 6, "layers.9.q.lora_A.weight: the base has no place");
 }

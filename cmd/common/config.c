@@ -120,6 +120,14 @@ bool cmd_config_has_conv1d(const struct pq_catalog *c, struct pq_error *e)
            pq_model_has_conv1d(type);
 }
 
+bool cmd_config_turned_experts(const struct pq_catalog *c, struct pq_error *e)
+{
+    char type[64];
+
+    return cmd_config_string(c, "model_type", type, sizeof type, e) &&
+           pq_model_has_turned_experts(type);
+}
+
 bool cmd_config_quant_method(const struct pq_catalog *c, char *method,
                              size_t n, struct pq_error *e)
 {

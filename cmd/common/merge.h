@@ -13,7 +13,7 @@
 #include "report.h"
 
 struct merge_options {
-    bool type_given, normalize, allow_nonfinite;
+    bool type_given, normalize, allow_nonfinite, residual;
     const char *type;
     struct pq_spec spec;
     const struct pq_method *method; /* or NULL */
@@ -43,13 +43,15 @@ struct merge_job {
     struct pq_catalog out;
     struct pq_plan plan;
     struct pq_source **sources; /* of the plan */
+    struct pq_source *made; /* what was computed before it, or NULL */
     struct pq_arena arena;      /* for what lives as long as the operands */
     struct pq_quant quant;
     struct cmd_report report;
 };
 
 /*
- * Makes the plan's list of sources: all operands, and `also` unless NULL.
+ * Makes the plan's list of sources: all operands, j->made if there is one, and
+ * `also` unless NULL.
  */
 PQ_MUST_USE int merge_add_sources(struct merge_job *j, struct pq_source *also,
                                   struct pq_error *e);

@@ -9,6 +9,7 @@
  */
 #include "config.h"
 #include "merge.h"
+#include "pq_made.h"
 #include "pq_names.h"
 
 #include <stddef.h>
@@ -138,6 +139,89 @@ static int sort_edits(struct fold *f, struct pq_error *e)
     return 0;
 }
 
+/* Room for two tensors a module: its factors in order, or a part's. */
+static int make_room(struct fold *f, struct pq_error *e)
+{
+    const struct cmd *c = f->j->c;
+    size_t n = 1;
+
+    for (size_t i = 0; i < f->j->n_inputs; i++)
+        n += 2 * f->j->inputs[i].peft.n_modules;
+    return pq_made_new("what was made", n, c->memory / 8, c->tmpdir,
+                       &f->j->made, e);
+}
+
+static void tell_parts(const struct fold *f)
+{
+    const struct pq_peft_places *w = &f->places;
+    const struct merge_job *j = f->j;
+
+    if (j->c->verbose)
+        cmd_msg(j->c, "%zu tensors: what PiSSA or OLoRA took out was found",
+                w->n_parts);
+    if (w->left > 1e-3 && !j->c->quiet)
+        cmd_msg(j->c,
+                "warning: tensor %s: its singular values hardly fall, so what "
+                "PiSSA took out of it is found to about %.2g only",
+                w->left_name, w->left);
+    for (size_t i = 0; i < j->n_inputs && !j->c->quiet; i++)
+        if (j->inputs[i].peft.init == PQ_INIT_PISSA_NITER)
+            cmd_msg(j->c,
+                    "warning: %s: what %s took out of the base depended on "
+                    "random numbers that are not saved; the merge is as near "
+                    "as the singular values of the base fall",
+                    j->inputs[i].source->name, j->inputs[i].peft.init_name);
+}
+
+static int find_parts_in(struct fold *f, struct pq_source *base,
+                         struct pq_error *e)
+{
+    struct cmd *c = f->j->c;
+    struct pq_source *sources[] = {base, NULL};
+    struct pq_plan plan = {.sources = sources, .n_sources = 2};
+
+    if (pq_decoded_new(base, c->kernels, c->memory / 4, c->tmpdir, &sources[1],
+                       e))
+        return -1;
+    const int rc = pq_peft_find_parts(&plan, &f->places, sources[1],
+                                      f->j->made, c->kernels, e) ||
+                           cmd_run_plan(c, &plan, e)
+                       ? -1
+                       : 0;
+    pq_plan_release(&plan);
+    pq_source_free(sources[1]);
+    if (!rc)
+        tell_parts(f);
+    return rc;
+}
+
+/*
+ * What PiSSA and OLoRA took out of the base, in a run before the merge.  A
+ * file that is read from one end to the other is opened once more for it.
+ */
+static int find_parts(struct fold *f, struct pq_error *e)
+{
+    struct pq_source *again = NULL;
+    size_t i = 0;
+
+    if (f->places.n_parts == 0 || f->j->c->dry_run)
+        return 0;
+    if (!f->base->sequential)
+        return find_parts_in(f, f->base, e);
+    if (!f->base->rewind)
+        return pq_fail(e, PQ_EARG,
+                       "%s: PiSSA and OLoRA need the model twice: it cannot "
+                       "come from a pipe",
+                       f->base->name);
+    while (f->j->inputs[i].source != f->base)
+        i++;
+    if (cmd_open_input(f->j->c, i, &again, e))
+        return -1;
+    const int rc = find_parts_in(f, again, e);
+    pq_source_free(again);
+    return rc;
+}
+
 static int place_adapters(struct fold *f, struct pq_error *e)
 {
     struct pq_peft_places *w = &f->places;
@@ -145,17 +229,20 @@ static int place_adapters(struct fold *f, struct pq_error *e)
     w->base = f->base->catalog;
     w->has_config = pq_catalog_blob(w->base, "config.json") != NULL;
     w->has_conv1d = cmd_config_has_conv1d(w->base, e);
+    w->experts_in_out = cmd_config_turned_experts(w->base, e);
+    w->residual = f->j->o->residual;
     const int tied = cmd_config_tied(w->base, e);
     if (e->code || cmd_config_refuse_foreign(f->base, e) ||
-        pq_peft_places_init(w, e))
+        pq_peft_places_init(w, e) || make_room(f, e))
         return -1;
+    w->made = f->j->made;
     w->tied = tied == 1 || (tied == 2 && w->head == SIZE_MAX);
     for (size_t i = 0; i < f->j->n_inputs; i++) {
         const struct merge_input *a = &f->j->inputs[i];
         if (a->adapter && pq_peft_place(w, &a->peft, a->weight, e))
             return -1;
     }
-    return sort_edits(f, e);
+    return find_parts(f, e) ? -1 : sort_edits(f, e);
 }
 
 /* ---- the plan ---------------------------------------------------------- */

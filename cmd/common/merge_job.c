@@ -12,12 +12,14 @@ bool merge_is_wide(const struct pq_spec *s)
 int merge_add_sources(struct merge_job *j, struct pq_source *also,
                       struct pq_error *e)
 {
-    j->sources = pq_alloc(j->n_inputs + 1, sizeof *j->sources);
+    j->sources = pq_alloc(j->n_inputs + 2, sizeof *j->sources);
     if (!j->sources)
         return pq_fail_nomem(e);
     j->plan.sources = j->sources;
     for (size_t i = 0; i < j->n_inputs; i++)
         j->sources[j->plan.n_sources++] = j->inputs[i].source;
+    if (j->made)
+        j->sources[j->plan.n_sources++] = j->made;
     if (also)
         j->sources[j->plan.n_sources++] = also;
     return 0;
