@@ -167,7 +167,8 @@ def make_sums():
         "sum-two": {one: 0.5, five: 0.5},
         "sum-three": {one: 0.2, five: 0.3, mix: 0.5},
         "sum-minus": {mix: 1.0, one: -0.5},
-        "sum-mixed": {emb: 1.0, one: 0.5, bias: 0.25},
+        "sum-embedding": {emb: 1.0, one: 0.5},
+        "sum-bias": {bias: 0.25, one: 0.5},
         "sum-conv1d": {conv1: 0.7, conv2: 0.4},
     }.items():
         out[name] = write(name, total(operands), operands, "linear", {})
