@@ -194,7 +194,7 @@ def check_sums(report, tools):
             check(report, name, check_fedavg, tools, entry)
         elif "operands" in entry:
             # what is not low-rank is whole at the full rank only
-            full = 24 if "ties" in name else 0
+            full = 24 if entry["method"] == "ties" else 0
             check(report, name, check_sum, tools, entry, full)
             check(report, name + " rank 4", check_sum, tools, entry, 4)
     check(report, "dare", check_dare, tools)
@@ -344,7 +344,7 @@ def check_models(report, tools):
                 arguments += ["--base", f"{here}/{entry['base']}"]
             for k, v in entry["parameters"].items():
                 arguments += [f"--{k}", str(v)]
-            arguments += [f"{here}/{m}:{p.get('weight', 1)}"
+            arguments += [f"{here}/{m}" + (f":{p['weight']}" if p else "")
                           for m, p in entry["models"].items()]
         elif name == "recipe-stack":
             arguments = ["--recipe", f"{here}/{entry['recipe']}"]
