@@ -182,8 +182,9 @@ $(VENV)/ok: tests/oracle/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install -q -r $<
 	touch $@
-check-oracle: all $(VENV)/ok ## outputs loaded in transformers + bitsandbytes
+check-oracle: all $(VENV)/ok ## outputs loaded in transformers, bitsandbytes and PEFT
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_oracle.py $(abspath $B/bin)
+	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_adapters.py $(abspath $B/bin)
 
 fuzz: ## libFuzzer on every reader, FUZZ_TIME seconds each (needs clang)
 	+@$(MAKE) -s CC=clang B=build/fuzz SAN='$(ASAN) -fsanitize=fuzzer-no-link' fuzz-run
@@ -197,6 +198,7 @@ fuzz-run: fuzzers
 
 bench: all $(if $(filter none,$(RIVALS)),,$(VENV)/ok) ## figures beside the rivals' (RIVALS=none: without)
 	@PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/run.sh
+	@PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/surgery.sh
 
 # ---- installing -----------------------------------------------------------
 

@@ -1,10 +1,15 @@
 /*
- * Makes the models that run.sh measures on: safetensors, f32, always the
- * same bytes.
+ * Makes the models that run.sh and surgery.sh measure on: safetensors, f32
+ * unless said, always the same bytes.
  *
  *     make_model llama LAYERS VOCABULARY FILE
  *         llama-shaped: hidden 2048, intermediate 5632, 32 heads, 4 of keys
  *         and values; 22 and 32000 are 1.1B parameters in 4.4 GB
+ *     make_model bf16 LAYERS VOCABULARY TUNING FILE
+ *         the same in bf16; TUNING 0 is the base, another number the base
+ *         and a twentieth of other weights, as if it had been trained
+ *     make_model adapter LAYERS RANK FILE
+ *         the factors of a LoRA on every linear weight, as PEFT names them
  *     make_model many N FILE
  *         N tensors of 4 bytes
  *
@@ -22,6 +27,8 @@
 static char *header; /* grows */
 static size_t header_n, header_cap;
 static uint64_t data_bytes;
+static unsigned element = 4; /* bytes: f32, or 2 of bf16 */
+static uint64_t tuning;
 static FILE *out;
 
 static void die(const char *what)
@@ -39,7 +46,7 @@ static void put(const void *p, size_t n)
 /* An entry of the header; cols 0 makes a vector. */
 static void declare(const char *name, unsigned rows, unsigned cols)
 {
-    const uint64_t n = (uint64_t)rows * (cols ? cols : 1) * 4;
+    const uint64_t n = (uint64_t)rows * (cols ? cols : 1) * element;
     char shape[32];
 
     if (header_cap - header_n < 512) {
@@ -51,32 +58,48 @@ static void declare(const char *name, unsigned rows, unsigned cols)
     snprintf(shape, sizeof shape, cols ? "%u,%u" : "%u", rows, cols);
     header_n += (size_t)snprintf(
         header + header_n, 512,
-        "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%s],\"data_offsets\":"
+        "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":"
         "[%llu,%llu]}",
-        header_n ? "," : "{\"__metadata__\":{\"format\":\"pt\"},", name, shape,
+        header_n ? "," : "{\"__metadata__\":{\"format\":\"pt\"},", name,
+        element == 4 ? "F32" : "BF16", shape,
         (unsigned long long)data_bytes, (unsigned long long)(data_bytes + n));
     data_bytes += n;
 }
 
+static const struct part {
+    const char *name;
+    unsigned rows, cols;
+} parts[] = {
+    {"self_attn.q_proj", 2048, 2048},      {"self_attn.k_proj", 256, 2048},
+    {"self_attn.v_proj", 256, 2048},       {"self_attn.o_proj", 2048, 2048},
+    {"mlp.gate_proj", 5632, 2048},         {"mlp.up_proj", 5632, 2048},
+    {"mlp.down_proj", 2048, 5632},         {"input_layernorm", 2048, 0},
+    {"post_attention_layernorm", 2048, 0},
+};
+enum { N_PARTS = sizeof parts / sizeof *parts };
+
 static void declare_layer(int i)
 {
-    static const struct {
-        const char *name;
-        unsigned rows, cols;
-    } parts[] = {
-        {"self_attn.q_proj", 2048, 2048},      {"self_attn.k_proj", 256, 2048},
-        {"self_attn.v_proj", 256, 2048},       {"self_attn.o_proj", 2048, 2048},
-        {"mlp.gate_proj", 5632, 2048},         {"mlp.up_proj", 5632, 2048},
-        {"mlp.down_proj", 2048, 5632},         {"input_layernorm", 2048, 0},
-        {"post_attention_layernorm", 2048, 0},
-    };
     char name[96];
 
-    for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) {
+    for (size_t k = 0; k < N_PARTS; k++) {
         snprintf(name, sizeof name, "model.layers.%d.%s.weight", i,
                  parts[k].name);
         declare(name, parts[k].rows, parts[k].cols);
     }
+}
+
+static void declare_factors(int i, unsigned rank)
+{
+    char name[128];
+
+    for (size_t k = 0; k < N_PARTS && parts[k].cols; k++)
+        for (int b = 0; b < 2; b++) {
+            snprintf(name, sizeof name,
+                     "base_model.model.model.layers.%d.%s.lora_%c.weight", i,
+                     parts[k].name, "AB"[b]);
+            declare(name, b ? parts[k].rows : rank, b ? rank : parts[k].cols);
+        }
 }
 
 static void declare_llama(int layers, int vocabulary)
@@ -111,16 +134,35 @@ static float bell(uint64_t *s)
     return (float)(sum - 131070) * (0.02f / 37837.0f);
 }
 
+/* Rounded to the nearest of bf16; there are no NaN. */
+static void put_bf16(const float *x, size_t n)
+{
+    static uint16_t y[CHUNK];
+    uint32_t u;
+
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&u, &x[i], 4);
+        y[i] = (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+    }
+    put(y, n * sizeof *y);
+}
+
 static void put_data(void)
 {
     static float x[CHUNK];
     uint64_t s = 88172645463325252u;
+    uint64_t other = s ^ tuning * 0x9e3779b97f4a7c15u;
 
-    for (uint64_t left = data_bytes / 4; left > 0;) {
+    for (uint64_t left = data_bytes / element; left > 0;) {
         const size_t n = left < CHUNK ? (size_t)left : CHUNK;
         for (size_t i = 0; i < n; i++)
             x[i] = bell(&s);
-        put(x, n * sizeof *x);
+        for (size_t i = 0; tuning && i < n; i++)
+            x[i] += 0.05f * bell(&other);
+        if (element == 2)
+            put_bf16(x, n);
+        else
+            put(x, n * sizeof *x);
         left -= n;
     }
 }
@@ -141,6 +183,8 @@ static void put_header(void)
 static int usage(void)
 {
     fprintf(stderr, "usage: make_model llama LAYERS VOCABULARY FILE\n"
+                    "       make_model bf16 LAYERS VOCABULARY TUNING FILE\n"
+                    "       make_model adapter LAYERS RANK FILE\n"
                     "       make_model many N FILE\n");
     return 2;
 }
@@ -148,13 +192,22 @@ static int usage(void)
 int main(int argc, char **argv)
 {
     const char *const path = argv[argc - 1];
+    const char *const kind = argc > 1 ? argv[1] : "";
 
-    if (argc == 5 && strcmp(argv[1], "llama") == 0)
+    if (argc == 5 && strcmp(kind, "llama") == 0) {
         declare_llama(atoi(argv[2]), atoi(argv[3]));
-    else if (argc == 4 && strcmp(argv[1], "many") == 0 && atoi(argv[2]) > 0)
+    } else if (argc == 6 && strcmp(kind, "bf16") == 0) {
+        element = 2;
+        tuning = (uint64_t)atoi(argv[4]);
+        declare_llama(atoi(argv[2]), atoi(argv[3]));
+    } else if (argc == 5 && strcmp(kind, "adapter") == 0) {
+        for (int i = 0; i < atoi(argv[2]); i++)
+            declare_factors(i, (unsigned)atoi(argv[3]));
+    } else if (argc == 4 && strcmp(kind, "many") == 0 && atoi(argv[2]) > 0) {
         declare_many(atoi(argv[2]));
-    else
+    } else {
         return usage();
+    }
     out = fopen(path, "wb");
     if (!out)
         die(path);

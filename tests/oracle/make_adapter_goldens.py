@@ -65,8 +65,7 @@ def make_operands():
 
 
 def factors(folder):
-    """module -> (A, B, bias of B or None, is it an embedding), the scale in
-    B; float64."""
+    """module -> (A, B with the scale in it, is it an embedding); float64."""
     with open(f"{folder}/adapter_config.json", encoding="utf-8") as f:
         config = json.load(f)
     tensors = {k.removeprefix("base_model.model."): v.double().numpy()
@@ -89,9 +88,7 @@ def factors(folder):
             alpha = pattern("alpha_pattern", module, config["lora_alpha"])
             assert len(a) == r
             s = alpha / (np.sqrt(r) if config["use_rslora"] else r)
-            bias = tensors.get(module + ".lora_B.bias")
             out[module] = (a, s * tensors[module + other],
-                           None if bias is None else s * bias,
                            "embedding" in suffix)
     return out
 
@@ -99,12 +96,8 @@ def factors(folder):
 def delta_of(folder):
     """tensor of the model -> its delta.  A Conv1D weight is stored [in][out],
     yet given here [out][in]."""
-    out = {}
-    for module, (a, b, bias, embedding) in factors(folder).items():
-        out[module + ".weight"] = (b @ a).T if embedding else b @ a
-        if bias is not None:
-            out[module + ".bias"] = bias
-    return out
+    return {module + ".weight": (b @ a).T if embedding else b @ a
+            for module, (a, b, embedding) in factors(folder).items()}
 
 
 def rank_errors(delta):
@@ -158,8 +151,7 @@ def write(name, tensors, operands, method, options, note=""):
 def make_sums():
     one, two, five, mix, conv2 = [f"{ROOT}/{n}" for n in (
         "party-1", "party-2", "five", "mix", "conv1d-2")]
-    bias, emb, conv1 = [f"{PEFT}/{n}" for n in (
-        "lora-bias", "embedding", "conv1d")]
+    emb, conv1 = [f"{PEFT}/{n}" for n in ("embedding", "conv1d")]
     parties = {one: 30, two: 10}
     shares = {k: v / 40 for k, v in parties.items()}
     out = {}
@@ -167,7 +159,7 @@ def make_sums():
         "sum-two": {one: 0.5, five: 0.5},
         "sum-three": {one: 0.2, five: 0.3, mix: 0.5},
         "sum-minus": {mix: 1.0, one: -0.5},
-        "sum-mixed": {emb: 1.0, one: 0.5, bias: 0.25},
+        "sum-embedding": {emb: 1.0, one: 0.5},
         "sum-conv1d": {conv1: 0.7, conv2: 0.4},
     }.items():
         out[name] = write(name, total(operands), operands, "linear", {})
@@ -237,7 +229,7 @@ def check_start(name, base, kind):
     """How far PEFT's merge is from W - s B0 A0 + s B A in float64."""
     merged = load_file(f"{ROOT}/{name}/merged.safetensors")
     worst = 0.0
-    for module, (a, b, _, _) in factors(f"{ROOT}/{name}").items():
+    for module, (a, b, _) in factors(f"{ROOT}/{name}").items():
         w = base[module + ".weight"].double().numpy()
         w = w.T if "conv1d" in name else w
         with open(f"{ROOT}/{name}/adapter_config.json", encoding="utf-8") as f:

@@ -1,0 +1,79 @@
+# What run.sh and surgery.sh share; sourced by them, with `here` set.
+
+root=$(cd "$here/../.." && pwd)
+cd "$root"
+bin=${PQ_BIN:-build/bin}
+venv=${BENCH_VENV:-build/venv}
+runs=${BENCH_RUNS:-3}
+quick=${BENCH_QUICK:-0}
+[ "$quick" ] && [ "$quick" != 0 ] && quick=1 || quick=0
+shm=/dev/shm
+
+say() { printf 'bench: %s\n' "$*" >&2; }
+
+# NAME: is this group wanted?
+chosen() {
+    [ -z "${BENCH_ONLY:-}" ] || [[ " $BENCH_ONLY " == *" $1 "* ]]
+}
+
+# MODULES: can the rivals' Python import them?
+has_modules() {
+    [ -x "$venv/bin/python" ] && "$venv/bin/python" -c "import $1" 2>/dev/null >&2
+}
+
+# MiB that are free both in /dev/shm and in memory
+free_mib() {
+    local disk memory
+    disk=$(df -Pm $shm | awk 'NR == 2 { print $4 }')
+    memory=$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)
+    echo $((disk < memory ? disk : memory))
+}
+
+# a folder in memory that is gone when we are; our small programs in it
+make_work() {
+    work=$(mktemp -d $shm/pq-bench-XXXXXX)
+    trap 'rm -rf "$work"' EXIT
+    trap 'exit 130' INT TERM HUP
+    out=$work/out
+    raw=$work/raw
+    for p in make_model measure; do
+        ${CC:-gcc} -std=c11 -D_GNU_SOURCE -O2 -o "$work/$p" "$here/$p.c"
+    done
+}
+
+# KEY COMMAND...: seconds and peak, under that key; what it wrote to $out is
+# thrown away unless `keep` is set
+keep=
+ours() {
+    local key=$1 wall cpu rss
+    shift
+    read -r wall cpu rss < <("$work/measure" "$@") || {
+        say "$key failed: $*"
+        exit 2
+    }
+    echo "$key $wall $rss" >>"$raw"
+    [ "$keep" ] || rm -rf "$out"*
+}
+
+# KEY SCRIPT ARGUMENTS...: the seconds a rival says, and its peak.  Lines that
+# it says to begin with "note" go into the report.
+rival() {
+    local key=$1 wall cpu rss
+    shift
+    read -r wall cpu rss < <("$work/measure" -o "$work/said" \
+        "$venv/bin/python" "$here/$1" "${@:2}" 2>"$work/log") || {
+        say "rival $key failed:"
+        tail -3 "$work/log" >&2
+        exit 2
+    }
+    grep '^note ' "$work/log" >>"$raw" || true
+    echo "rival_$key $(cat "$work/said") $rss" >>"$raw"
+    rm -rf "$out"*
+}
+
+# ROWS JSON: the table, and the same as JSON
+report() {
+    awk -f "$here/table.awk" -f "$here/$1" "$raw"
+    mkdir -p "$(dirname "$2")"
+    awk -v json=1 -f "$here/table.awk" -f "$here/$1" "$raw" >"$2"
+}
