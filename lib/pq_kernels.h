@@ -257,6 +257,16 @@ struct pq_kernels {
                           size_t n, uint32_t bits);
     /* sum |x|, in double */
     double (*abs_sum)(const float *x /* [n] */, size_t n);
+    /*
+     * Random numbers in [0, 1), multiples of 2^-24: blocks [block, block +
+     * n_blocks) of a stream of Philox4x32-10, four numbers each.
+     */
+    void (*uniform)(const uint32_t key[2], const uint32_t stream[2],
+                    uint64_t block, size_t n_blocks,
+                    float *out /* [4 n_blocks] */);
+    /* d = +0 unless its lot is below its chance; `over`: d / chance. */
+    void (*drop)(const float *lots /* [n] */, const float *chance /* [n] */,
+                 size_t n, bool over, float *d /* [n] */);
 };
 
 /* The portable kernels.  Never NULL; the table is static. */

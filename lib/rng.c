@@ -15,14 +15,14 @@ void pq_philox4x32(const uint32_t counter[4], const uint32_t key[2],
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3],
              k0 = key[0], k1 = key[1];
     for (int round = 0; round < 10; round++) {
-        const uint64_t a = (uint64_t)0xD2511F53u * c0;
-        const uint64_t b = (uint64_t)0xCD9E8D57u * c2;
+        const uint64_t a = (uint64_t)PQ_PHILOX_M0 * c0;
+        const uint64_t b = (uint64_t)PQ_PHILOX_M1 * c2;
         c0 = (uint32_t)(b >> 32) ^ c1 ^ k0;
         c1 = (uint32_t)b;
         c2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
         c3 = (uint32_t)a;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
+        k0 += PQ_PHILOX_W0;
+        k1 += PQ_PHILOX_W1;
     }
     out[0] = c0;
     out[1] = c1;

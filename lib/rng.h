@@ -15,6 +15,12 @@
 extern "C" {
 #endif
 
+/* Multipliers, and what is added to the key, of a round. */
+#define PQ_PHILOX_M0 0xD2511F53u
+#define PQ_PHILOX_M1 0xCD9E8D57u
+#define PQ_PHILOX_W0 0x9E3779B9u
+#define PQ_PHILOX_W1 0xBB67AE85u
+
 struct pq_rng {
     uint32_t key[2];    /* the seed, low word first */
     uint32_t stream[2]; /* the hash of the name, low word first */

@@ -475,6 +475,8 @@ const struct pq_kernels pq_kernels_avx2_table = {
     .count_low = count_low,
     .count_equal = count_equal,
     .abs_sum = abs_sum,
+    .uniform = uniform,
+    .drop = drop,
 };
 
 #endif

@@ -2,6 +2,7 @@
  * The kernels of blend.c with AVX2; a part of avx2.c.  What is left over goes
  * to the scalar ones.
  */
+#include "../rng.h"
 
 static inline __m256 times(float w, const float *x)
 {
@@ -188,4 +189,94 @@ static double abs_sum(const float *x, size_t n)
     for (size_t i = whole; i < n; i++)
         lanes[i % PQ_LANES] += (double)pq_float(pq_abs_bits(x[i]));
     return pq_lane_sum(lanes);
+}
+
+/* ---- lots -------------------------------------------------------------- */
+
+/* The upper and lower halves of eight products of 32 bits. */
+static inline void multiply(__m256i a, uint32_t by, __m256i *high, __m256i *low)
+{
+    const __m256i m = _mm256_set1_epi32((int)by);
+    const __m256i even = _mm256_mul_epu32(a, m);
+    const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), m);
+
+    *low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+    *high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+}
+
+/* Eight blocks of Philox4x32-10 at a time; see rng.c. */
+static inline void philox8(const uint32_t key[2], __m256i c[4])
+{
+    uint32_t k0 = key[0], k1 = key[1];
+
+    for (int round = 0; round < 10; round++) {
+        __m256i a_high, a_low, b_high, b_low;
+        multiply(c[0], PQ_PHILOX_M0, &a_high, &a_low);
+        multiply(c[2], PQ_PHILOX_M1, &b_high, &b_low);
+        c[0] = _mm256_xor_si256(_mm256_xor_si256(b_high, c[1]),
+                                _mm256_set1_epi32((int)k0));
+        c[1] = b_low;
+        c[2] = _mm256_xor_si256(_mm256_xor_si256(a_high, c[3]),
+                                _mm256_set1_epi32((int)k1));
+        c[3] = a_low;
+        k0 += PQ_PHILOX_W0;
+        k1 += PQ_PHILOX_W1;
+    }
+}
+
+/* Word w of block b is number 4 b + w. */
+static inline void store_units(const __m256i c[4], float *out)
+{
+    const __m256i ab = _mm256_unpacklo_epi32(c[0], c[1]);
+    const __m256i cd = _mm256_unpacklo_epi32(c[2], c[3]);
+    const __m256i ef = _mm256_unpackhi_epi32(c[0], c[1]);
+    const __m256i gh = _mm256_unpackhi_epi32(c[2], c[3]);
+    /* blocks 0 and 4, 1 and 5, 2 and 6, 3 and 7 */
+    const __m256i pair[4] = {
+        _mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd),
+        _mm256_unpacklo_epi64(ef, gh), _mm256_unpackhi_epi64(ef, gh)};
+    const __m256 unit = _mm256_set1_ps(0x1p-24f);
+
+    for (int i = 0; i < 4; i++) {
+        const __m256 v = _mm256_mul_ps(
+            _mm256_cvtepi32_ps(_mm256_srli_epi32(pair[i], 8)), unit);
+        _mm_storeu_ps(out + 4 * i, _mm256_castps256_ps128(v));
+        _mm_storeu_ps(out + 16 + 4 * i, _mm256_extractf128_ps(v, 1));
+    }
+}
+
+static void uniform(const uint32_t key[2], const uint32_t stream[2],
+                    uint64_t block, size_t n_blocks, float *out)
+{
+    size_t i = 0;
+
+    /* the lower word of the counter must not overflow within eight */
+    for (; i + 8 <= n_blocks && (uint32_t)(block + i) <= UINT32_MAX - 8;
+         i += 8) {
+        const uint64_t at = block + i;
+        __m256i c[4] = {
+            _mm256_add_epi32(_mm256_set1_epi32((int)(uint32_t)at),
+                             _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
+            _mm256_set1_epi32((int)(uint32_t)(at >> 32)),
+            _mm256_set1_epi32((int)stream[0]),
+            _mm256_set1_epi32((int)stream[1])};
+        philox8(key, c);
+        store_units(c, out + 4 * i);
+    }
+    pq_scalar_uniform(key, stream, block + i, n_blocks - i, out + 4 * i);
+}
+
+static void drop(const float *lots, const float *chance, size_t n, bool over,
+                 float *d)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        const __m256 p = _mm256_loadu_ps(chance + i);
+        const __m256 falls =
+            _mm256_cmp_ps(_mm256_loadu_ps(lots + i), p, _CMP_LT_OQ);
+        const __m256 v = _mm256_and_ps(falls, _mm256_loadu_ps(d + i));
+        _mm256_storeu_ps(d + i, over ? _mm256_div_ps(v, p) : v);
+    }
+    pq_scalar_drop(lots + i, chance + i, n - i, over, d + i);
 }

@@ -4,6 +4,8 @@
  */
 #include "impl.h"
 
+#include "../rng.h"
+
 void pq_scalar_weighted_sum(const float *x, size_t stride, const float *w,
                             size_t k, float divisor, size_t n, float *out)
 {
@@ -100,4 +102,27 @@ double pq_scalar_abs_sum(const float *x, size_t n)
     for (size_t i = 0; i < n; i++)
         sum[i % PQ_LANES] += (double)pq_float(pq_abs_bits(x[i]));
     return pq_lane_sum(sum);
+}
+
+void pq_scalar_uniform(const uint32_t key[2], const uint32_t stream[2],
+                       uint64_t block, size_t n_blocks, float *out)
+{
+    for (size_t i = 0; i < n_blocks; i++, out += 4) {
+        const uint64_t at = block + i;
+        const uint32_t counter[4] = {(uint32_t)at, (uint32_t)(at >> 32),
+                                     stream[0], stream[1]};
+        uint32_t v[4];
+        pq_philox4x32(counter, key, v);
+        for (int w = 0; w < 4; w++)
+            out[w] = pq_rng_unit(v[w]);
+    }
+}
+
+void pq_scalar_drop(const float *lots, const float *chance, size_t n, bool over,
+                    float *d)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float v = lots[i] < chance[i] ? d[i] : 0;
+        d[i] = over ? v / chance[i] : v;
+    }
 }

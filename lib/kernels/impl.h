@@ -124,5 +124,9 @@ void pq_scalar_count_low(const float *x, const float *base, size_t n,
 size_t pq_scalar_count_equal(const float *x, const float *base, size_t n,
                              uint32_t bits);
 double pq_scalar_abs_sum(const float *x, size_t n);
+void pq_scalar_uniform(const uint32_t key[2], const uint32_t stream[2],
+                       uint64_t block, size_t n_blocks, float *out);
+void pq_scalar_drop(const float *lots, const float *chance, size_t n, bool over,
+                    float *d);
 
 #endif

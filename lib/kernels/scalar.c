@@ -580,4 +580,6 @@ const struct pq_kernels pq_kernels_scalar_table = {
     .count_low = pq_scalar_count_low,
     .count_equal = pq_scalar_count_equal,
     .abs_sum = pq_scalar_abs_sum,
+    .uniform = pq_scalar_uniform,
+    .drop = pq_scalar_drop,
 };

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define UNIT_SUM  65536u  /* elements; x of so many stays near */
-#define UNIT_TASK 262144u /* what is counted is added up a unit at a time */
+#define UNIT_TASK 131072u /* what is counted is added up a unit at a time */
 
 /* ---- checks ------------------------------------------------------------ */
 

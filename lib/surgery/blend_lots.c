@@ -19,9 +19,10 @@
 
 size_t pq_lots_room(const struct pq_blender *m)
 {
-    return m->row->sparse == PQ_SPARSE_RANKED ? 3 * m->stride
-           : m->row->sparse == PQ_SPARSE_LOTS ? m->stride
-                                              : 0;
+    const bool lots = m->row->sparse == PQ_SPARSE_RANKED ||
+                      m->row->sparse == PQ_SPARSE_LOTS;
+
+    return lots ? 3 * m->stride + 8 : 0;
 }
 
 /* One pass of a radix sort: places by byte `shift / 8` of their |d|. */
@@ -61,17 +62,17 @@ static void rank_chances(const struct pq_blend_input *in, const float *d,
         p[a[rank]] = (float)(least + step * (double)rank);
 }
 
-/* n numbers from `lots` on, one for each element; the same chance for all
-   where `chance` is NULL. */
-static void draw(const float *lots, const float *chance, float same, size_t n,
-                 bool over_chance, float *d)
+/* The lots of n elements from `first` on; they begin at the result. */
+static const float *draw_lots(const struct pq_tile *t, uint64_t stream,
+                              float *room /* [n + 8] */)
 {
-    for (size_t i = 0; i < n; i++) {
-        const float p = chance ? chance[i] : same;
-        d[i] = lots[i] < p ? d[i] : 0;
-        if (over_chance)
-            d[i] /= p;
-    }
+    const struct pq_rng *r = &t->m->rng;
+    const uint64_t at = (stream << STREAM_SHIFT) + t->first;
+    const uint64_t block = at / 4, end = (at + t->n + 3) / 4;
+
+    t->r->kernels->uniform(r->key, r->stream, block, (size_t)(end - block),
+                           room);
+    return room + at % 4;
 }
 
 void pq_lots_tile(const struct pq_tile *t, size_t i, float *room, float *d)
@@ -79,17 +80,19 @@ void pq_lots_tile(const struct pq_tile *t, size_t i, float *room, float *d)
     const struct pq_blender *m = t->m;
     const struct pq_blend_input *in = &m->b->in[i];
     const bool ranked = m->row->sparse == PQ_SPARSE_RANKED;
-    float *lots = room, *chance = room + 2 * m->stride;
+    float *chance = room + 2 * m->stride + 8;
 
     if (in->density == 0) {
         memset(d, 0, t->n * sizeof *d);
         return;
     }
-    if (ranked) /* lots are drawn into what sorting has left */
+    if (ranked)
         rank_chances(in, d, t->n, (uint32_t *)(void *)room,
                      (uint32_t *)(void *)(room + m->stride), chance);
-    pq_rng_uniform(&m->rng, (in->stream << STREAM_SHIFT) + t->first, lots,
-                   t->n);
-    draw(lots, ranked ? chance : NULL, (float)in->density, t->n,
-         m->b->rescale == PQ_RESCALE_CHANCE, d);
+    else
+        for (uint64_t k = 0; k < t->n; k++)
+            chance[k] = (float)in->density;
+    /* drawn into what sorting has left */
+    t->r->kernels->drop(draw_lots(t, in->stream, room), chance, t->n,
+                        m->b->rescale == PQ_RESCALE_CHANCE, d);
 }
