@@ -278,11 +278,11 @@ static int add_step(struct fold *f, size_t i, struct pq_error *e)
         in = &source->catalog->tensors[t->number];
     }
     struct pq_step *s =
-        t->n_edits ? pq_step_edit(&f->j->plan, source, in, &f->j->out, i, &t->spec,
-                                  t->transpose, t->edits, t->n_edits,
-                                  &f->j->quant, e)
-                   : pq_step_encode(&f->j->plan, source, in, &f->j->out, i, &t->spec,
-                                    t->transpose, &f->j->quant, e);
+        t->n_edits
+            ? pq_step_edit(&f->j->plan, source, in, &f->j->out, i, &t->spec,
+                           t->transpose, t->edits, t->n_edits, &f->j->quant, e)
+            : pq_step_encode(&f->j->plan, source, in, &f->j->out, i, &t->spec,
+                             t->transpose, &f->j->quant, e);
     if (!s)
         return -1;
     s->name = t->name;

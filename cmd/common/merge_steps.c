@@ -50,8 +50,9 @@ static bool is_copied(const struct merge_target *t, const struct pq_spec *s)
 static struct pq_spec spec_of(const struct merge_job *j,
                               const struct merge_target *t)
 {
-    return merge_converts(j->o, like_of(t), t->name) ? j->o->spec
-                                                     : merge_spec_of(like_of(t));
+    return merge_converts(j->o, like_of(t), t->name)
+               ? j->o->spec
+               : merge_spec_of(like_of(t));
 }
 
 static int declare(struct merge_job *j, const struct merge_target *t, bool turn,

@@ -108,15 +108,16 @@ void pq_scalar_change_stats(const float *base, const float *x, const float *y,
                             size_t n, double sums[3]);
 
 /* blend.c */
-void pq_scalar_weighted_sum(const float *x, size_t stride, const float *w, size_t k,
-                            float divisor, size_t n, float *out);
+void pq_scalar_weighted_sum(const float *x, size_t stride, const float *w,
+                            size_t k, float divisor, size_t n, float *out);
 void pq_scalar_trim(const float *x, const float *base, size_t n, uint32_t low,
                     uint32_t high, float *d);
 void pq_scalar_task_sum(const struct pq_task_sum *t, const float *base,
                         const float *d, size_t stride, size_t n, float *out);
 /* Elements [from, n) of it. */
 void pq_task_sum_rest(const struct pq_task_sum *t, const float *base,
-                      const float *d, size_t stride, size_t from, size_t n, float *out);
+                      const float *d, size_t stride, size_t from, size_t n,
+                      float *out);
 void pq_scalar_count_high(const float *x, const float *base, size_t n,
                           uint32_t *count);
 void pq_scalar_count_low(const float *x, const float *base, size_t n,
