@@ -93,7 +93,105 @@ alone() {
     run pq-merge --normalize lora:3 lora:1 -o s/; done_well
     grep -q '"r": 8' s/adapter_config.json || bad "not the sum of the ranks: $RAN"
 }
-for t in folded same_bytes encoded conv1d untied little_left no_place nan alone; do
+# ---- models alone ----------------------------------------------------------
+blended() {
+    run pq-merge a:3 b -o m/; done_well
+    same m/config.json a/config.json
+    run pq-merge --method ties --base base --density 0.5 a b -o m/; done_well
+    for f in config.json tokenizer.json tokenizer_config.json; do same m/$f base/$f; done
+    run pq-merge --json --method slerp --t 0.5 a b -o m/; done_well
+    [ "$(grep -o '"sqnr_db":' "$out" | wc -l)" = 30 ] || bad "not 30 tensors: $RAN"
+    run pq-merge --no-provenance a a -o m/; done_well # the mean of equals
+    pq-diff -q a m > /dev/null || bad "a mean is not exact"
+    run pq-merge -t bf16 a b -o m/; done_well
+    grep -q '"dtype": "bfloat16"' m/config.json || bad "not its dtype: $RAN"
+    run pq-merge --method passthrough --scale -1 a -o m/; done_well
+    run pq-merge --no-normalize a m a -o z/; done_well
+    pq-diff -q a z > /dev/null || bad "a - a + a is not a"
+    run pq-merge a tied -o m/; refused 'tied: has no tensor lm_head.weight, which a has'
+}
+same_blends() {
+    local m o
+    for m in linear 'slerp --t 0.3' task_arithmetic 'ties --density 0.3' 'dare_linear --density 0.3 --seed 7' \
+        'dare_ties --density 0.3 --rescale chance' 'della --density 0.4' 'della_linear --density 0.4' \
+        'breadcrumbs --density 0.5' 'breadcrumbs_ties --density 0.5 --gamma 0.2' model_stock 'model_stock --by-row'; do
+        o='--base base'
+        case $m in linear*|slerp*) o=;; esac
+        run pq-merge --no-provenance -q -T1 --method $m $o a b -o t1.pq; done_well
+        run pq-merge --no-provenance -q -T4 --method $m $o a b -o t4.pq; done_well
+        same t1.pq t4.pq
+        PQ_CPU=scalar run pq-merge --no-provenance -q --method $m $o a b -o t4.pq; done_well
+        same t1.pq t4.pq
+        pq-convert --no-provenance -O pq a |
+            pq-merge --no-provenance -q --method $m $o - b -O pq > t4.pq || bad "from a pipe: $m"
+        same t1.pq t4.pq
+        run pq-merge --no-provenance -q --method $m $o shards b -o t4/; done_well
+        pq-diff -q t1.pq t4 > /dev/null || bad "from shards: $m"
+    done
+}
+# encode(blend(decode)) is what three tools do one after the other
+encoded_blend() {
+    local t
+    for t in 'nf4' 'nf4 --double-quant' 'int8'; do
+        for m in a b base; do
+            run pq-quantize --no-provenance -t $t $m -o q$m/; done_well
+            run pq-dequantize --no-provenance -t f32 q$m -o d$m/; done_well
+        done
+        run pq-merge --no-provenance -q --method ties --density 0.5 --base qbase qa b -o x.pq; done_well
+        run pq-merge --no-provenance -q --method ties --density 0.5 --base dbase da b -o y/; done_well
+        run pq-quantize --no-provenance -t $t y -o z/; done_well
+        run pq-convert --no-provenance z -o z.pq; done_well
+        pq-diff -q x.pq z.pq > /dev/null || bad "not as one after the other: $t"
+        pq-info x.pq | grep -q "${t%% *}" || bad "not encoded any more: $t"
+        run pq-merge --no-provenance --method passthrough qa -o x.pq; done_well
+        pq-diff -q x.pq qa > /dev/null || bad "passed, not the same: $t"
+    done
+}
+conv1d_blend() {
+    run pq-merge --no-provenance base-gpt2 base-gpt2 -t nf4 -o x.pq; done_well
+    run pq-quantize --no-provenance -t nf4 base-gpt2 -o z.pq; done_well
+    pq-diff -q x.pq z.pq > /dev/null || bad "on its side"
+    run pq-quantize -t nf4 base-gpt2 -o g4/; done_well
+    run pq-merge base-gpt2 g4 -o x/; refused 'dequantize first'; absent x
+}
+not_blended() {
+    rm -rf x x.pq
+    run pq-merge base-llama base-gpt2 -o x/; refused 'has no tensor'; absent x
+    run pq-merge a wide -o x/; refused 'tokenizer_source'; absent x
+    run pq-merge a:1 b:-1 -o x/; refused 'sum to 0'; absent x
+    run pq-merge --no-normalize a:1 b:-1 -o x/; done_well; rm -r x
+    run pq-merge --method della --base base --density 0.1 a -o x/; refused 'epsilon'; absent x
+    run pq-merge --method ties --base lora a -o x/; refused 'no base'; absent x
+    $H st nan.safetensors 'w=F32[4,4]nan'; $H st one.safetensors 'w=F32[4,4]'
+    run pq-merge one.safetensors nan.safetensors -o x.pq; refused 'in nan.safetensors is NaN'; absent x.pq
+    run pq-merge --allow-nonfinite one.safetensors nan.safetensors -o x.pq; [ $RC = 0 ] || bad "rc $RC: $RAN"
+}
+no_use() {
+    local o
+    for o in '--t 0.5' '--density 0.5' '--epsilon 0.1' '--gamma 0.1' '--lambda 2' '--scale 2' '--rescale norm' \
+        '--by-row' '--seed 1' '--base base'; do
+        run pq-merge $o a b -o x/; misused; absent x
+        run pq-merge $o base-llama lora -o x/; misused; absent x
+    done
+    run pq-merge --method nonsense a b -o x/; misused; absent x
+    run pq-merge --method linear base-llama lora -o x/; misused; absent x
+    run pq-merge --no-normalize lora lora -o x/; misused; absent x
+    run pq-merge --method ties a b -o x/; misused; absent x
+    run pq-merge --method ties --rescale chance --base base a -o x/; misused; absent x
+    run pq-merge --method ties --rescale most --base base a -o x/; misused; absent x
+    run pq-merge --method slerp a b -o x/; misused; absent x
+    run pq-merge --method slerp --t 2 a b -o x/; misused; absent x
+    run pq-merge --method slerp --t 0.5 a b c -o x/; misused; absent x
+    run pq-merge --method slerp --t 0.5 a b:2 -o x/; misused; absent x
+    run pq-merge --method passthrough a b -o x/; misused; absent x
+    run pq-merge --method model_stock --base base a -o x/; misused; absent x
+}
+BLEND=$ROOT/testdata/blend
+for d in a b c base wide; do cp -r "$BLEND/$d" .; done
+pq-convert --shard-size 2K a -o shards/
+mkdir tied && cp a/config.json tied/ && pq-convert -x lm_head.weight a/model.safetensors -o tied/model.safetensors
+for t in folded same_bytes encoded conv1d untied little_left no_place nan alone \
+    blended same_blends encoded_blend conv1d_blend not_blended no_use; do
     check "merge $t" $t
 done
 finish
