@@ -195,6 +195,8 @@ static int merge(struct merge_job *j, struct pq_error *e)
     if (j->n_models == j->n_inputs) {
         if (j->n_models == 1 && !o->method)
             return cmd_usage(j->c, "one model and nothing to merge it with");
+        if (o->residual)
+            return cmd_usage(j->c, "--residual-base is for adapters");
         return o->base && take_base(j, e) ? -1 : merge_blend(j, e);
     }
     if (j->n_models > 1)
@@ -239,7 +241,7 @@ static int run(struct cmd *c, struct pq_error *e)
 
 static const char *const examples[] = {
     "pq-merge llama/ lora/ -o llama-tuned/",
-    "pq-merge --method ties --base llama/ --density 0.3 a/ b/ -o both/",
+    "pq-merge --method ties --base llama/ --density 0.3 story/ code/ -o both/",
     NULL,
 };
 

@@ -37,6 +37,8 @@ make_files() {
     cp -r lora style
     cp -r lora facts
     pq-merge llama lora -o llama-tuned/
+    pq-merge llama lora:0.5 -o story/
+    pq-merge llama lora:-0.5 -o code/
     pq-convert llama -o model.pq
     pq-quantize -t nf4 llama -o model.nf4.pq
     pq-quantize -t nf4 llama -o llama-nf4/

@@ -173,6 +173,7 @@ no_use() {
         run pq-merge $o a b -o x/; misused; absent x
         run pq-merge $o base-llama lora -o x/; misused; absent x
     done
+    run pq-merge --residual-base a b -o x/; misused; absent x
     run pq-merge --method nonsense a b -o x/; misused; absent x
     run pq-merge --method linear base-llama lora -o x/; misused; absent x
     run pq-merge --no-normalize lora lora -o x/; misused; absent x
