@@ -53,6 +53,8 @@ struct pq_lowrank_how {
     unsigned iterations; /* of D^T D; >= 1; 2 */
     uint64_t seed;
     bool turned; /* D is the transpose of the tensor(s) */
+    /* With NaN and infinities: rank 0 and an infinite |D|^2, no failure. */
+    bool allow_nonfinite;
     /* Called once a step, in plan order, one at a time. */
     int (*found)(const struct pq_step *s, const struct pq_lowrank *r,
                  struct pq_error *e);

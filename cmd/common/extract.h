@@ -76,6 +76,9 @@ struct extract {
 PQ_MUST_USE int extract_compare(struct extract *x, struct pq_error *e);
 /* After a kind has changed: what else must be saved with it. */
 PQ_MUST_USE int extract_settle(struct extract *x, struct pq_error *e);
+/* Sets rows, cols and turned of a matrix. */
+PQ_MUST_USE int extract_set_turned(struct extract *x, struct extract_pair *p,
+                                   struct pq_error *e);
 PQ_MUST_USE int extract_find_ranks(struct extract *x, struct pq_error *e);
 PQ_MUST_USE int extract_write(struct extract *x, struct pq_error *e);
 /* adapter_config.json, as a blob of x->out. */

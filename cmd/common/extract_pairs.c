@@ -277,14 +277,14 @@ static bool is_encoded(const struct pq_source *s, const struct pq_source *plain,
 }
 
 /* Conv1D is stored [in][out], but turned when it is encoded. */
-static int set_turned(struct extract *x, struct extract_pair *p,
-                      struct pq_error *e)
+int extract_set_turned(struct extract *x, struct extract_pair *p,
+                       struct pq_error *e)
 {
     const bool a = is_encoded(x->a, x->plain_a, p->a);
     const bool conv1d = cmd_config_has_conv1d(x->a->catalog, e) &&
                         pq_name_is_conv1d(p->name);
 
-    if (conv1d && a != is_encoded(x->b, x->plain_b, p->b))
+    if (conv1d && p->b && a != is_encoded(x->b, x->plain_b, p->b))
         return pq_fail(e, PQ_EUNSUPPORTED,
                        "tensor %s: is turned in one of the models; dequantize "
                        "that first",
@@ -361,7 +361,7 @@ static int choose_kind(struct extract *x, struct extract_pair *p,
                        "tensor %s: is in no module, an adapter cannot hold it; "
                        "-x leaves it out",
                        p->name);
-    return p->kind == EXTRACT_FACTORED ? set_turned(x, p, e) : 0;
+    return p->kind == EXTRACT_FACTORED ? extract_set_turned(x, p, e) : 0;
 }
 
 bool extract_is_saved(const struct extract *x, const char *name)

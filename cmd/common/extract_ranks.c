@@ -14,6 +14,7 @@
  */
 #include "extract.h"
 #include "pq_made.h"
+#include "pq_names.h"
 #include "pq_quant.h"
 
 #include <math.h>
@@ -198,24 +199,26 @@ static struct offer *list_offers(const struct extract *x, size_t *n,
 }
 
 /*
- * At most what the adapter takes beside its factors: tensors that are saved;
- * for each tensor its entry in the header, for each module its lines in the
- * config; and room for the rest of both and for the provenance.
+ * At most what a pair takes beside its numbers: its entries in the header,
+ * its lines in the config.
  */
+static uint64_t entry_bytes(const struct extract_pair *p)
+{
+    const uint64_t n = p->module;
+
+    return p->kind == EXTRACT_FACTORED ? 2 * (n + 140) + 3 * (n + 16)
+                                       : 2 * n + 170;
+}
+
+/* The same for all that has no factors, with it; config and provenance. */
 static uint64_t other_bytes(const struct extract *x)
 {
-    uint64_t sum = 4096 + 4 * strlen(x->c->prov_options);
+    uint64_t sum = 2048 + 2 * strlen(x->c->prov_options);
 
-    for (size_t i = 0; i < x->a->catalog->n_prov; i++)
-        sum += 2 * strlen(x->a->catalog->prov[i]);
     for (size_t i = 0; i < x->n; i++) {
         const struct extract_pair *p = &x->pairs[i];
-        const uint64_t name = strlen(p->name);
-        if (p->kind == EXTRACT_SAME)
-            continue;
-        sum += 2 * (name + 160) + 3 * (name + 24);
-        if (p->kind != EXTRACT_FACTORED)
-            sum += (p->b ? p->b : p->a)->parts[0].bytes + 64;
+        if (p->kind != EXTRACT_SAME && p->kind != EXTRACT_FACTORED)
+            sum += (p->b ? p->b : p->a)->parts[0].bytes + entry_bytes(p);
     }
     return sum;
 }
@@ -239,7 +242,8 @@ static int choose_by_size(struct extract *x, bool *again, struct pq_error *e)
         x->pairs[i].rank = 0;
     for (size_t i = 0; i < n; i++) {
         struct extract_pair *p = &x->pairs[all[i].pair];
-        const uint64_t bytes = extract_rank_bytes(x, p);
+        const uint64_t bytes =
+            extract_rank_bytes(x, p) + (p->rank ? 0 : entry_bytes(p));
         if (bytes > left || all[i].k != p->rank || all[i].gain <= 0)
             continue;
         left -= bytes;
@@ -338,6 +342,51 @@ static void set_rest(struct extract *x)
     }
 }
 
+/* The smallest matrix that did not change, or NULL. */
+static struct extract_pair *smallest(struct extract *x)
+{
+    struct extract_pair *best = NULL;
+
+    for (size_t i = 0; i < x->n; i++) {
+        struct extract_pair *p = &x->pairs[i];
+        if (p->kind == EXTRACT_SAME && extract_matrix(x, p) == p &&
+            pq_name_is_linear(p->name) && p->a->n_elements > 0 &&
+            (!best || p->a->n_elements < best->a->n_elements))
+            best = p;
+    }
+    return best;
+}
+
+/*
+ * PEFT loads no adapter without factors, so what has none gets some of
+ * rank 1 that are 0.
+ */
+static int add_nothing(struct extract *x, struct pq_error *e)
+{
+    struct extract_pair *p;
+
+    for (size_t i = 0; i < x->n; i++)
+        if (x->pairs[i].kind == EXTRACT_FACTORED && x->pairs[i].rank)
+            return 0;
+    p = smallest(x);
+    if (!p)
+        return pq_fail(e, PQ_EARG, "nothing is left to be factored: an "
+                                   "adapter would be the whole model");
+    if (extract_set_turned(x, p, e))
+        return -1;
+    const uint64_t u[] = {p->rows, 1}, vt[] = {1, p->cols};
+    float *zeros = pq_zalloc((size_t)p->a->n_elements, sizeof *zeros);
+    p->s = pq_arena_alloc(&x->arena, 1, sizeof *p->s);
+    if (zeros && p->s) {
+        p->u = pq_made_add(x->made, p->name, PQ_F32, u, 2, zeros, e);
+        p->vt = pq_made_add(x->made, p->name, PQ_F32, vt, 2, zeros, e);
+    }
+    free(zeros);
+    p->kind = EXTRACT_FACTORED;
+    p->found = p->rank = 1;
+    return p->u && p->vt ? 0 : pq_fail_nomem(e);
+}
+
 static int check(struct extract *x, struct pq_error *e)
 {
     bool again = true;
@@ -352,7 +401,7 @@ static int check(struct extract *x, struct pq_error *e)
     if (extract_settle(x, e))
         return -1;
     set_rest(x);
-    return 0;
+    return add_nothing(x, e);
 }
 
 /* ---- all of it --------------------------------------------------------- */
@@ -368,7 +417,7 @@ static void set_limits(struct extract *x, size_t *n, size_t *most)
         const uint64_t sides = p->rows + p->cols;
         const uint64_t even = sides ? (p->rows * p->cols - 1) / sides : 0;
         p->limit = x->o->max_rank < least(p) ? x->o->max_rank : least(p);
-        if (even < p->limit)
+        if (even < p->limit && !x->o->max_size)
             p->limit = (size_t)even;
         if (x->o->rank)
             p->limit = x->o->rank < least(p) ? x->o->rank : least(p);
@@ -387,7 +436,7 @@ int extract_find_ranks(struct extract *x, struct pq_error *e)
 
     set_limits(x, &n, &most);
     if (extract_settle(x, e) || (n && pq_linalg_ready(e)) ||
-        pq_made_new("factors", 2 * n * MOST_ROUNDS, x->c->memory / 4,
+        pq_made_new("factors", 2 * (n * MOST_ROUNDS + 1), x->c->memory / 4,
                     x->c->tmpdir, &x->made, e))
         return -1;
     x->c->memory -= x->c->memory / 4;
