@@ -198,16 +198,28 @@ static struct offer *list_offers(const struct extract *x, size_t *n,
     return all;
 }
 
+/* A .pq has aligned records with checksums; safetensors have no such thing. */
+static bool is_stream(const struct cmd *c)
+{
+    if (c->output_format)
+        return strcmp(c->output_format, pq_format_pqstream.name) == 0;
+    return !c->output || strcmp(c->output, "-") == 0 ||
+           pq_format_for_path(c->output) == &pq_format_pqstream;
+}
+
 /*
  * At most what a pair takes beside its numbers: its entries in the header,
  * its lines in the config.
  */
-static uint64_t entry_bytes(const struct extract_pair *p)
+static uint64_t entry_bytes(const struct extract *x,
+                            const struct extract_pair *p)
 {
     const uint64_t n = p->module;
+    const uint64_t record = is_stream(x->c) ? 320 : 0;
 
-    return p->kind == EXTRACT_FACTORED ? 2 * (n + 140) + 3 * (n + 16)
-                                       : 2 * n + 170;
+    return p->kind == EXTRACT_FACTORED
+               ? 2 * (n + 140 + record) + 3 * (n + 16)
+               : 2 * n + 170 + record;
 }
 
 /* The same for all that has no factors, with it; config and provenance. */
@@ -218,7 +230,7 @@ static uint64_t other_bytes(const struct extract *x)
     for (size_t i = 0; i < x->n; i++) {
         const struct extract_pair *p = &x->pairs[i];
         if (p->kind != EXTRACT_SAME && p->kind != EXTRACT_FACTORED)
-            sum += (p->b ? p->b : p->a)->parts[0].bytes + entry_bytes(p);
+            sum += (p->b ? p->b : p->a)->parts[0].bytes + entry_bytes(x, p);
     }
     return sum;
 }
@@ -243,7 +255,7 @@ static int choose_by_size(struct extract *x, bool *again, struct pq_error *e)
     for (size_t i = 0; i < n; i++) {
         struct extract_pair *p = &x->pairs[all[i].pair];
         const uint64_t bytes =
-            extract_rank_bytes(x, p) + (p->rank ? 0 : entry_bytes(p));
+            extract_rank_bytes(x, p) + (p->rank ? 0 : entry_bytes(x, p));
         if (bytes > left || all[i].k != p->rank || all[i].gain <= 0)
             continue;
         left -= bytes;
@@ -370,8 +382,9 @@ static int add_nothing(struct extract *x, struct pq_error *e)
             return 0;
     p = smallest(x);
     if (!p)
-        return pq_fail(e, PQ_EARG, "nothing is left to be factored: an "
-                                   "adapter would be the whole model");
+        return pq_fail(e, PQ_EARG,
+                       "no matrix is of low rank and none is unchanged: an "
+                       "adapter would be the whole model");
     if (extract_set_turned(x, p, e))
         return -1;
     const uint64_t u[] = {p->rows, 1}, vt[] = {1, p->cols};
