@@ -286,9 +286,10 @@ struct pq_step *pq_step_left(struct pq_plan *p, const char *name,
     s->unit_items = rows_for(q->n, q->m);
     if (s->unit_items < UNIT_ROWS)
         s->unit_items = q->m < UNIT_ROWS ? (q->m ? q->m : 1) : UNIT_ROWS;
-    s->scratch_bytes = sizeof(float) *
-                       (s->unit_items * (q->n + f->rank) + CHUNK +
-                        q->n * f->rank);
+    s->scratch_bytes =
+        sizeof(float) * (s->unit_items * (q->n + f->rank) + CHUNK +
+                         q->n * f->rank) +
+        PQ_LINALG_BYTES;
     s->partial_bytes = s->state_bytes = sizeof(struct pq_left);
     s->n_gather = 1;
     s->gather = gather;

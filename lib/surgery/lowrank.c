@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define UNIT_FLOATS (1u << 19) /* of T in a unit, about */
+#define UNIT_FLOATS (1u << 18) /* of T in a unit, about */
 #define UNIT_ROWS   64u        /* at least: else sums cost more than products */
 #define LANES       8u         /* widths are multiples of this */
 #define CHUNK       4096u      /* elements that are subtracted at a time */
@@ -308,7 +308,7 @@ static bool size_up(const struct lowrank *p, struct pq_step *s)
         floats > SIZE_MAX / 2 || part > SIZE_MAX / 2)
         return false;
     s->state_bytes = (size_t)state + sizeof(struct kept);
-    s->scratch_bytes = (size_t)floats;
+    s->scratch_bytes = (size_t)floats + PQ_LINALG_BYTES;
     s->partial_bytes = (size_t)part + sizeof(struct part);
     return true;
 }
