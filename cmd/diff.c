@@ -12,6 +12,7 @@
 #include "makedelta.h"
 #include "pq_diff.h"
 #include "pq_json.h"
+#include "pq_lowrank.h"
 #include "pq_quant.h"
 #include "report.h"
 
@@ -19,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPT_DELTA = 1, OPT_COMPRESS, OPT_TOLERANCE, OPT_PLOT };
+enum { OPT_DELTA = 1, OPT_COMPRESS, OPT_TOLERANCE, OPT_PLOT, OPT_RANK };
 
 static const struct cmd_option options[] = {
     {0, "delta", "FILE", "write what pq-patch turns A into B with", NULL, 0,
@@ -30,14 +31,20 @@ static const struct cmd_option options[] = {
      "", 0, OPT_TOLERANCE},
     {0, "plot", "FILE", "a heat map, layer by matrix, as SVG", NULL, 0,
      OPT_PLOT},
+    {0, "rank", "N", "effective ranks, from N singular values (default 64)",
+     "16 64 256", CMD_ARG_OPTIONAL, OPT_RANK},
     {0, NULL, NULL, NULL, NULL, 0, 0},
 };
 
 struct diff {
     const char *delta, *plot;
     uint64_t level;
+    uint64_t rank; /* singular values that are looked for, or 0 */
     double tolerance;
 };
+
+/* The part of |D|^2 that the values of an effective rank make up. */
+static const double most = 0.99;
 
 enum status { SAME, CHANGED, ONLY_A, ONLY_B, OTHER_SHAPE, OTHER_TYPE };
 
@@ -49,6 +56,10 @@ struct pair {
     const struct pq_tensor *a, *b; /* as stored; one may be NULL */
     enum status status;
     struct pq_figures f;
+    bool ranked;  /* the next three are known */
+    size_t rank;  /* least k: s[0..k)^2 are 99% of the difference's square */
+    bool more;    /* it takes more than were looked for: all these */
+    double energy; /* part of the square that those looked for make up */
 };
 
 struct job {
@@ -74,6 +85,9 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         return cmd_number(value, 1, 19, &o->level, e);
     case OPT_TOLERANCE:
         return cmd_real(value, 0, 1e308, &o->tolerance, e);
+    case OPT_RANK:
+        o->rank = 64;
+        return value ? cmd_number(value, 1, 65536, &o->rank, e) : 0;
     default:
         o->plot = value;
         return 0;
@@ -141,7 +155,45 @@ static void list_pairs(struct job *j, size_t *b_of /* [tensors of A] */)
             j->pairs[j->n++] = (struct pair){.b = &b->tensors[i]};
 }
 
-/* A pair that has figures gets its step, the others their status. */
+static int ranks_found(const struct pq_step *s, const struct pq_lowrank *r,
+                       struct pq_error *e)
+{
+    struct pair *x = s->user;
+    double sum = 0;
+
+    (void)e;
+    x->ranked = isfinite(r->norm_sq);
+    x->rank = pq_rank_for_energy(r->s, r->rank, most, r->norm_sq);
+    for (size_t i = 0; i < r->rank; i++)
+        sum += r->s[i] * r->s[i];
+    x->more = sum < most * r->norm_sq;
+    x->energy = r->norm_sq > 0 ? fmin(sum / r->norm_sq, 1) : 1;
+    return 0;
+}
+
+/* The singular values of the difference of two matrices. */
+static int add_ranks(struct job *j, struct pq_plan *p, struct pair *x,
+                     const struct pq_tensor *a, const struct pq_tensor *b,
+                     struct pq_error *e)
+{
+    const struct pq_lowrank_how how = {.kernels = j->c->kernels,
+                                       .rank = (size_t)j->o->rank,
+                                       .oversample = 10,
+                                       .iterations = 2,
+                                       .allow_nonfinite = true,
+                                       .found = ranks_found};
+
+    if (j->o->rank == 0 || a->rank < 2 || !pq_dtype_is_float(a->dtype) ||
+        !pq_dtype_is_float(b->dtype))
+        return 0;
+    struct pq_step *s = pq_step_lowrank(p, a->name, j->plain_a, a, j->plain_b,
+                                        b, &how, e);
+    if (s)
+        s->user = x;
+    return s ? 0 : -1;
+}
+
+/* A pair that has figures gets its steps, the others their status. */
 static int add_pair(struct job *j, struct pq_plan *p, struct pair *x,
                     struct pq_error *e)
 {
@@ -158,7 +210,8 @@ static int add_pair(struct job *j, struct pq_plan *p, struct pair *x,
     else if (!pq_compare_fits(a->dtype, b->dtype))
         x->status = OTHER_TYPE;
     else if (!pq_step_compare(p, j->c->kernels, j->plain_a, a, j->plain_b, b,
-                              &x->f, e))
+                              &x->f, e) ||
+             add_ranks(j, p, x, a, b, e))
         return -1;
     return 0;
 }
@@ -214,7 +267,18 @@ static void print_name(const char *name)
     cmd_print("\n");
 }
 
-static void print_pair(const struct pair *x)
+/* With --rank: "12", or ">64" where that is not enough, or "-". */
+static void print_rank(const struct job *j, const struct pair *x)
+{
+    char text[32] = "-";
+
+    if (x->ranked)
+        snprintf(text, sizeof text, "%s%zu", x->more ? ">" : "", x->rank);
+    if (j->o->rank)
+        cmd_print("%-6s ", text);
+}
+
+static void print_pair(const struct job *j, const struct pair *x)
 {
     static const char *const words[] = {"", "", "only in A", "only in B",
                                         "other shape", "other type"};
@@ -235,6 +299,7 @@ static void print_pair(const struct pair *x)
         cmd_print("%-10.4g %-10.4g %-12.9f %7.3f%%  ", x->f.max_abs,
                   pq_figures_relative(&x->f), pq_figures_cosine(&x->f),
                   100 * pq_figures_changed(&x->f));
+    print_rank(j, x);
     cmd_print("%-9s %-15s ", type, shape);
     print_name(t->name);
 }
@@ -257,11 +322,11 @@ static void print_text(const struct job *j)
         if (!is_shown(j, &j->pairs[i]))
             continue;
         if (!head)
-            cmd_print("%-10s %-10s %-12s %8s  %-9s %-15s %s\n", "max abs",
-                      "relative", "cosine", "changed", "type", "shape",
-                      "tensor");
+            cmd_print("%-10s %-10s %-12s %8s  %s%-9s %-15s %s\n", "max abs",
+                      "relative", "cosine", "changed",
+                      j->o->rank ? "rank   " : "", "type", "shape", "tensor");
         head = true;
-        print_pair(&j->pairs[i]);
+        print_pair(j, &j->pairs[i]);
     }
     cmd_print("%zu of %zu tensors differ", differing(j), j->n);
     if (j->count[ONLY_A])
@@ -311,6 +376,15 @@ static void put_pair(struct pq_buf *b, const struct pair *x)
     pq_buf_puts(b, "]");
     if (x->status <= CHANGED && x->f.numeric)
         put_figures(b, &x->f);
+    if (x->ranked) {
+        pq_buf_puts(b, ",\"rank\":");
+        if (x->more)
+            pq_buf_puts(b, "null");
+        else
+            pq_buf_printf(b, "%zu", x->rank);
+        pq_buf_puts(b, ",\"energy\":");
+        pq_json_put_f64(b, x->energy);
+    }
     pq_buf_puts(b, "}");
 }
 
@@ -394,9 +468,12 @@ static int run(struct cmd *c, struct pq_error *e)
 
     if (c->n_operands != 2)
         return cmd_usage(c, "two operands are needed: A and B");
-    if (o->delta && (c->match.n || c->exclude.n || o->plot || c->json))
+    if (o->delta &&
+        (c->match.n || c->exclude.n || o->plot || o->rank || c->json))
         return cmd_usage(c, "--delta takes whole models and reports nothing: "
-                            "no -m, -x, --plot, --json");
+                            "no -m, -x, --plot, --rank, --json");
+    if (o->rank && pq_linalg_ready(e))
+        return CMD_TROUBLE;
     if (o->delta)
         return cmd_make_delta(c, o->delta, o->level ? (int)o->level : 1, e)
                    ? CMD_TROUBLE

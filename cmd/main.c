@@ -7,7 +7,21 @@
  */
 #include "cmd.h"
 
+#include <malloc.h>
 #include <string.h>
+
+#define MAPPED (256 << 10) /* bytes from which on blocks are mapped */
+
+/*
+ * Large blocks go back to the system when they are freed.  glibc would learn
+ * from their sizes to keep them, for each thread its own.
+ */
+static void return_memory(void)
+{
+#ifdef M_MMAP_THRESHOLD
+    mallopt(M_MMAP_THRESHOLD, MAPPED);
+#endif
+}
 
 static int list_tools(void)
 {
@@ -49,6 +63,7 @@ static int pq(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    return_memory();
     cmd_signals_init();
 
     const char *self = argc > 0 ? argv[0] : "pq";

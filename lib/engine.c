@@ -137,17 +137,15 @@ static void begin_wave(struct pq_engine *g)
 {
     const struct pq_plan *p = g->plan;
     const struct pq_step *first = &p->steps[g->step];
-    uint64_t left = g->run->memory / 8;
     size_t end = g->step;
+    uint64_t kept = 0; /* each fits the memory, see make_slots() */
 
     do {
-        left -= p->steps[end].state_bytes < left ? p->steps[end].state_bytes
-                                                 : left;
-        end++;
+        kept += p->steps[end++].state_bytes;
     } while (end < p->n_steps && end - g->step < WAVE &&
              takes_turns(g, first) && takes_turns(g, &p->steps[end]) &&
              p->steps[end].n_gather == first->n_gather &&
-             p->steps[end].state_bytes <= left);
+             kept + p->steps[end].state_bytes <= g->run->memory / 8);
     g->wave = g->step;
     g->wave_end = end;
 }

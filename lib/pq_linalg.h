@@ -26,6 +26,12 @@
 extern "C" {
 #endif
 
+/*
+ * What a call takes of the library's own memory, about; a step whose units
+ * call it adds this to its scratch, so that the engine counts it.
+ */
+#define PQ_LINALG_BYTES ((size_t)4 << 20)
+
 /* Loads the library; to be told at the start that it is missing. */
 PQ_MUST_USE int pq_linalg_ready(struct pq_error *e);
 

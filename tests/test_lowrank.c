@@ -464,6 +464,26 @@ Test(lowrank, not_finite_is_refused_by_name)
     }
 }
 
+Test(lowrank, not_finite_may_be_let_through)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_lowrank_how how = how_of(2);
+    float x[300 * 30] = {0};
+    struct job j;
+
+    how.allow_nonfinite = true;
+    x[777] = NAN;
+    job_open(&j);
+    job_add(&j, x, NULL, 300, 30);
+    x[777] = 1;
+    job_add(&j, x, NULL, 300, 30);
+    cr_assert_eq(job_run(&j, &how, 2, &e), 0, "%s", e.msg);
+    cr_assert_eq(j.r[0].rank, 0);
+    cr_assert(isinf(j.r[0].norm_sq));
+    cr_assert_float_eq(j.r[1].s[0], 1, 1e-6);
+    job_close(&j);
+}
+
 Test(lowrank, what_is_no_matrix_is_refused)
 {
     struct pq_error e = PQ_ERROR_INIT;

@@ -158,7 +158,8 @@ int cmd_completion(const struct pq_tool *tool, const char *shell, FILE *f);
 /* ---- tools.c --------------------------------------------------------- */
 
 extern const struct pq_tool tool_info, tool_convert, tool_quantize,
-    tool_dequantize, tool_merge, tool_verify, tool_diff, tool_patch;
+    tool_dequantize, tool_merge, tool_extract, tool_verify, tool_diff,
+    tool_patch;
 extern const struct pq_tool *const cmd_tools[]; /* NULL-terminated */
 const struct pq_tool *cmd_tool_named(const char *name);
 

@@ -110,6 +110,16 @@ int cmd_config_tied(const struct pq_catalog *c, struct pq_error *e)
     return tied;
 }
 
+bool cmd_config_writes_text(const struct pq_catalog *c, struct pq_error *e)
+{
+    cJSON *j = parse(c, e);
+    bool known;
+    const bool text = writes_text(j, &known);
+
+    cJSON_Delete(j);
+    return text;
+}
+
 bool cmd_config_has_conv1d(const struct pq_catalog *c, struct pq_error *e)
 {
     char type[64];

@@ -33,6 +33,8 @@ PQ_MUST_USE int cmd_config_set_bnb(struct pq_catalog *c,
                                    bool *mixed, struct pq_error *e);
 /* Is the head tied to the embeddings?  1 it says so, 2 it may be, 0 no. */
 int cmd_config_tied(const struct pq_catalog *c, struct pq_error *e);
+/* Does its architecture write text, that is, has it a head for tokens? */
+bool cmd_config_writes_text(const struct pq_catalog *c, struct pq_error *e);
 /*
  * The quant_method of its quantization_config into `method` (room for n
  * bytes); false when there is none.

@@ -14,10 +14,11 @@
 #include "pq_quant.h"
 #include "rng.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define UNIT_FLOATS (1u << 19) /* of T in a unit, about */
+#define UNIT_FLOATS (1u << 18) /* of T in a unit, about */
 #define UNIT_ROWS   64u        /* at least: else sums cost more than products */
 #define LANES       8u         /* widths are multiples of this */
 #define CHUNK       4096u      /* elements that are subtracted at a time */
@@ -100,15 +101,21 @@ static int gather(const struct pq_step *s, unsigned pass,
     const struct lowrank *p = s->params;
     const struct kept *k = state;
     struct part *r = u->partial;
-    const bool last = is_last(s, pass);
+    const bool last = is_last(s, pass), hopeless = isinf(k->norm_sq);
     const float *const q = k->floats, *const x = u->scratch;
     float *const y = last ? r->floats : (float *)u->scratch + u->count * p->n;
 
-    load(s, u);
     r->rows = u->count;
+    if (hopeless)
+        return 0;
+    load(s, u);
     if (pass == 0) {
         struct pq_moments all;
         p->how.kernels->moments(x, u->count * p->n, &all);
+        if (all.nans + all.infs && p->how.allow_nonfinite) {
+            r->norm_sq = (double)INFINITY;
+            return 0;
+        }
         if (all.nans + all.infs)
             return pq_fail(e, PQ_EVALUE, "rows %llu to %llu have NaN or "
                            "infinities",
@@ -147,6 +154,8 @@ static int combine(const struct pq_step *s, unsigned pass, void *state,
     if (k->rows < p->m)
         return 0;
     k->rows = 0;
+    if (isinf(k->norm_sq))
+        return 0;
     memcpy(k->floats, sum, count * sizeof *sum);
     return pq_qr_f32(k->floats, p->n, p->l, NULL, e);
 }
@@ -234,14 +243,17 @@ static int report(const struct pq_step *s, struct kept *k, struct pq_error *e)
     return rc;
 }
 
-/* A matrix without elements has no singular values. */
+/* A matrix without elements, or with others than numbers, has no values. */
 static int done(const struct pq_step *s, void *state, struct pq_error *e)
 {
     const struct lowrank *p = s->params;
-    const struct pq_lowrank none = {.rows = p->how.turned ? p->n : p->m,
-                                    .cols = p->how.turned ? p->m : p->n};
-    const int rc = s->items == 0 ? p->how.found(s, &none, e)
-                                 : report(s, state, e);
+    struct kept *k = state;
+    const bool none = s->items == 0 || isinf(k->norm_sq);
+    const struct pq_lowrank nothing = {
+        .rows = p->how.turned ? p->n : p->m,
+        .cols = p->how.turned ? p->m : p->n,
+        .norm_sq = s->items ? k->norm_sq : 0};
+    const int rc = none ? p->how.found(s, &nothing, e) : report(s, k, e);
 
     return rc ? pq_error_in(e, "tensor %s", s->name) : 0;
 }
@@ -296,7 +308,7 @@ static bool size_up(const struct lowrank *p, struct pq_step *s)
         floats > SIZE_MAX / 2 || part > SIZE_MAX / 2)
         return false;
     s->state_bytes = (size_t)state + sizeof(struct kept);
-    s->scratch_bytes = (size_t)floats;
+    s->scratch_bytes = (size_t)floats + PQ_LINALG_BYTES;
     s->partial_bytes = (size_t)part + sizeof(struct part);
     return true;
 }

@@ -232,7 +232,7 @@ def is_linear(name):
     """Does pq-extract have factors for it, without --embeddings?"""
     parts = name.split(".")
     return (parts[-1] == "weight" and "norm" not in name
-            and parts[-2] not in ("embed_tokens", "lm_head", "wte", "wpe"))
+            and parts[-2] not in ("embed_tokens", "wte", "wpe"))
 
 
 def best_error(facts, rank):
@@ -297,6 +297,7 @@ EXTRACT = [
     ("rank3", ["--energy", "0.9"], lambda k, f: rank_for_energy(f, 0.9)),
     ("mixed", ["--rank", "3"], lambda k, f: 3),
     ("mixed", ["--rank", "3", "--embeddings"], lambda k, f: 3),
+    ("mixed", ["--max-error", "1e-5"], lambda k, f: 16),
     ("full", ["--rank", "4"], lambda k, f: 4),
     ("conv1d", ["--rank", "2"], lambda k, f: 2),
     ("tied", ["--rank", "3"], lambda k, f: 3),
