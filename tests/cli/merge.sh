@@ -93,7 +93,37 @@ alone() {
     run pq-merge --normalize lora:3 lora:1 -o s/; done_well
     grep -q '"r": 8' s/adapter_config.json || bad "not the sum of the ranks: $RAN"
 }
-for t in folded same_bytes encoded conv1d untied little_left no_place nan alone; do
+ranks() {
+    local A=$ROOT/testdata/adapters
+    run pq-merge --rank 3 lora:0.5 pattern -o s/; done_well
+    grep -q '"r": 3' s/adapter_config.json || bad "not of rank 3: $RAN"
+    run pq-merge -n --rank 3 lora:0.5 pattern -o s/
+    [ "$(tail -n 1 "$out")" = "$(cat s/* | wc -c)" ] || bad "another size: $RAN"
+    run pq-merge --energy 0.9 lora:0.5 pattern -o s/; done_well
+    grep -q 'layers.0.self_attn.q_proj": ' s/adapter_config.json || bad "no rank_pattern: $RAN"
+    # a sum with itself needs no more rank than one of them
+    run pq-merge --energy 1 lora:0.5 lora:0.5 -o s/; done_well
+    grep -q '"r": 4' s/adapter_config.json || bad "more than rank 4: $RAN"
+    run pq-merge -q -t f32 base-llama s -o a.safetensors; done_well
+    run pq-merge -q -t f32 base-llama lora -o b.safetensors; done_well
+    run pq-diff -q --tolerance 1e-6 a.safetensors b.safetensors
+    [ $RC = 0 ] || bad "another change: $RAN"
+    run pq-merge --json --rank 2 "$A"/party-1 "$A"/five -o s/; done_well
+    [ "$(grep -o '"rank":2,"error":0\.' "$out" | wc -l)" = 6 ] || bad "no errors of 6 modules: $RAN"
+    run pq-merge --no-provenance -T1 --rank 2 "$A"/party-1 "$A"/five -o t1/; done_well
+    run pq-merge --no-provenance -T4 --memory 16M --rank 2 "$A"/party-1 "$A"/five -o t4/; done_well
+    same t1 t4
+    run pq-merge --rank 2 base-llama lora -o x/; misused; absent x
+    run pq-merge --rank 0 lora pattern -o x/; misused; absent x
+    run pq-merge --energy 2 lora pattern -o x/; misused; absent x
+    run pq-merge --rank 2 lora dora -o x/; refused 'lora_magnitude_vector: DoRA'; absent x
+    mkdir nan && cp lora/adapter_config.json nan/
+    pq-convert -m '*layers.0*' lora/adapter_model.safetensors -o nan/adapter_model.safetensors
+    printf '\377\377\377\377' | dd of=nan/adapter_model.safetensors bs=1 conv=notrunc status=none \
+        seek=$(($(wc -c < nan/adapter_model.safetensors) - 4))
+    run pq-merge --rank 2 nan lora -o x/; refused 'NaN'; absent x
+}
+for t in folded same_bytes encoded conv1d untied little_left no_place nan alone ranks; do
     check "merge $t" $t
 done
 finish
