@@ -6,12 +6,15 @@
  * (merge_blend.c).
  */
 #include "merge.h"
+#include "reduce.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { OPT_TYPE = 1, OPT_RESIDUAL, OPT_NONFINITE };
+enum {
+    OPT_TYPE = 1, OPT_RESIDUAL, OPT_RANK, OPT_ENERGY, OPT_NONFINITE
+};
 
 static const struct cmd_option options[] = {
     {'t', "type", "TYPE", "what to store the weights as (default: as they are)",
@@ -19,7 +22,8 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT, OPT_TYPE},
     {0, "method", "M", "how models become one (default: linear)",
      "linear slerp task_arithmetic ties dare_linear dare_ties della "
-     "della_linear breadcrumbs breadcrumbs_ties model_stock passthrough",
+     "della_linear breadcrumbs breadcrumbs_ties model_stock passthrough "
+     "magnitude_prune fedavg",
      CMD_CHANGES_OUTPUT, MERGE_OPT_METHOD},
     {0, "base", "MODEL", "what the models were made from", NULL, 0,
      MERGE_OPT_BASE},
@@ -46,6 +50,10 @@ static const struct cmd_option options[] = {
     {0, "residual-base", NULL,
      "the model is what PiSSA, OLoRA and the like left of it", NULL,
      CMD_CHANGES_OUTPUT, OPT_RESIDUAL},
+    {0, "rank", "R", "adapters alone: reduce the sum to this rank", NULL,
+     CMD_CHANGES_OUTPUT, OPT_RANK},
+    {0, "energy", "E", "adapters alone: keep this part of the sum of squares",
+     NULL, CMD_CHANGES_OUTPUT, OPT_ENERGY},
     {0, "allow-nonfinite", NULL, "accept NaN, Inf and values out of range",
      NULL, CMD_CHANGES_OUTPUT, OPT_NONFINITE},
     {0, NULL, NULL, NULL, NULL, 0, 0},
@@ -54,6 +62,7 @@ static const struct cmd_option options[] = {
 static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
 {
     struct merge_options *o = c->state;
+    uint64_t rank;
 
     switch (id) {
     case OPT_TYPE:
@@ -66,6 +75,13 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     case OPT_RESIDUAL:
         o->residual = true;
         return 0;
+    case OPT_RANK:
+        if (cmd_number(value, 1, 1u << 20, &rank, e))
+            return -1;
+        o->ranks.rank = (size_t)rank;
+        return 0;
+    case OPT_ENERGY:
+        return cmd_real(value, 1e-6, 1, &o->ranks.energy, e);
     case OPT_NONFINITE:
         o->allow_nonfinite = true;
         return 0;
@@ -185,6 +201,18 @@ static int take_operands(struct merge_job *j, struct pq_error *e)
 
 /* ---- the run ----------------------------------------------------------- */
 
+/* A method of models makes its own of the weights. */
+static int merge_adapters(struct merge_job *j, struct pq_error *e)
+{
+    const struct merge_options *o = j->o;
+    const bool sum = !o->method || strcmp(o->method->name, "linear") == 0;
+
+    if (merge_check_adapters(j) ||
+        (sum && (o->normalize || o->fedavg) && normalize(j, e)))
+        return -1;
+    return merge_sum(j, e);
+}
+
 /* Which job it is. */
 static int merge(struct merge_job *j, struct pq_error *e)
 {
@@ -193,6 +221,10 @@ static int merge(struct merge_job *j, struct pq_error *e)
     if (take_operands(j, e))
         return -1;
     if (j->n_models == j->n_inputs) {
+        if (o->fedavg || cmd_reduces(&o->ranks))
+            return cmd_usage(j->c, "%s is for adapters alone",
+                             o->fedavg ? "--method fedavg"
+                             : o->ranks.rank ? "--rank" : "--energy");
         if (j->n_models == 1 && !o->method)
             return cmd_usage(j->c, "one model and nothing to merge it with");
         if (o->residual)
@@ -204,9 +236,13 @@ static int merge(struct merge_job *j, struct pq_error *e)
                        "%zu models and %zu adapters: fold adapters into their "
                        "model first, then merge the models",
                        j->n_models, j->n_inputs - j->n_models);
+    if (j->n_models == 0)
+        return merge_adapters(j, e);
+    if (cmd_reduces(&o->ranks))
+        return cmd_usage(j->c, "--rank and --energy are for adapters alone");
     if (merge_check_options(j, NULL) || (o->normalize && normalize(j, e)))
         return -1;
-    return j->n_models ? merge_fold(j, e) : merge_sum(j, e);
+    return merge_fold(j, e);
 }
 
 static void release(struct merge_job *j)

@@ -91,6 +91,29 @@ struct pq_step *pq_step_leading(struct pq_plan *p, struct pq_source *s,
                                              struct pq_error *e),
                                 struct pq_error *e);
 
+/* What a product does to a tensor, as a matrix of its own. */
+struct pq_effect {
+    const char *name;    /* copied */
+    struct pq_edit edit; /* PQ_EDIT_PRODUCT; `source` holds its factors */
+    /* with a magnitude: the tensor that it changes, plain, random access */
+    struct pq_source *base;
+    const struct pq_tensor *w;
+};
+
+/*
+ * A source of effects: of each a plain F32 tensor [out][in], or turned [in]
+ * [out], whose numbers are computed as they are read:
+ *
+ *     w s B A         with m     w (m/|W + s B A| (W + s B A) - W)
+ *
+ * For what must see the numbers themselves: trimming, singular values.
+ * Random access; what it reads is borrowed, and the list copied.
+ */
+PQ_MUST_USE int pq_effects_new(const char *name,
+                               const struct pq_effect *effects /* [n] */,
+                               size_t n, const struct pq_kernels *k,
+                               struct pq_source **s, struct pq_error *e);
+
 /* A matrix among those that are put together, and its factor. */
 struct pq_piece {
     struct pq_source *source;
@@ -98,15 +121,21 @@ struct pq_piece {
     double scale;
 };
 
+enum pq_joint {
+    PQ_BELOW,  /* one below the other */
+    PQ_BESIDE, /* side by side */
+    PQ_ADDED   /* summed, element by element; any shape */
+};
+
 /*
- * Appends the step that puts matrices one below the other, or with `beside`
- * side by side, each times its factor, in float, as the floating type of the
- * output tensor.  The pieces are borrowed; they fit, or the step fails.
+ * Appends the step that puts matrices together, each times its factor, in
+ * float, as the floating type of the output tensor.  The pieces are borrowed;
+ * they fit, or the step fails.  None at all is 0.
  */
 struct pq_step *pq_step_concat(struct pq_plan *p, const struct pq_catalog *out,
                                size_t tensor, const struct pq_piece *pieces,
-                               size_t n, bool beside, const struct pq_quant *q,
-                               struct pq_error *e);
+                               size_t n, enum pq_joint joint,
+                               const struct pq_quant *q, struct pq_error *e);
 
 /*
  * How much of the change is left after rounding: the cosine between the

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "pq_linalg.h"
+#include "pq_lowrank.h"
 #include "rng.h"
 
 enum { ROWS = 23, COLS = 7 };
@@ -163,4 +164,25 @@ Test(linalg, nothing_is_fine_and_too_much_is_refused)
     cr_assert_eq(pq_svd_f64(&x, 0, 1, &x, &s, &x, &e), 0);
     cr_assert_eq(pq_qr_f64(&x, (size_t)1 << 40, 1, NULL, &e), -1);
     cr_assert_eq(e.code, PQ_ELIMIT);
+}
+
+/* ---- products of factors ----------------------------------------------- */
+
+Test(linalg, equal_factors_have_no_more_rank_than_one)
+{
+    double b[ROWS * 8], a[8 * COLS], u[ROWS * 8], s[8], vt[8 * COLS];
+    struct pq_error e = PQ_ERROR_INIT;
+    size_t rank;
+
+    fill(b, ROWS * 4, "b");
+    fill(a, 4 * COLS, "a");
+    memmove(a + 4 * COLS, a, 4 * COLS * sizeof *a);
+    for (size_t i = ROWS; i-- > 0;)
+        for (size_t j = 0; j < 4; j++)
+            b[i * 8 + j] = b[i * 8 + 4 + j] = b[i * 4 + j];
+    cr_assert_eq(pq_product_svd(b, a, ROWS, 8, COLS, u, s, vt, &rank, &e), 0);
+    cr_assert_eq(rank, COLS);
+    cr_assert_gt(s[3], 0.1);
+    for (size_t i = 4; i < rank; i++)
+        cr_assert_lt(s[i], 1e-14 * s[0]);
 }

@@ -255,3 +255,40 @@ int cmd_config_set_bnb(struct pq_catalog *c, const struct pq_tensor **first,
     pq_buf_release(&b);
     return rc;
 }
+
+int cmd_config_places(struct pq_peft_places *w, const struct pq_source *base,
+                      struct pq_error *e)
+{
+    w->base = base->catalog;
+    w->has_config = pq_catalog_blob(w->base, "config.json") != NULL;
+    w->has_conv1d = cmd_config_has_conv1d(w->base, e);
+    w->experts_in_out = cmd_config_turned_experts(w->base, e);
+    const int tied = cmd_config_tied(w->base, e);
+    if (e->code || cmd_config_refuse_foreign(base, e) ||
+        pq_peft_places_init(w, e))
+        return -1;
+    w->tied = tied == 1 || (tied == 2 && w->head == SIZE_MAX);
+    return 0;
+}
+
+void cmd_tell_parts(const struct cmd *c, const struct pq_peft_places *w)
+{
+    if (c->verbose)
+        cmd_msg(c, "%zu tensors: what PiSSA or OLoRA took out was found",
+                w->n_parts);
+    if (w->left > 1e-3 && !c->quiet)
+        cmd_msg(c,
+                "warning: tensor %s: its singular values hardly fall, so what "
+                "PiSSA took out of it is found to about %.2g only",
+                w->left_name, w->left);
+}
+
+void cmd_tell_start(const struct cmd *c, const struct pq_peft *p)
+{
+    if (p->init == PQ_INIT_PISSA_NITER && !c->quiet)
+        cmd_msg(c,
+                "warning: %s: what %s took out of the base depended on "
+                "random numbers that are not saved; the merge is as near as "
+                "the singular values of the base fall",
+                p->source->name, p->init_name);
+}
