@@ -1,0 +1,90 @@
+/*
+ * Factors: what is left of matrices when only their large singular values are
+ * kept, and how many of them that should be.
+ *
+ *     D ~ U diag(s) V^T          B = U sqrt(s)    A = sqrt(s) V^T
+ *
+ * A first plan finds them (pq_step_lowrank() of a matrix, pq_step_product()
+ * of a sum of products); its found() keeps them here.  When all are known,
+ * ranks are chosen, and a second plan writes the leading rows of what was
+ * kept.
+ */
+#ifndef PQ_FACTORS_H
+#define PQ_FACTORS_H
+
+#include "pq_lowrank.h"
+#include "pq_made.h"
+#include "pq_surgery.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * Appends a step that only reads: the SVD of sum b_i a_i, whole and exact, in
+ * double, from QR of the factors side by side.  a_i is [rank_i][cols...], b_i
+ * [rows][rank_i...], each times its scale; ranks may differ.  The pieces are
+ * borrowed, `how` is copied; of it found() and kernels are used.
+ */
+struct pq_step *pq_step_product(struct pq_plan *p, const char *name,
+                                const struct pq_piece *a /* [n] */,
+                                const struct pq_piece *b /* [n] */, size_t n,
+                                const struct pq_lowrank_how *how,
+                                struct pq_error *e);
+
+/* Of one matrix. */
+struct pq_factor {
+    const char *name; /* copied */
+    uint64_t rows, cols;
+    size_t n;        /* singular values that were found */
+    const double *s; /* [n] falling */
+    double norm_sq;  /* |D|^2 */
+    size_t kept;     /* vectors that are here: <= n */
+    const struct pq_tensor *bt; /* F32 [kept][rows] */
+    const struct pq_tensor *a;  /* F32 [kept][cols] */
+    size_t rank;     /* chosen: 1..kept */
+};
+
+/* Zero-initialise; release also after a failure. */
+struct pq_factors {
+    struct pq_arena arena;
+    struct pq_source *made; /* where bt and a are */
+    struct pq_factor *factors; /* [n], of room for cap; they do not move */
+    size_t n, cap;
+};
+
+/* Room for n; `memory` and `tmpdir` are those of pq_made_new(). */
+PQ_MUST_USE int pq_factors_init(struct pq_factors *f, size_t n,
+                                uint64_t memory, const char *tmpdir,
+                                struct pq_error *e);
+void pq_factors_release(struct pq_factors *f);
+/* Keeps at most `most` vectors of each side (0: all) and every value. */
+PQ_MUST_USE int pq_factors_keep(struct pq_factors *f, const char *name,
+                                const struct pq_lowrank *r, size_t most,
+                                struct pq_error *e);
+
+/* How large ranks may be and what they must reach; 0: not asked. */
+struct pq_rank_rule {
+    size_t rank;      /* never more */
+    double energy;    /* sum of s^2 kept, of |D|^2: (0, 1] */
+    double max_error; /* |D - B A| of |D|: (0, 1) */
+    uint64_t bytes;   /* of all factors together */
+    unsigned element_bits; /* that a number of them takes */
+};
+
+/*
+ * Sets factor->rank of all.  Without energy and max_error it is what was
+ * kept; a budget of bytes is spent where a further rank removes the most
+ * error for its bytes, after the first of each.  Fails when not even those
+ * fit.
+ */
+PQ_MUST_USE int pq_factors_choose(struct pq_factors *f,
+                                  const struct pq_rank_rule *rule,
+                                  struct pq_error *e);
+/* |D - B A| / |D| at its rank; 0 for D = 0. */
+double pq_factor_error(const struct pq_factor *f);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,243 @@
+/*
+ * Factors that were found, kept for a second plan, and their ranks.
+ *
+ * Both are kept as rows, the largest singular value first, each times its
+ * root, so that a smaller rank is a shorter tensor and nothing else:
+ *
+ *     a  [kept][cols]  sqrt(s_i) v_i        bt  [kept][rows]  sqrt(s_i) u_i
+ */
+#include "pq_factors.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int pq_factors_init(struct pq_factors *f, size_t n, uint64_t memory,
+                    const char *tmpdir, struct pq_error *e)
+{
+    f->factors = pq_zalloc(n, sizeof *f->factors);
+    if (!f->factors)
+        return pq_fail_nomem(e);
+    f->cap = n;
+    return pq_made_new("factors", 2 * n, memory, tmpdir, &f->made, e);
+}
+
+void pq_factors_release(struct pq_factors *f)
+{
+    pq_source_free(f->made);
+    free(f->factors);
+    pq_arena_release(&f->arena);
+    memset(f, 0, sizeof *f);
+}
+
+/* rows x columns of one side, its vectors along rows of x, to y. */
+static void scale_rows(const float *x, const double *s, size_t n,
+                       size_t columns, float *y)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float root = (float)sqrt(s[i]);
+        for (size_t k = 0; k < columns; k++)
+            y[i * columns + k] = root * x[i * columns + k];
+    }
+}
+
+/* The same of the other side, whose vectors are columns of x [..][rank]. */
+static void scale_columns(const float *x, const double *s, size_t n,
+                          size_t rank, size_t rows, float *y)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float root = (float)sqrt(s[i]);
+        for (size_t k = 0; k < rows; k++)
+            y[i * rows + k] = root * x[k * rank + i];
+    }
+}
+
+static const struct pq_tensor *keep(struct pq_factors *f, const char *name,
+                                    char letter, const float *x, size_t n,
+                                    uint64_t length, struct pq_error *e)
+{
+    const char *full = pq_arena_printf(&f->arena, "%s.%c", name, letter);
+    const uint64_t shape[2] = {n, length};
+
+    if (!full) {
+        pq_fail_nomem(e);
+        return NULL;
+    }
+    return pq_made_add(f->made, full, PQ_F32, shape, 2, x, e);
+}
+
+int pq_factors_keep(struct pq_factors *f, const char *name,
+                    const struct pq_lowrank *r, size_t most,
+                    struct pq_error *e)
+{
+    if (f->n == f->cap)
+        return pq_fail(e, PQ_ELIMIT, "more than %zu matrices", f->cap);
+    struct pq_factor *t = &f->factors[f->n];
+    const size_t n = most && most < r->rank ? most : r->rank;
+    const uint64_t longest = r->rows > r->cols ? r->rows : r->cols;
+    double *s = pq_arena_alloc(&f->arena, r->rank, sizeof *s);
+    uint64_t room;
+
+    *t = (struct pq_factor){.rows = r->rows, .cols = r->cols, .n = r->rank,
+                            .s = s, .norm_sq = r->norm_sq, .kept = n,
+                            .rank = n};
+    t->name = pq_arena_strndup(&f->arena, name, strlen(name));
+    float *x = pq_mul(longest, n, &room) ? pq_alloc((size_t)room, sizeof *x)
+                                         : NULL;
+    if (!s || !t->name || !x) {
+        free(x);
+        return pq_fail_nomem(e);
+    }
+    memcpy(s, r->s, r->rank * sizeof *s);
+    scale_rows(r->vt, s, n, (size_t)r->cols, x);
+    t->a = keep(f, name, 'A', x, n, r->cols, e);
+    if (t->a) {
+        scale_columns(r->u, s, n, r->rank, (size_t)r->rows, x);
+        t->bt = keep(f, name, 'B', x, n, r->rows, e);
+    }
+    free(x);
+    if (!t->bt)
+        return -1;
+    f->n++;
+    return 0;
+}
+
+/* ---- ranks ------------------------------------------------------------- */
+
+/* |D|^2 less that of the first `rank`: what was never found, then the rest. */
+static double tail_sq(const struct pq_factor *f, size_t rank)
+{
+    double all = 0, rest = 0;
+
+    for (size_t i = 0; i < f->n; i++)
+        all += f->s[i] * f->s[i];
+    for (size_t i = f->n; i-- > rank;)
+        rest += f->s[i] * f->s[i];
+    return rest + (f->norm_sq > all ? f->norm_sq - all : 0);
+}
+
+double pq_factor_error(const struct pq_factor *f)
+{
+    return f->norm_sq > 0 ? sqrt(tail_sq(f, f->rank) / f->norm_sq) : 0;
+}
+
+static bool is_enough(const struct pq_factor *f, size_t rank,
+                      const struct pq_rank_rule *rule)
+{
+    const double tail = tail_sq(f, rank);
+    const double limit = rule->max_error * rule->max_error;
+
+    /* 1 asks for what double can tell, not for the last rounding */
+    if (rule->energy > 0 &&
+        tail > (1 - rule->energy + 1e-14) * f->norm_sq)
+        return false;
+    return rule->max_error <= 0 || tail <= limit * f->norm_sq;
+}
+
+static size_t rank_wanted(const struct pq_factor *f,
+                          const struct pq_rank_rule *rule)
+{
+    size_t most = f->kept, low = 1;
+
+    if (rule->rank && rule->rank < most)
+        most = rule->rank;
+    if (rule->energy <= 0 && rule->max_error <= 0)
+        return most;
+    while (low < most) {
+        const size_t middle = low + (most - low) / 2;
+        if (is_enough(f, middle, rule))
+            most = middle;
+        else
+            low = middle + 1;
+    }
+    return most;
+}
+
+/* A rank that may be added: to which factor, and what it is worth a byte. */
+struct offer {
+    size_t factor, rank;
+    double worth;
+    uint64_t bytes;
+};
+
+static int compare_offers(const void *a, const void *b)
+{
+    const struct offer *x = a, *y = b;
+
+    if (x->worth != y->worth)
+        return x->worth < y->worth ? 1 : -1;
+    if (x->factor != y->factor)
+        return x->factor < y->factor ? -1 : 1;
+    return x->rank < y->rank ? -1 : x->rank > y->rank;
+}
+
+static uint64_t rank_bytes(const struct pq_factor *f,
+                           const struct pq_rank_rule *rule)
+{
+    return (f->rows + f->cols) * (rule->element_bits / 8);
+}
+
+/* All ranks beyond the first, the best first; sets ranks to 1. */
+static struct offer *make_offers(struct pq_factors *f,
+                                 const struct pq_rank_rule *rule, size_t *n)
+{
+    size_t total = 0;
+
+    for (size_t i = 0; i < f->n; i++)
+        total += f->factors[i].rank;
+    struct offer *all = pq_alloc(total, sizeof *all), *next = all;
+    for (size_t i = 0; all && i < f->n; i++) {
+        struct pq_factor *t = &f->factors[i];
+        for (size_t k = 1; k < t->rank; k++) {
+            const double s = t->s[k];
+            const uint64_t bytes = rank_bytes(t, rule);
+            *next++ = (struct offer){i, k + 1, s * s / (double)bytes, bytes};
+        }
+        t->rank = t->rank ? 1 : 0;
+    }
+    *n = all ? (size_t)(next - all) : 0;
+    if (all)
+        qsort(all, *n, sizeof *all, compare_offers);
+    return all;
+}
+
+/*
+ * Within a factor the offers fall in worth, so its ranks come in order; one
+ * that does not fit closes its factor.
+ */
+static int spend(struct pq_factors *f, const struct pq_rank_rule *rule,
+                 struct pq_error *e)
+{
+    size_t n;
+    uint64_t used = 0;
+    struct offer *all = make_offers(f, rule, &n);
+
+    if (!all)
+        return pq_fail_nomem(e);
+    for (size_t i = 0; i < f->n; i++)
+        used += rank_bytes(&f->factors[i], rule);
+    int rc = used <= rule->bytes
+                 ? 0
+                 : pq_fail(e, PQ_EARG,
+                           "rank 1 of every matrix takes %llu bytes, more "
+                           "than %llu",
+                           (unsigned long long)used,
+                           (unsigned long long)rule->bytes);
+    for (size_t i = 0; !rc && i < n; i++) {
+        struct pq_factor *t = &f->factors[all[i].factor];
+        if (t->rank + 1 != all[i].rank || all[i].bytes > rule->bytes - used)
+            continue;
+        used += all[i].bytes;
+        t->rank++;
+    }
+    free(all);
+    return rc;
+}
+
+int pq_factors_choose(struct pq_factors *f, const struct pq_rank_rule *rule,
+                      struct pq_error *e)
+{
+    for (size_t i = 0; i < f->n; i++)
+        f->factors[i].rank = rank_wanted(&f->factors[i], rule);
+    return rule->bytes ? spend(f, rule, e) : 0;
+}
