@@ -6,12 +6,15 @@
  * (merge_blend.c).
  */
 #include "merge.h"
+#include "reduce.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { OPT_TYPE = 1, OPT_RESIDUAL, OPT_NONFINITE };
+enum {
+    OPT_TYPE = 1, OPT_RESIDUAL, OPT_RANK, OPT_ENERGY, OPT_NONFINITE
+};
 
 static const struct cmd_option options[] = {
     {'t', "type", "TYPE", "what to store the weights as (default: as they are)",
@@ -46,6 +49,10 @@ static const struct cmd_option options[] = {
     {0, "residual-base", NULL,
      "the model is what PiSSA, OLoRA and the like left of it", NULL,
      CMD_CHANGES_OUTPUT, OPT_RESIDUAL},
+    {0, "rank", "R", "adapters alone: reduce the sum to this rank", NULL,
+     CMD_CHANGES_OUTPUT, OPT_RANK},
+    {0, "energy", "E", "adapters alone: keep this part of the sum of squares",
+     NULL, CMD_CHANGES_OUTPUT, OPT_ENERGY},
     {0, "allow-nonfinite", NULL, "accept NaN, Inf and values out of range",
      NULL, CMD_CHANGES_OUTPUT, OPT_NONFINITE},
     {0, NULL, NULL, NULL, NULL, 0, 0},
@@ -54,6 +61,7 @@ static const struct cmd_option options[] = {
 static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
 {
     struct merge_options *o = c->state;
+    uint64_t rank;
 
     switch (id) {
     case OPT_TYPE:
@@ -66,6 +74,13 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     case OPT_RESIDUAL:
         o->residual = true;
         return 0;
+    case OPT_RANK:
+        if (cmd_number(value, 1, 1u << 20, &rank, e))
+            return -1;
+        o->ranks.rank = (size_t)rank;
+        return 0;
+    case OPT_ENERGY:
+        return cmd_real(value, 1e-6, 1, &o->ranks.energy, e);
     case OPT_NONFINITE:
         o->allow_nonfinite = true;
         return 0;
@@ -193,6 +208,8 @@ static int merge(struct merge_job *j, struct pq_error *e)
     if (take_operands(j, e))
         return -1;
     if (j->n_models == j->n_inputs) {
+        if (cmd_reduces(&o->ranks))
+            return cmd_usage(j->c, "--rank and --energy are for adapters");
         if (j->n_models == 1 && !o->method)
             return cmd_usage(j->c, "one model and nothing to merge it with");
         if (o->residual)
@@ -204,6 +221,8 @@ static int merge(struct merge_job *j, struct pq_error *e)
                        "%zu models and %zu adapters: fold adapters into their "
                        "model first, then merge the models",
                        j->n_models, j->n_inputs - j->n_models);
+    if (j->n_models && cmd_reduces(&o->ranks))
+        return cmd_usage(j->c, "--rank and --energy are for adapters alone");
     if (merge_check_options(j, NULL) || (o->normalize && normalize(j, e)))
         return -1;
     return j->n_models ? merge_fold(j, e) : merge_sum(j, e);

@@ -1,226 +1,287 @@
 /*
- * The sum of adapters as an adapter: names, shapes and config.
- *
- * The scale of the result is 1: alpha is the rank, in r and lora_alpha where
- * all modules have the same, else in a pattern for each module.
+ * Adapters joined by module: their sum by putting the factors one behind the
+ * other, and the average of the factors.
  */
-#include "pq_json.h"
-#include "pq_peft.h"
+#include "peft_write.h"
 
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-static const char config_name[] = "adapter_config.json";
+/* ---- joining ----------------------------------------------------------- */
 
-struct sum {
-    struct pq_plan *plan;
-    struct pq_catalog *out;
-    const struct pq_peft *const *adapters;
-    const double *weights;
-    size_t n;
-    enum pq_dtype dtype;
-    const struct pq_quant *quant;
-    struct pq_names seen; /* modules -> their number */
-    struct pq_buf ranks;  /* "name": rank, ... as JSON */
-    struct pq_buf names;  /* "name", ... */
-    uint64_t most, least; /* the largest and the smallest rank */
-};
-
-static int refuse(const struct pq_peft *p, struct pq_error *e)
-{
-    const struct pq_tensor *t = p->n_values ? p->values[0].tensor : NULL;
-
-    if (p->init != PQ_INIT_PLAIN)
-        return pq_fail(e, PQ_EUNSUPPORTED,
-                       "%s: init_lora_weights \"%s\" changed the base before "
-                       "training: it cannot be summed without the base",
-                       p->source->name, p->init_name);
-    for (size_t i = 0; i < p->n_modules && !t; i++)
-        t = p->modules[i].magnitude      ? p->modules[i].magnitude
-            : p->modules[i].n_parameters ? p->modules[i].a
-                                         : p->modules[i].bias;
-    return t ? pq_fail(e, PQ_EUNSUPPORTED,
-                       "%s: tensor %s: is no product and cannot be summed "
-                       "without the base",
-                       p->source->name, t->name)
-             : 0;
-}
-
-static const struct pq_peft_module *find(const struct pq_peft *p,
-                                         const char *name)
+static int refuse(const struct pq_peft_union *u, const struct pq_peft *p,
+                  struct pq_error *e)
 {
     for (size_t i = 0; i < p->n_modules; i++)
-        if (strcmp(p->modules[i].name, name) == 0)
-            return &p->modules[i];
-    return NULL;
+        if (p->modules[i].magnitude)
+            return pq_fail(e, PQ_EUNSUPPORTED,
+                           "%s: tensor %s: DoRA cannot be summed without the "
+                           "base; pq-extract --plain makes it a LoRA",
+                           p->source->name, p->modules[i].magnitude->name);
+    if (u->n_adapters > 1 && p->n_values)
+        return pq_fail(e, PQ_EUNSUPPORTED,
+                       "%s: tensor %s: replaces one of the base and cannot be "
+                       "summed without it",
+                       p->source->name, p->values[0].tensor->name);
+    if (p->fan_in_fan_out != u->adapters[0]->fan_in_fan_out)
+        return pq_fail(e, PQ_EARG, "%s: fan_in_fan_out is not that of %s",
+                       p->source->name, u->adapters[0]->source->name);
+    return 0;
 }
 
-/* One factor of a module: declared, and the step that fills it. */
-static int add_factor(struct sum *s, const struct pq_peft_module *m, bool b,
-                      const struct pq_piece *pieces, size_t n, uint64_t rank,
-                      struct pq_error *e)
+static struct pq_peft_joint *add_joint(struct pq_peft_union *u,
+                                       const struct pq_peft_module *m,
+                                       struct pq_error *e)
 {
-    const char letter = b ? 'B' : 'A';
-    const struct pq_spec spec = {.dtype = s->dtype};
-    struct pq_tensor like = b ? *m->b : *m->a;
-    uint64_t *shape = pq_arena_alloc(&s->out->arena, (size_t)like.rank,
-                                     sizeof *shape);
+    struct pq_peft_joint *j = pq_grow(u->modules, u->n, &u->cap, sizeof *j);
 
-    if (!shape)
-        return pq_fail_nomem(e);
-    memcpy(shape, like.shape, (size_t)like.rank * sizeof *shape);
-    shape[b ? 1 : 0] = rank;
-    like.shape = shape;
-    like.name = m->embedding
-                    ? pq_arena_printf(&s->out->arena,
-                                      "base_model.model.%s.lora_embedding_%c",
-                                      m->name, letter)
-                    : pq_arena_printf(&s->out->arena,
-                                      "base_model.model.%s.lora_%c.weight",
-                                      m->name, letter);
-    if (!like.name)
-        return pq_fail_nomem(e);
-    if (pq_shape_elements(shape, like.rank, &like.n_elements, e) ||
-        !pq_quant_declare(s->out, &like, &spec, false, e))
-        return -1;
-    return pq_step_concat(s->plan, s->out, s->out->n_tensors - 1, pieces, n, b,
-                          s->quant, e)
-               ? 0
-               : -1;
-}
-
-static int add_module(struct sum *s, const struct pq_peft_module *m,
-                      struct pq_error *e)
-{
-    struct pq_piece *a = pq_arena_alloc(&s->plan->arena, s->n, sizeof *a);
-    struct pq_piece *b = pq_arena_alloc(&s->plan->arena, s->n, sizeof *b);
-    uint64_t rank = 0;
-    size_t n = 0;
-
-    if (!a || !b)
-        return pq_fail_nomem(e);
-    for (size_t i = 0; i < s->n; i++) {
-        const struct pq_peft *p = s->adapters[i];
-        const struct pq_peft_module *o = find(p, m->name);
-        if (!o)
-            continue;
-        a[n] = (struct pq_piece){p->source, o->a, s->weights[i] * o->scale};
-        b[n++] = (struct pq_piece){p->source, o->b, 1};
-        rank += o->a->shape[0];
+    if (!j) {
+        pq_fail_nomem(e);
+        return NULL;
     }
-    pq_buf_puts(&s->ranks, s->ranks.n ? ",\n    " : "\n    ");
-    pq_json_quote(&s->ranks, m->name);
-    pq_buf_printf(&s->ranks, ": %llu", (unsigned long long)rank);
-    pq_buf_puts(&s->names, s->names.n ? ",\n    " : "\n    ");
-    pq_json_quote(&s->names, m->name);
-    s->most = rank > s->most ? rank : s->most;
-    s->least = s->least == 0 || rank < s->least ? rank : s->least;
-    return add_factor(s, m, false, a, n, rank, e) ||
-                   add_factor(s, m, true, b, n, rank, e)
-               ? -1
-               : 0;
+    u->modules = j;
+    j += u->n++;
+    memset(j, 0, sizeof *j);
+    j->like = m;
+    return j;
 }
 
-/* ---- the config -------------------------------------------------------- */
-
-static int set(struct pq_catalog *c, const char *key, const char *value,
-               struct pq_error *e)
+static struct pq_peft_joint *joint_named(struct pq_peft_union *u,
+                                         struct pq_names *names,
+                                         const struct pq_peft_module *m,
+                                         struct pq_error *e)
 {
-    struct pq_blob *blob = pq_catalog_blob(c, config_name);
-    struct pq_buf out = {0};
+    size_t old = 0;
+    const int rc = pq_names_add(names, m->name, u->n, &old, e);
 
-    int rc = pq_json_edit(blob->data, (size_t)blob->bytes, key, value, &out, e);
-    const char *text = rc ? NULL
-                          : pq_arena_strndup(&c->arena, out.s, out.n);
-    if (text) {
-        blob->data = text;
-        blob->bytes = out.n;
-    } else {
-        rc = pq_fail_nomem(e);
-    }
-    pq_buf_release(&out);
-    return rc;
+    if (rc < 0)
+        return NULL;
+    return rc == 1 ? &u->modules[old] : add_joint(u, m, e);
 }
 
-static int set_config(struct sum *s, struct pq_error *e)
+/* Counts who has which module. */
+static int count(struct pq_peft_union *u, struct pq_names *names,
+                 struct pq_error *e)
 {
-    struct pq_buf ranks = {0}, names = {0};
-    char most[32];
-
-    snprintf(most, sizeof most, "%llu", (unsigned long long)s->most);
-    if (s->most == s->least || s->ranks.failed)
-        pq_buf_puts(&ranks, "{}");
-    else
-        pq_buf_printf(&ranks, "{%s\n  }", s->ranks.s);
-    pq_buf_printf(&names, "[%s\n  ]", s->names.failed ? "" : s->names.s);
-    const bool failed = s->ranks.failed || s->names.failed || ranks.failed ||
-                        names.failed;
-    const struct {
-        const char *key, *value;
-    } edits[] = {
-        {"r", most}, {"lora_alpha", most},
-        {"rank_pattern", ranks.s}, {"alpha_pattern", ranks.s},
-        {"target_modules", names.s}, {"use_rslora", "false"},
-        {"init_lora_weights", "true"}, {"layers_to_transform", "null"},
-        {"layers_pattern", "null"}, {"inference_mode", "true"}};
-    int rc = failed ? pq_fail_nomem(e) : 0;
-
-    for (size_t i = 0; !rc && i < sizeof edits / sizeof *edits; i++)
-        rc = set(s->out, edits[i].key, edits[i].value, e);
-    pq_buf_release(&ranks);
-    pq_buf_release(&names);
-    return rc;
-}
-
-/* ---- all of it --------------------------------------------------------- */
-
-static int add_modules(struct sum *s, struct pq_error *e)
-{
-    for (size_t i = 0; i < s->n; i++) {
-        const struct pq_peft *p = s->adapters[i];
-        if (refuse(p, e))
+    for (size_t i = 0; i < u->n_adapters; i++) {
+        const struct pq_peft *p = u->adapters[i];
+        if (refuse(u, p, e))
             return -1;
-        if (p->fan_in_fan_out != s->adapters[0]->fan_in_fan_out)
-            return pq_fail(e, PQ_EARG, "%s: fan_in_fan_out is not that of %s",
-                           p->source->name, s->adapters[0]->source->name);
         for (size_t k = 0; k < p->n_modules; k++) {
-            const int rc =
-                pq_names_add(&s->seen, p->modules[k].name, k, NULL, e);
-            if (rc < 0 || (rc == 0 && add_module(s, &p->modules[k], e)))
+            const struct pq_peft_module *m = &p->modules[k];
+            struct pq_peft_joint *j = joint_named(u, names, m, e);
+            if (!j)
                 return -1;
+            if (j->like->embedding != m->embedding ||
+                j->like->a->rank != m->a->rank)
+                return pq_fail(e, PQ_EARG,
+                               "%s: module %s: is another kind of layer than "
+                               "in the adapters before",
+                               p->source->name, m->name);
+            j->n++;
         }
     }
     return 0;
 }
 
-int pq_peft_sum(struct pq_plan *plan, struct pq_catalog *out,
-                const struct pq_peft *const *adapters, const double *weights,
-                size_t n, enum pq_dtype dtype, const struct pq_quant *q,
-                struct pq_error *e)
+static int make_room(struct pq_peft_union *u, struct pq_error *e)
 {
-    struct sum s = {.plan = plan,
-                    .out = out,
-                    .adapters = adapters,
-                    .weights = weights,
-                    .n = n,
-                    .dtype = dtype,
-                    .quant = q};
-    size_t total = 0;
+    for (size_t i = 0; i < u->n; i++) {
+        struct pq_peft_joint *j = &u->modules[i];
+        j->adapter = pq_arena_alloc(&u->arena, j->n, sizeof *j->adapter);
+        j->scale = pq_arena_alloc(&u->arena, j->n, sizeof *j->scale);
+        j->a = pq_arena_alloc(&u->arena, j->n, sizeof *j->a);
+        j->b = pq_arena_alloc(&u->arena, j->n, sizeof *j->b);
+        j->bias = pq_arena_alloc(&u->arena, j->n, sizeof *j->bias);
+        if (!j->adapter || !j->scale || !j->a || !j->b || !j->bias)
+            return pq_fail_nomem(e);
+        j->n = 0;
+    }
+    return 0;
+}
 
-    /* steps point at tensors of `out`: the array must not move */
-    for (size_t i = 0; i < n; i++)
-        total += 2 * adapters[i]->n_modules;
-    out->tensors = pq_zalloc(total, sizeof *out->tensors);
-    if (!out->tensors)
-        return pq_fail_nomem(e);
-    out->cap_tensors = total;
-    int rc = pq_catalog_copy_meta(out, adapters[0]->source->catalog, e);
+static void fill(struct pq_peft_union *u, const struct pq_names *names,
+                 size_t adapter)
+{
+    const struct pq_peft *p = u->adapters[adapter];
+
+    for (size_t k = 0; k < p->n_modules; k++) {
+        const struct pq_peft_module *m = &p->modules[k];
+        struct pq_peft_joint *j = &u->modules[pq_names_find(names, m->name)];
+        const double c = u->weights[adapter] * m->scale;
+        j->adapter[j->n] = adapter;
+        j->scale[j->n] = m->scale;
+        j->a[j->n] = (struct pq_piece){p->source, m->a, c};
+        j->b[j->n++] = (struct pq_piece){p->source, m->b, 1};
+        if (m->bias)
+            j->bias[j->n_bias++] = (struct pq_piece){p->source, m->bias, c};
+        j->rank += m->a->shape[0];
+    }
+}
+
+int pq_peft_join(struct pq_peft_union *u, struct pq_error *e)
+{
+    struct pq_names names = {0};
+    int rc = count(u, &names, e);
+
     if (!rc)
-        rc = add_modules(&s, e);
+        rc = make_room(u, e);
+    for (size_t i = 0; !rc && i < u->n_adapters; i++)
+        fill(u, &names, i);
+    pq_names_release(&names);
+    return rc;
+}
+
+void pq_peft_union_release(struct pq_peft_union *u)
+{
+    free(u->modules);
+    pq_arena_release(&u->arena);
+    memset(u, 0, sizeof *u);
+}
+
+/* ---- the output -------------------------------------------------------- */
+
+/* The output under way. */
+struct sum {
+    struct pq_plan *plan;
+    struct pq_catalog *out;
+    enum pq_dtype dtype;
+    const struct pq_quant *quant;
+};
+
+static int add_tensor(const struct sum *s, const struct peft_shape *shape,
+                      enum peft_member which, const struct pq_piece *pieces,
+                      size_t n, enum pq_joint joint, struct pq_error *e)
+{
+    return peft_declare(s->out, shape, which, s->dtype, e) &&
+                   pq_step_concat(s->plan, s->out, s->out->n_tensors - 1,
+                                  pieces, n, joint, s->quant, e)
+               ? 0
+               : -1;
+}
+
+static bool have_biases(const struct pq_peft_union *u)
+{
+    bool any = false;
+
+    for (size_t i = 0; i < u->n; i++)
+        any |= u->modules[i].n_bias > 0;
+    return any;
+}
+
+static struct peft_shape shape_of(const struct pq_peft_joint *j, bool biases,
+                                  uint64_t rank)
+{
+    const struct pq_peft_module *m = j->like;
+
+    return (struct peft_shape){m->name, m->embedding, biases && !m->embedding,
+                               m->a->shape + 1, m->a->rank - 1,
+                               m->b->shape[0], rank};
+}
+
+int pq_peft_sum(struct pq_plan *plan, struct pq_catalog *out,
+                const struct pq_peft_union *u, enum pq_dtype dtype,
+                const struct pq_quant *q, struct pq_error *e)
+{
+    const struct sum s = {plan, out, dtype, q};
+    const bool biases = have_biases(u);
+    struct peft_shape *shapes = pq_zalloc(u->n, sizeof *shapes);
+    int rc = shapes ? peft_reserve(out, 3 * u->n, e) : pq_fail_nomem(e);
+
+    for (size_t i = 0; !rc && i < u->n; i++) {
+        const struct pq_peft_joint *j = &u->modules[i];
+        shapes[i] = shape_of(j, biases, j->rank);
+        rc = add_tensor(&s, &shapes[i], PEFT_A, j->a, j->n, PQ_BELOW, e) ||
+             add_tensor(&s, &shapes[i], PEFT_B, j->b, j->n, PQ_BESIDE, e) ||
+             (shapes[i].has_bias && add_tensor(&s, &shapes[i], PEFT_BIAS,
+                                               j->bias, j->n_bias, PQ_ADDED,
+                                               e));
+    }
     if (!rc)
-        rc = set_config(&s, e);
-    pq_names_release(&s.seen);
-    pq_buf_release(&s.ranks);
-    pq_buf_release(&s.names);
+        rc = peft_set_config(out, shapes, u->n, e);
+    free(shapes);
+    return rc ? -1 : 0;
+}
+
+/* ---- the average of the factors ---------------------------------------- */
+
+/* Can they be averaged: one rank, one scale, all of them there? */
+static int check_same(const struct pq_peft_union *u,
+                      const struct pq_peft_joint *j, struct pq_error *e)
+{
+    const char *first = u->adapters[j->adapter[0]]->source->name;
+
+    if (j->n < u->n_adapters)
+        return pq_fail(e, PQ_EARG,
+                       "module %s: %zu of %zu adapters have it: factors that "
+                       "are not there cannot be averaged",
+                       j->like->name, j->n, u->n_adapters);
+    for (size_t i = 1; i < j->n; i++) {
+        const char *name = j->a[i].source->name;
+        const uint64_t rank = j->a[i].tensor->shape[0];
+        if (rank != j->like->a->shape[0])
+            return pq_fail(e, PQ_EARG,
+                           "module %s: rank %llu in %s, %llu in %s: only "
+                           "factors of one rank can be averaged",
+                           j->like->name,
+                           (unsigned long long)j->like->a->shape[0], first,
+                           (unsigned long long)rank, name);
+        if (j->scale[i] != j->scale[0])
+            return pq_fail(e, PQ_EARG,
+                           "module %s: scale %g in %s, %g in %s: only factors "
+                           "of one scale can be averaged",
+                           j->like->name, j->scale[0], first, j->scale[i], name);
+    }
+    return (j->n_bias == 0 || j->n_bias == j->n)
+               ? 0
+               : pq_fail(e, PQ_EARG, "module %s: not all have a lora_B.bias",
+                         j->like->name);
+}
+
+/* The pieces, each times the weight of its adapter alone. */
+static struct pq_piece *weighted(const struct sum *s,
+                                 const struct pq_peft_union *u,
+                                 const struct pq_peft_joint *j,
+                                 const struct pq_piece *pieces)
+{
+    struct pq_piece *p = pq_arena_alloc(&s->plan->arena, j->n, sizeof *p);
+
+    for (size_t i = 0; p && i < j->n; i++) {
+        p[i] = pieces[i];
+        p[i].scale = u->weights[j->adapter[i]];
+    }
+    return p;
+}
+
+static int average(const struct sum *s, const struct pq_peft_union *u,
+                   const struct pq_peft_joint *j, struct pq_error *e)
+{
+    const struct peft_shape shape =
+        shape_of(j, j->n_bias > 0, j->like->a->shape[0]);
+
+    if (check_same(u, j, e))
+        return -1;
+    const struct pq_piece *const pieces[] = {
+        weighted(s, u, j, j->a), weighted(s, u, j, j->b),
+        j->n_bias ? weighted(s, u, j, j->bias) : NULL};
+    for (int i = 0; i < 2 + (j->n_bias > 0); i++) {
+        if (!pieces[i])
+            return pq_fail_nomem(e);
+        if (add_tensor(s, &shape, (enum peft_member)i, pieces[i], j->n,
+                       PQ_ADDED, e))
+            return -1;
+    }
+    return 0;
+}
+
+int pq_peft_average(struct pq_plan *plan, struct pq_catalog *out,
+                    const struct pq_peft_union *u, enum pq_dtype dtype,
+                    const struct pq_quant *q, struct pq_error *e)
+{
+    const struct sum s = {plan, out, dtype, q};
+    int rc = peft_reserve(out, 3 * u->n, e);
+
+    for (size_t i = 0; !rc && i < u->n; i++)
+        rc = average(&s, u, &u->modules[i], e);
     return rc;
 }

@@ -29,6 +29,7 @@
 #ifndef PQ_PEFT_H
 #define PQ_PEFT_H
 
+#include "pq_factors.h"
 #include "pq_surgery.h"
 
 #ifdef __cplusplus
@@ -179,21 +180,87 @@ void pq_peft_fill(struct pq_peft_places *w, size_t i, struct pq_source *source,
                   const struct pq_tensor *a, const struct pq_tensor *b);
 void pq_peft_places_release(struct pq_peft_places *w);
 
+/* A module of an adapter that is made of factors. */
+struct pq_peft_out {
+    const char *name; /* as in struct pq_peft_module */
+    bool embedding;
+    const uint64_t *in; /* [n_in] of A behind the rank: in; kernel of a conv */
+    int n_in;
+    const struct pq_factor *factor; /* rows are outputs, its rank is chosen */
+    const struct pq_piece *bias;    /* [n_bias], whose sum lora_B.bias is */
+    size_t n_bias;
+    void *user; /* of the steps */
+};
+
 /*
- * The weighted sum of adapters as one adapter, exactly:
+ * Declares the tensors of an adapter in `out`, appends the steps that fill
+ * them, and makes its config say what they are, each of scale 1.  The config
+ * is the one that `out` has been given, with all that is not about this left
+ * as it is, or a new one.  `made` holds the factors.  The modules are
+ * borrowed.  The tensors of `out` do not move while at most `more` are added.
+ */
+PQ_MUST_USE int pq_peft_write(struct pq_plan *plan, struct pq_catalog *out,
+                              const struct pq_peft_out *modules /* [n] */,
+                              size_t n, size_t more, struct pq_source *made,
+                              enum pq_dtype dtype, const struct pq_quant *q,
+                              struct pq_error *e);
+/* Sets a key of adapter_config.json to JSON text; NULL removes it. */
+PQ_MUST_USE int pq_peft_config_set(struct pq_catalog *out, const char *key,
+                                   const char *value, struct pq_error *e);
+
+/* What several adapters do to one module: sum of w s B A. */
+struct pq_peft_joint {
+    const struct pq_peft_module *like; /* the first of them: names, shapes */
+    size_t n;
+    size_t *adapter;     /* [n] whose they are */
+    double *scale;       /* [n] s */
+    struct pq_piece *a;  /* [n] its scale is w s */
+    struct pq_piece *b;  /* [n] its scale is 1 */
+    struct pq_piece *bias; /* [n_bias] its scale is w s */
+    size_t n_bias;
+    uint64_t rank; /* the sum of theirs */
+};
+
+/* The modules of several adapters; zero-initialise. */
+struct pq_peft_union {
+    struct pq_arena arena;
+    const struct pq_peft *const *adapters; /* [n_adapters], borrowed */
+    const double *weights;                 /* [n_adapters], borrowed */
+    size_t n_adapters;
+    struct pq_peft_joint *modules; /* [n] */
+    size_t n, cap;
+};
+
+/*
+ * Joins adapters by the names of their modules; set the three borrowed
+ * members before.  DoRA fails by name: it is no sum without the base.  So do,
+ * of more than one adapter, saved modules, biases of the base and tokens; of
+ * one alone they are left to the caller.
+ */
+PQ_MUST_USE int pq_peft_join(struct pq_peft_union *u, struct pq_error *e);
+void pq_peft_union_release(struct pq_peft_union *u);
+
+/*
+ * The sum as one adapter, exactly:
  *
  *     A' = [c1 A1; c2 A2; ...]   B' = [B1, B2, ...]   c = weight * scale
  *
- * Declares its tensors in the empty catalogue `out`, with the config of the
- * first adapter mended, and appends the steps that fill them.  Ranks may
- * differ.  What is no product (DoRA, saved modules, biases, tokens) cannot
- * be summed without the base and is refused by name.
+ * Declares its tensors in `out`, mends the config that it has been given, and
+ * appends the steps that fill them.  Ranks may differ.
  */
 PQ_MUST_USE int pq_peft_sum(struct pq_plan *plan, struct pq_catalog *out,
-                            const struct pq_peft *const *adapters /* [n] */,
-                            const double *weights /* [n] */, size_t n,
+                            const struct pq_peft_union *u,
                             enum pq_dtype dtype, const struct pq_quant *q,
                             struct pq_error *e);
+/*
+ * The average of the factors, A' = sum w A and B' = sum w B, which is not
+ * that of the products.  All adapters must have the same modules, ranks and
+ * scales, and the config stays that of the first.
+ */
+PQ_MUST_USE int pq_peft_average(struct pq_plan *plan, struct pq_catalog *out,
+                                const struct pq_peft_union *u,
+                                enum pq_dtype dtype, const struct pq_quant *q,
+                                struct pq_error *e);
 
 #ifdef __cplusplus
 }

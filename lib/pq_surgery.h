@@ -98,15 +98,21 @@ struct pq_piece {
     double scale;
 };
 
+enum pq_joint {
+    PQ_BELOW,  /* one below the other */
+    PQ_BESIDE, /* side by side */
+    PQ_ADDED   /* summed, element by element; any shape */
+};
+
 /*
- * Appends the step that puts matrices one below the other, or with `beside`
- * side by side, each times its factor, in float, as the floating type of the
- * output tensor.  The pieces are borrowed; they fit, or the step fails.
+ * Appends the step that puts matrices together, each times its factor, in
+ * float, as the floating type of the output tensor.  The pieces are borrowed;
+ * they fit, or the step fails.  None at all is 0.
  */
 struct pq_step *pq_step_concat(struct pq_plan *p, const struct pq_catalog *out,
                                size_t tensor, const struct pq_piece *pieces,
-                               size_t n, bool beside, const struct pq_quant *q,
-                               struct pq_error *e);
+                               size_t n, enum pq_joint joint,
+                               const struct pq_quant *q, struct pq_error *e);
 
 /*
  * How much of the change is left after rounding: the cosine between the

@@ -424,6 +424,8 @@ Test(merge, sum_of_adapters_is_exact)
     const struct pq_peft *both[] = {&p[0], &p[1]};
     const double w[] = {0.7, -0.4};
     struct pq_plan plan = {.sources = s, .n_sources = 2};
+    struct pq_peft_union u = {
+        .adapters = both, .weights = w, .n_adapters = 2};
     struct pq_catalog out;
     struct fake_sink sink;
     const struct pq_quant q = {.kernels = pq_kernels_best()};
@@ -431,8 +433,8 @@ Test(merge, sum_of_adapters_is_exact)
     pq_catalog_init(&out);
     for (size_t i = 0; i < 2; i++)
         cr_assert_eq(pq_peft_read(&p[i], s[i], &e), 0, "%s", e.msg);
-    cr_assert_eq(pq_peft_sum(&plan, &out, both, w, 2, PQ_F32, &q, &e), 0, "%s",
-                 e.msg);
+    cr_assert_eq(pq_peft_join(&u, &e), 0, "%s", e.msg);
+    cr_assert_eq(pq_peft_sum(&plan, &out, &u, PQ_F32, &q, &e), 0, "%s", e.msg);
     fake_sink_init(&sink, &out, true, -1);
     plan.sink = &sink.base;
     const struct pq_run run = {.threads = 2, .memory = 64 << 20};
@@ -452,6 +454,7 @@ Test(merge, sum_of_adapters_is_exact)
     }
     fake_sink_release(&sink);
     pq_plan_release(&plan);
+    pq_peft_union_release(&u);
     pq_catalog_release(&out);
     for (size_t i = 0; i < 2; i++) {
         pq_peft_release(&p[i]);

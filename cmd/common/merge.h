@@ -20,6 +20,7 @@ struct merge_options {
     const char *base;               /* path, or NULL */
     unsigned given;                 /* of the parameters: enum pq_blend_takes */
     struct pq_blend_params params;
+    struct pq_rank_rule ranks; /* of a sum of adapters */
 };
 
 /* An operand: a model, or an adapter. */

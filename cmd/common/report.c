@@ -128,13 +128,9 @@ static void print_tensor(const struct cmd_report *r, const struct pq_tensor *t)
     cmd_msg(r->c, "%s %s -> %s", name, shape, cmd_type_name(t));
 }
 
-static int report_catalog(struct cmd_report *r, struct pq_error *e)
+int cmd_report_catalog(struct cmd_report *r, struct pq_error *e)
 {
     for (size_t i = 0; i < r->out->n_tensors; i++) {
-        if (r->c->verbose > 0)
-            print_tensor(r, &r->out->tensors[i]);
-        if (!r->c->json)
-            continue;
         open_json(r, &r->out->tensors[i]);
         pq_buf_puts(&r->json, "}");
     }
@@ -158,7 +154,7 @@ int cmd_report_end(struct cmd_report *r, uint64_t bytes_in, uint64_t bytes_out,
         cmd_print_n(head.s, head.n);
     if (b->n)
         cmd_print_n(b->s, b->n);
-    cmd_print("]}\n");
+    cmd_print("]%s}\n", r->more ? r->more : "");
     const int rc = head.failed ? pq_fail_nomem(e) : 0;
     pq_buf_release(&head);
     return rc;
@@ -172,8 +168,11 @@ int cmd_report_plan(struct cmd *c, const struct pq_plan *p, struct pq_error *e)
 
     if (p->n_sources)
         bytes_in = p->sources[0]->total_bytes;
+    for (size_t i = 0; i < r.out->n_tensors && !c->dry_run; i++)
+        if (c->verbose > 0)
+            print_tensor(&r, &r.out->tensors[i]);
     if (!c->dry_run)
-        rc = report_catalog(&r, e) ||
+        rc = (c->json && cmd_report_catalog(&r, e)) ||
              cmd_report_end(&r, bytes_in, p->sink->total_bytes, e);
     pq_buf_release(&r.json);
     return rc ? -1 : 0;

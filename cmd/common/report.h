@@ -13,6 +13,7 @@ struct cmd_report {
     size_t n;
     const struct pq_catalog *out;
     const char *type; /* asked for, in the summary */
+    const char *more; /* JSON behind the array, ",\"key\":..."; or NULL */
     void *user;       /* the tool's own */
 };
 
@@ -24,6 +25,8 @@ PQ_MUST_USE int cmd_report_tensor(const struct pq_step *s,
 PQ_MUST_USE int cmd_report_end(struct cmd_report *r, uint64_t bytes_in,
                                uint64_t bytes_out, struct pq_error *e);
 
+/* Adds all tensors of r->out to the array, as nobody measured them. */
+PQ_MUST_USE int cmd_report_catalog(struct cmd_report *r, struct pq_error *e);
 /* For tools that measure nothing: what a plan that was run has written. */
 PQ_MUST_USE int cmd_report_plan(struct cmd *c, const struct pq_plan *p,
                                 struct pq_error *e);

@@ -1,7 +1,7 @@
 /*
- * Matrices put together: one below the other, or side by side.
+ * Matrices put together: one below the other, side by side, or summed.
  *
- *     below   [c1 A1; c2 A2]        beside   [c1 B1, c2 B2]
+ *     below   [c1 A1; c2 A2]     beside   [c1 B1, c2 B2]     added   sum c T
  *
  * Made for the factors of adapters, which are small: a step is one unit.
  */
@@ -13,26 +13,27 @@
 struct concat {
     const struct pq_piece *pieces;
     size_t n;
-    bool beside;
+    enum pq_joint joint;
     const struct pq_tensor *out;
     const struct pq_quant *quant;
 };
 
 static uint64_t columns_of(const struct pq_tensor *t)
 {
-    return t->shape[0] ? t->n_elements / t->shape[0] : 0;
+    return t->rank && t->shape[0] ? t->n_elements / t->shape[0] : 0;
 }
 
 /* Puts piece x [rows][cols] where it belongs; returns where the next one is. */
 static float *place(const struct concat *c, const float *x, uint64_t rows,
                     uint64_t cols, float scale, float *to)
 {
-    const uint64_t stride = c->beside ? columns_of(c->out) : cols;
+    const bool beside = c->joint == PQ_BESIDE;
+    const uint64_t stride = beside ? columns_of(c->out) : cols;
 
     for (uint64_t i = 0; i < rows; i++)
         for (uint64_t k = 0; k < cols; k++)
-            to[i * stride + k] = scale * x[i * cols + k];
-    return to + (c->beside ? cols : rows * cols);
+            to[i * stride + k] += scale * x[i * cols + k];
+    return c->joint == PQ_ADDED ? to : to + (beside ? cols : rows * cols);
 }
 
 static int emit(const struct pq_step *s, const struct pq_unit *u,
@@ -44,6 +45,7 @@ static int emit(const struct pq_step *s, const struct pq_unit *u,
     float *all = u->scratch, *next = all, *x = all + n;
 
     (void)state;
+    memset(all, 0, n * sizeof *all);
     for (size_t i = 0; i < c->n; i++) {
         const struct pq_tensor *t = c->pieces[i].tensor;
         pq_load_f32(k, t->dtype, u->in[i], t->n_elements, x);
@@ -56,6 +58,22 @@ static int emit(const struct pq_step *s, const struct pq_unit *u,
     return 0;
 }
 
+static bool fits(const struct concat *c, const struct pq_tensor *t)
+{
+    const struct pq_tensor *out = c->out;
+
+    switch (c->joint) {
+    case PQ_BELOW:
+        return t->rank >= 2 && columns_of(t) == columns_of(out);
+    case PQ_BESIDE:
+        return t->rank >= 2 && t->shape[0] == out->shape[0];
+    default:
+        return t->rank == out->rank && t->rank > 0 &&
+               memcmp(t->shape, out->shape,
+                      (size_t)t->rank * sizeof *t->shape) == 0;
+    }
+}
+
 /* The pieces fill the output, no more and no less. */
 static int check(const struct concat *c, struct pq_error *e)
 {
@@ -64,8 +82,7 @@ static int check(const struct concat *c, struct pq_error *e)
 
     for (size_t i = 0; i < c->n; i++) {
         const struct pq_tensor *t = c->pieces[i].tensor;
-        if (t->rank < 2 || (c->beside ? t->shape[0] != out->shape[0]
-                                      : columns_of(t) != columns_of(out)))
+        if (!fits(c, t))
             return pq_fail(e, PQ_EARG,
                            "tensor %s: its shape is not that of the other "
                            "adapters",
@@ -73,7 +90,9 @@ static int check(const struct concat *c, struct pq_error *e)
         rows += t->shape[0];
         cols += columns_of(t);
     }
-    if (c->beside ? cols != columns_of(out) : rows != out->shape[0])
+    if (c->joint == PQ_BESIDE  ? cols != columns_of(out)
+        : c->joint == PQ_BELOW ? rows != out->shape[0]
+                               : false)
         return pq_fail(e, PQ_EARG, "tensor %s: the pieces do not fill it",
                        out->name);
     return 0;
@@ -81,8 +100,8 @@ static int check(const struct concat *c, struct pq_error *e)
 
 struct pq_step *pq_step_concat(struct pq_plan *p, const struct pq_catalog *out,
                                size_t tensor, const struct pq_piece *pieces,
-                               size_t n, bool beside, const struct pq_quant *q,
-                               struct pq_error *e)
+                               size_t n, enum pq_joint joint,
+                               const struct pq_quant *q, struct pq_error *e)
 {
     struct pq_step *s = pq_plan_step(p, n, 1, e);
     struct concat *c = pq_arena_alloc(&p->arena, 1, sizeof *c);
@@ -92,7 +111,7 @@ struct pq_step *pq_step_concat(struct pq_plan *p, const struct pq_catalog *out,
         pq_fail_nomem(e);
         return NULL;
     }
-    *c = (struct concat){pieces, n, beside, &out->tensors[tensor], q};
+    *c = (struct concat){pieces, n, joint, &out->tensors[tensor], q};
     if (check(c, e))
         return NULL;
     for (size_t i = 0; i < n; i++) {

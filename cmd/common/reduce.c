@@ -1,0 +1,135 @@
+/*
+ * Reducing the ranks of adapters; see reduce.h.
+ */
+#include "reduce.h"
+
+#include "pq_json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+bool cmd_reduces(const struct pq_rank_rule *rule)
+{
+    return rule->rank || rule->energy > 0 || rule->max_error > 0 ||
+           rule->bytes;
+}
+
+/* ---- the first run ----------------------------------------------------- */
+
+static int found(const struct pq_step *s, const struct pq_lowrank *l,
+                 struct pq_error *e)
+{
+    struct cmd_reduce *r = s->user;
+
+    return pq_factors_keep(&r->factors, s->name, l, r->rule.rank, e);
+}
+
+static int add_products(struct cmd_reduce *r, struct pq_plan *plan,
+                        struct pq_error *e)
+{
+    const struct pq_lowrank_how how = {.kernels = r->c->kernels,
+                                       .found = found};
+
+    for (size_t i = 0; i < r->joined->n; i++) {
+        const struct pq_peft_joint *j = &r->joined->modules[i];
+        struct pq_step *s = pq_step_product(plan, j->like->name, j->a, j->b,
+                                            j->n, &how, e);
+        if (!s)
+            return -1;
+        s->user = r;
+    }
+    return 0;
+}
+
+/* Results are kept in a quarter of the memory, the rest is for the runs. */
+static int factor(struct cmd_reduce *r, struct pq_error *e)
+{
+    const uint64_t share = r->c->memory / 4;
+    struct pq_plan plan = {0};
+
+    r->c->memory -= share;
+    int rc = pq_linalg_ready(e) ||
+             pq_factors_init(&r->factors, r->joined->n, share, r->c->tmpdir,
+                             e) ||
+             add_products(r, &plan, e) || cmd_run_plan(r->c, &plan, e);
+    pq_plan_release(&plan);
+    return rc ? -1 : 0;
+}
+
+/* ---- the plan of the second -------------------------------------------- */
+
+static void describe(const struct cmd_reduce *r, size_t i)
+{
+    const struct pq_peft_joint *j = &r->joined->modules[i];
+
+    r->modules[i] = (struct pq_peft_out){
+        .name = j->like->name,
+        .embedding = j->like->embedding,
+        .in = j->like->a->shape + 1,
+        .n_in = j->like->a->rank - 1,
+        .factor = &r->factors.factors[i],
+        .bias = j->bias,
+        .n_bias = j->n_bias,
+    };
+}
+
+int cmd_reduce_plan(struct cmd_reduce *r, struct pq_plan *plan,
+                    struct pq_catalog *out, size_t more, struct pq_error *e)
+{
+    const size_t n = r->joined->n;
+
+    r->rule.element_bits = pq_dtype_bits(r->dtype);
+    r->modules = pq_zalloc(n, sizeof *r->modules);
+    if (!r->modules)
+        return pq_fail_nomem(e);
+    if (factor(r, e) || pq_factors_choose(&r->factors, &r->rule, e))
+        return -1;
+    for (size_t i = 0; i < n; i++)
+        describe(r, i);
+    return pq_peft_write(plan, out, r->modules, n, more, r->factors.made,
+                         r->dtype, r->quant, e);
+}
+
+/* ---- reports ----------------------------------------------------------- */
+
+static void report_module(struct cmd_reduce *r, size_t i)
+{
+    const struct pq_peft_joint *j = &r->joined->modules[i];
+    const struct pq_factor *f = r->factors.n ? &r->factors.factors[i] : NULL;
+    const unsigned long long rank = f ? f->rank : j->rank;
+    const double error = f ? pq_factor_error(f) : 0;
+    char name[256];
+
+    snprintf(name, sizeof name, "%s", j->like->name);
+    cmd_mask(name, strlen(name));
+    if (r->c->verbose > 0)
+        cmd_msg(r->c, "%s: rank %llu of %llu, relative error %.4g", name, rank,
+                (unsigned long long)j->rank, error);
+    pq_buf_puts(&r->json, i ? ",{\"name\":" : "{\"name\":");
+    pq_json_quote(&r->json, j->like->name);
+    pq_buf_printf(&r->json, ",\"rank\":%llu,\"error\":", rank);
+    pq_json_put_f64(&r->json, error);
+    pq_buf_puts(&r->json, "}");
+}
+
+int cmd_reduce_report(struct cmd_reduce *r, struct cmd_report *report,
+                      struct pq_error *e)
+{
+    if (r->c->dry_run)
+        return 0;
+    pq_buf_puts(&r->json, ",\"modules\":[");
+    for (size_t i = 0; i < r->joined->n; i++)
+        report_module(r, i);
+    pq_buf_puts(&r->json, "]");
+    if (r->json.failed)
+        return pq_fail_nomem(e);
+    report->more = r->json.s;
+    return r->c->json ? cmd_report_catalog(report, e) : 0;
+}
+
+void cmd_reduce_release(struct cmd_reduce *r)
+{
+    pq_factors_release(&r->factors);
+    pq_buf_release(&r->json);
+    free(r->modules);
+}
