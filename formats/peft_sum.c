@@ -13,7 +13,7 @@ static int refuse(const struct pq_peft_union *u, const struct pq_peft *p,
                   struct pq_error *e)
 {
     for (size_t i = 0; i < p->n_modules; i++)
-        if (p->modules[i].magnitude)
+        if (p->modules[i].magnitude && !u->magnitudes)
             return pq_fail(e, PQ_EUNSUPPORTED,
                            "%s: tensor %s: DoRA cannot be summed without the "
                            "base; pq-extract --plain makes it a LoRA",
@@ -180,13 +180,15 @@ static struct peft_shape shape_of(const struct pq_peft_joint *j, bool biases,
 }
 
 int pq_peft_sum(struct pq_plan *plan, struct pq_catalog *out,
-                const struct pq_peft_union *u, enum pq_dtype dtype,
-                const struct pq_quant *q, struct pq_error *e)
+                const struct pq_peft_union *u, size_t more,
+                enum pq_dtype dtype, const struct pq_quant *q,
+                struct pq_error *e)
 {
     const struct sum s = {plan, out, dtype, q};
     const bool biases = have_biases(u);
     struct peft_shape *shapes = pq_zalloc(u->n, sizeof *shapes);
-    int rc = shapes ? peft_reserve(out, 3 * u->n, e) : pq_fail_nomem(e);
+    int rc = shapes ? peft_reserve(out, 3 * u->n + more, e)
+                    : pq_fail_nomem(e);
 
     for (size_t i = 0; !rc && i < u->n; i++) {
         const struct pq_peft_joint *j = &u->modules[i];

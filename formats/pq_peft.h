@@ -227,13 +227,14 @@ struct pq_peft_union {
     const struct pq_peft *const *adapters; /* [n_adapters], borrowed */
     const double *weights;                 /* [n_adapters], borrowed */
     size_t n_adapters;
+    bool magnitudes; /* DoRA is welcome: the caller sees to it */
     struct pq_peft_joint *modules; /* [n] */
     size_t n, cap;
 };
 
 /*
- * Joins adapters by the names of their modules; set the three borrowed
- * members before.  DoRA fails by name: it is no sum without the base.  So do,
+ * Joins adapters by the names of their modules; set the members before
+ * `modules` first.  DoRA fails by name: it is no sum without the base.  So do,
  * of more than one adapter, saved modules, biases of the base and tokens; of
  * one alone they are left to the caller.
  */
@@ -246,10 +247,10 @@ void pq_peft_union_release(struct pq_peft_union *u);
  *     A' = [c1 A1; c2 A2; ...]   B' = [B1, B2, ...]   c = weight * scale
  *
  * Declares its tensors in `out`, mends the config that it has been given, and
- * appends the steps that fill them.  Ranks may differ.
+ * appends the steps that fill them.  Ranks may differ.  `more` as above.
  */
 PQ_MUST_USE int pq_peft_sum(struct pq_plan *plan, struct pq_catalog *out,
-                            const struct pq_peft_union *u,
+                            const struct pq_peft_union *u, size_t more,
                             enum pq_dtype dtype, const struct pq_quant *q,
                             struct pq_error *e);
 /*

@@ -434,7 +434,8 @@ Test(merge, sum_of_adapters_is_exact)
     for (size_t i = 0; i < 2; i++)
         cr_assert_eq(pq_peft_read(&p[i], s[i], &e), 0, "%s", e.msg);
     cr_assert_eq(pq_peft_join(&u, &e), 0, "%s", e.msg);
-    cr_assert_eq(pq_peft_sum(&plan, &out, &u, PQ_F32, &q, &e), 0, "%s", e.msg);
+    cr_assert_eq(pq_peft_sum(&plan, &out, &u, 0, PQ_F32, &q, &e), 0, "%s",
+                 e.msg);
     fake_sink_init(&sink, &out, true, -1);
     plan.sink = &sink.base;
     const struct pq_run run = {.threads = 2, .memory = 64 << 20};

@@ -255,3 +255,18 @@ int cmd_config_set_bnb(struct pq_catalog *c, const struct pq_tensor **first,
     pq_buf_release(&b);
     return rc;
 }
+
+int cmd_config_places(struct pq_peft_places *w, const struct pq_source *base,
+                      struct pq_error *e)
+{
+    w->base = base->catalog;
+    w->has_config = pq_catalog_blob(w->base, "config.json") != NULL;
+    w->has_conv1d = cmd_config_has_conv1d(w->base, e);
+    w->experts_in_out = cmd_config_turned_experts(w->base, e);
+    const int tied = cmd_config_tied(w->base, e);
+    if (e->code || cmd_config_refuse_foreign(base, e) ||
+        pq_peft_places_init(w, e))
+        return -1;
+    w->tied = tied == 1 || (tied == 2 && w->head == SIZE_MAX);
+    return 0;
+}

@@ -8,6 +8,7 @@
 #define CMD_CONFIG_H
 
 #include "cmd.h"
+#include "pq_peft.h"
 
 /*
  * Copies the string under a top-level key of config.json into `value`
@@ -48,5 +49,13 @@ PQ_MUST_USE int cmd_config_refuse_foreign(const struct pq_source *s,
 bool cmd_config_has_conv1d(const struct pq_catalog *c, struct pq_error *e);
 /* Does it say that the experts of a layer are stored [in, out]? */
 bool cmd_config_turned_experts(const struct pq_catalog *c, struct pq_error *e);
+
+/*
+ * Begins the placing of adapters in a base: fills in what its config says
+ * about it; pq_peft_place() may follow.
+ */
+PQ_MUST_USE int cmd_config_places(struct pq_peft_places *w,
+                                  const struct pq_source *base,
+                                  struct pq_error *e);
 
 #endif

@@ -226,17 +226,10 @@ static int place_adapters(struct fold *f, struct pq_error *e)
 {
     struct pq_peft_places *w = &f->places;
 
-    w->base = f->base->catalog;
-    w->has_config = pq_catalog_blob(w->base, "config.json") != NULL;
-    w->has_conv1d = cmd_config_has_conv1d(w->base, e);
-    w->experts_in_out = cmd_config_turned_experts(w->base, e);
     w->residual = f->j->o->residual;
-    const int tied = cmd_config_tied(w->base, e);
-    if (e->code || cmd_config_refuse_foreign(f->base, e) ||
-        pq_peft_places_init(w, e) || make_room(f, e))
+    if (cmd_config_places(w, f->base, e) || make_room(f, e))
         return -1;
     w->made = f->j->made;
-    w->tied = tied == 1 || (tied == 2 && w->head == SIZE_MAX);
     for (size_t i = 0; i < f->j->n_inputs; i++) {
         const struct merge_input *a = &f->j->inputs[i];
         if (a->adapter && pq_peft_place(w, &a->peft, a->weight, e))

@@ -58,7 +58,8 @@ static int plan_sum(struct sum *s, struct pq_error *e)
         return -1;
     if (cmd_reduces(&r->rule))
         return cmd_reduce_plan(r, &j->plan, &j->out, 0, e);
-    return pq_peft_sum(&j->plan, &j->out, &s->joined, r->dtype, &j->quant, e);
+    return pq_peft_sum(&j->plan, &j->out, &s->joined, 0, r->dtype, &j->quant,
+                       e);
 }
 
 static int run_sum(struct sum *s, struct pq_error *e)

@@ -24,16 +24,28 @@ static int found(const struct pq_step *s, const struct pq_lowrank *l,
     return pq_factors_keep(&r->factors, s->name, l, r->rule.rank, e);
 }
 
-static int add_products(struct cmd_reduce *r, struct pq_plan *plan,
-                        struct pq_error *e)
+static struct pq_step *add_step(struct cmd_reduce *r, struct pq_plan *plan,
+                                size_t i, struct pq_error *e)
 {
-    const struct pq_lowrank_how how = {.kernels = r->c->kernels,
-                                       .found = found};
+    const struct pq_peft_joint *j = &r->joined->modules[i];
+    struct pq_lowrank_how how = {.kernels = r->c->kernels, .found = found};
 
+    if (!r->dense)
+        return pq_step_product(plan, j->like->name, j->a, j->b, j->n, &how, e);
+    how.rank = r->dense[i].rank;
+    how.oversample = 10;
+    how.iterations = 2;
+    how.seed = r->c->seed;
+    how.turned = r->dense[i].turned;
+    return pq_step_lowrank(plan, j->like->name, NULL, NULL, r->dense[i].source,
+                           r->dense[i].tensor, &how, e);
+}
+
+static int add_steps(struct cmd_reduce *r, struct pq_plan *plan,
+                     struct pq_error *e)
+{
     for (size_t i = 0; i < r->joined->n; i++) {
-        const struct pq_peft_joint *j = &r->joined->modules[i];
-        struct pq_step *s = pq_step_product(plan, j->like->name, j->a, j->b,
-                                            j->n, &how, e);
+        struct pq_step *s = add_step(r, plan, i, e);
         if (!s)
             return -1;
         s->user = r;
@@ -51,7 +63,7 @@ static int factor(struct cmd_reduce *r, struct pq_error *e)
     int rc = pq_linalg_ready(e) ||
              pq_factors_init(&r->factors, r->joined->n, share, r->c->tmpdir,
                              e) ||
-             add_products(r, &plan, e) || cmd_run_plan(r->c, &plan, e);
+             add_steps(r, &plan, e) || cmd_run_plan(r->c, &plan, e);
     pq_plan_release(&plan);
     return rc ? -1 : 0;
 }

@@ -13,12 +13,21 @@
 #include "pq_peft.h"
 #include "report.h"
 
+/* A matrix that stands for the products of a module. */
+struct cmd_reduce_matrix {
+    struct pq_source *source; /* plain, random access */
+    const struct pq_tensor *tensor;
+    bool turned; /* [in][out] */
+    size_t rank; /* how many singular values to look for */
+};
+
 struct cmd_reduce {
     struct cmd *c;
     struct pq_rank_rule rule;
     enum pq_dtype dtype; /* of the adapter that is written */
     const struct pq_quant *quant;
     const struct pq_peft_union *joined;
+    const struct cmd_reduce_matrix *dense; /* [joined->n], or NULL */
     struct pq_factors factors;
     struct pq_peft_out *modules; /* [joined->n] */
     struct pq_buf json;          /* what cmd_reduce_report() adds */
