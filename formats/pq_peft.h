@@ -29,7 +29,7 @@
 #ifndef PQ_PEFT_H
 #define PQ_PEFT_H
 
-#include "pq_factors.h"
+#include "pq_ranks.h"
 #include "pq_surgery.h"
 
 #ifdef __cplusplus
@@ -186,7 +186,7 @@ struct pq_peft_out {
     bool embedding;
     const uint64_t *in; /* [n_in] of A behind the rank: in; kernel of a conv */
     int n_in;
-    const struct pq_factor *factor; /* rows are outputs, its rank is chosen */
+    const struct pq_ranked *factor; /* rows are outputs, its rank is chosen */
     const struct pq_piece *bias;    /* [n_bias], whose sum lora_B.bias is */
     size_t n_bias;
     void *user; /* of the steps */

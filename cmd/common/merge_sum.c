@@ -57,7 +57,7 @@ static int plan_sum(struct sum *s, struct pq_error *e)
         pq_catalog_copy_meta(&j->out, j->inputs[0].source->catalog, e))
         return -1;
     if (cmd_reduces(&r->rule))
-        return cmd_reduce_plan(r, &j->plan, &j->out, 0, e);
+        return cmd_reduce_plan(r, &j->plan, &j->out, 0, 0, e);
     return pq_peft_sum(&j->plan, &j->out, &s->joined, 0, r->dtype, &j->quant,
                        e);
 }

@@ -20,8 +20,10 @@ static int found(const struct pq_step *s, const struct pq_lowrank *l,
                  struct pq_error *e)
 {
     struct cmd_reduce *r = s->user;
+    const size_t i = r->factors.n;
 
-    return pq_factors_keep(&r->factors, s->name, l, r->rule.rank, e);
+    return pq_ranking_keep(&r->factors, s->name, l,
+                           r->dense ? r->dense[i].rank : r->rule.rank, e);
 }
 
 static struct pq_step *add_step(struct cmd_reduce *r, struct pq_plan *plan,
@@ -61,7 +63,7 @@ static int factor(struct cmd_reduce *r, struct pq_error *e)
 
     r->c->memory -= share;
     int rc = pq_linalg_ready(e) ||
-             pq_factors_init(&r->factors, r->joined->n, share, r->c->tmpdir,
+             pq_ranking_init(&r->factors, r->joined->n, share, r->c->tmpdir,
                              e) ||
              add_steps(r, &plan, e) || cmd_run_plan(r->c, &plan, e);
     pq_plan_release(&plan);
@@ -85,8 +87,63 @@ static void describe(const struct cmd_reduce *r, size_t i)
     };
 }
 
+/* A matrix was searched only so far, which may be too little. */
+static int check_reached(const struct cmd_reduce *r, struct pq_error *e)
+{
+    for (size_t i = 0; i < r->factors.n && !r->rule.rank; i++) {
+        const struct pq_ranked *f = &r->factors.factors[i];
+        const bool all = f->kept == f->rows || f->kept == f->cols;
+        if (!all && !pq_ranked_enough(f, f->kept, &r->rule))
+            return pq_fail(e, PQ_EARG,
+                           "module %s: rank %zu leaves a relative error of "
+                           "%.3g; say with --rank how far to go",
+                           f->name, f->kept, pq_ranked_error(f));
+    }
+    return 0;
+}
+
+/*
+ * What the files take beside the numbers of factors, at most: for a tensor
+ * its entry in the header, for a module its lines in the config.
+ */
+static uint64_t overhead(const struct cmd_reduce *r,
+                         const struct pq_catalog *out, uint64_t more)
+{
+    uint64_t sum = 1536 + more;
+
+    for (size_t i = 0; i < out->n_blobs; i++)
+        sum += out->blobs[i].bytes;
+    for (size_t i = 0; i < r->joined->n; i++) {
+        const struct pq_peft_joint *j = &r->joined->modules[i];
+        const size_t name = strlen(j->like->name);
+        sum += 2 * (name + 120) + 3 * (name + 16);
+        if (j->n_bias)
+            sum += name + 120 +
+                   j->like->b->shape[0] * r->rule.element_bits / 8;
+    }
+    return sum;
+}
+
+static int choose(struct cmd_reduce *r, const struct pq_catalog *out,
+                  uint64_t more, struct pq_error *e)
+{
+    struct pq_rank_rule rule = r->rule;
+    const uint64_t other = overhead(r, out, more);
+
+    if (rule.bytes && rule.bytes <= other)
+        return pq_fail(e, PQ_EARG,
+                       "--max-size: %llu bytes are not enough for names and "
+                       "config",
+                       (unsigned long long)rule.bytes);
+    rule.bytes -= rule.bytes ? other : 0;
+    return check_reached(r, e) || pq_ranking_choose(&r->factors, &rule, e)
+               ? -1
+               : 0;
+}
+
 int cmd_reduce_plan(struct cmd_reduce *r, struct pq_plan *plan,
-                    struct pq_catalog *out, size_t more, struct pq_error *e)
+                    struct pq_catalog *out, size_t more, uint64_t more_bytes,
+                    struct pq_error *e)
 {
     const size_t n = r->joined->n;
 
@@ -94,7 +151,7 @@ int cmd_reduce_plan(struct cmd_reduce *r, struct pq_plan *plan,
     r->modules = pq_zalloc(n, sizeof *r->modules);
     if (!r->modules)
         return pq_fail_nomem(e);
-    if (factor(r, e) || pq_factors_choose(&r->factors, &r->rule, e))
+    if (factor(r, e) || choose(r, out, more_bytes, e))
         return -1;
     for (size_t i = 0; i < n; i++)
         describe(r, i);
@@ -107,16 +164,15 @@ int cmd_reduce_plan(struct cmd_reduce *r, struct pq_plan *plan,
 static void report_module(struct cmd_reduce *r, size_t i)
 {
     const struct pq_peft_joint *j = &r->joined->modules[i];
-    const struct pq_factor *f = r->factors.n ? &r->factors.factors[i] : NULL;
+    const struct pq_ranked *f = r->factors.n ? &r->factors.factors[i] : NULL;
     const unsigned long long rank = f ? f->rank : j->rank;
-    const double error = f ? pq_factor_error(f) : 0;
+    const double error = f ? pq_ranked_error(f) : 0;
     char name[256];
 
     snprintf(name, sizeof name, "%s", j->like->name);
     cmd_mask(name, strlen(name));
     if (r->c->verbose > 0)
-        cmd_msg(r->c, "%s: rank %llu of %llu, relative error %.4g", name, rank,
-                (unsigned long long)j->rank, error);
+        cmd_msg(r->c, "%s: rank %llu, relative error %.4g", name, rank, error);
     pq_buf_puts(&r->json, i ? ",{\"name\":" : "{\"name\":");
     pq_json_quote(&r->json, j->like->name);
     pq_buf_printf(&r->json, ",\"rank\":%llu,\"error\":", rank);
@@ -141,7 +197,7 @@ int cmd_reduce_report(struct cmd_reduce *r, struct cmd_report *report,
 
 void cmd_reduce_release(struct cmd_reduce *r)
 {
-    pq_factors_release(&r->factors);
+    pq_ranking_release(&r->factors);
     pq_buf_release(&r->json);
     free(r->modules);
 }

@@ -28,7 +28,7 @@ struct cmd_reduce {
     const struct pq_quant *quant;
     const struct pq_peft_union *joined;
     const struct cmd_reduce_matrix *dense; /* [joined->n], or NULL */
-    struct pq_factors factors;
+    struct pq_ranking factors;
     struct pq_peft_out *modules; /* [joined->n] */
     struct pq_buf json;          /* what cmd_reduce_report() adds */
 };
@@ -37,11 +37,11 @@ struct cmd_reduce {
 bool cmd_reduces(const struct pq_rank_rule *rule);
 /*
  * Factors the modules and appends the steps that write them, with room for
- * `more` tensors in `out`, which has its config already.
+ * `more` tensors of `more_bytes` in `out`, which has its config already.
  */
 PQ_MUST_USE int cmd_reduce_plan(struct cmd_reduce *r, struct pq_plan *plan,
                                 struct pq_catalog *out, size_t more,
-                                struct pq_error *e);
+                                uint64_t more_bytes, struct pq_error *e);
 /*
  * After the run: -v and --json of an adapter: its tensors, and for each of
  * its modules the rank and what was lost.  Without factors nothing was.

@@ -13,6 +13,7 @@
 #include "reduce.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct resize {
     struct cmd *c;
@@ -143,6 +144,17 @@ static int take_base(struct resize *r, struct pq_error *e)
 
 /* ---- the plan ---------------------------------------------------------- */
 
+static uint64_t value_bytes(const struct resize *r)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < r->peft.n_values; i++) {
+        const struct pq_tensor *t = r->peft.values[i].tensor;
+        sum += t->parts[0].bytes + strlen(t->name) + 160;
+    }
+    return sum;
+}
+
 /* What replaces tensors of the base stays what it is. */
 static int copy_values(struct resize *r, struct pq_error *e)
 {
@@ -179,7 +191,8 @@ static int make_plan(struct resize *r, struct pq_error *e)
         pq_catalog_copy_meta(&r->out, r->adapter->catalog, e))
         return -1;
     if (dora || cmd_reduces(&d->rule)
-            ? cmd_reduce_plan(d, &r->plan, &r->out, r->peft.n_values, e)
+            ? cmd_reduce_plan(d, &r->plan, &r->out, r->peft.n_values,
+                              value_bytes(r), e)
             : pq_peft_sum(&r->plan, &r->out, &r->joined, r->peft.n_values,
                           d->dtype, &r->quant, e))
         return -1;

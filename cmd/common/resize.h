@@ -5,7 +5,7 @@
 #define CMD_RESIZE_H
 
 #include "cmd.h"
-#include "pq_factors.h"
+#include "pq_ranks.h"
 
 struct cmd_resize_options {
     bool plain;           /* --plain, else --resize */

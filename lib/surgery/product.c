@@ -6,7 +6,7 @@
  * One unit a step; modules are worked on side by side.  What was found goes
  * through the unit's partial result to found().
  */
-#include "pq_factors.h"
+#include "pq_ranks.h"
 #include "pq_kernels.h"
 
 #include <string.h>

@@ -6,13 +6,13 @@
  *
  *     a  [kept][cols]  sqrt(s_i) v_i        bt  [kept][rows]  sqrt(s_i) u_i
  */
-#include "pq_factors.h"
+#include "pq_ranks.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-int pq_factors_init(struct pq_factors *f, size_t n, uint64_t memory,
+int pq_ranking_init(struct pq_ranking *f, size_t n, uint64_t memory,
                     const char *tmpdir, struct pq_error *e)
 {
     f->factors = pq_zalloc(n, sizeof *f->factors);
@@ -22,7 +22,7 @@ int pq_factors_init(struct pq_factors *f, size_t n, uint64_t memory,
     return pq_made_new("factors", 2 * n, memory, tmpdir, &f->made, e);
 }
 
-void pq_factors_release(struct pq_factors *f)
+void pq_ranking_release(struct pq_ranking *f)
 {
     pq_source_free(f->made);
     free(f->factors);
@@ -52,7 +52,7 @@ static void scale_columns(const float *x, const double *s, size_t n,
     }
 }
 
-static const struct pq_tensor *keep(struct pq_factors *f, const char *name,
+static const struct pq_tensor *keep(struct pq_ranking *f, const char *name,
                                     char letter, const float *x, size_t n,
                                     uint64_t length, struct pq_error *e)
 {
@@ -66,19 +66,19 @@ static const struct pq_tensor *keep(struct pq_factors *f, const char *name,
     return pq_made_add(f->made, full, PQ_F32, shape, 2, x, e);
 }
 
-int pq_factors_keep(struct pq_factors *f, const char *name,
+int pq_ranking_keep(struct pq_ranking *f, const char *name,
                     const struct pq_lowrank *r, size_t most,
                     struct pq_error *e)
 {
     if (f->n == f->cap)
         return pq_fail(e, PQ_ELIMIT, "more than %zu matrices", f->cap);
-    struct pq_factor *t = &f->factors[f->n];
+    struct pq_ranked *t = &f->factors[f->n];
     const size_t n = most && most < r->rank ? most : r->rank;
     const uint64_t longest = r->rows > r->cols ? r->rows : r->cols;
     double *s = pq_arena_alloc(&f->arena, r->rank, sizeof *s);
     uint64_t room;
 
-    *t = (struct pq_factor){.rows = r->rows, .cols = r->cols, .n = r->rank,
+    *t = (struct pq_ranked){.rows = r->rows, .cols = r->cols, .n = r->rank,
                             .s = s, .norm_sq = r->norm_sq, .kept = n,
                             .rank = n};
     t->name = pq_arena_strndup(&f->arena, name, strlen(name));
@@ -104,8 +104,11 @@ int pq_factors_keep(struct pq_factors *f, const char *name,
 
 /* ---- ranks ------------------------------------------------------------- */
 
-/* |D|^2 less that of the first `rank`: what was never found, then the rest. */
-static double tail_sq(const struct pq_factor *f, size_t rank)
+/*
+ * |D|^2 less that of the first `rank`: the other values that were found, and
+ * what was never found, unless all of them were.
+ */
+static double tail_sq(const struct pq_ranked *f, size_t rank)
 {
     double all = 0, rest = 0;
 
@@ -113,15 +116,17 @@ static double tail_sq(const struct pq_factor *f, size_t rank)
         all += f->s[i] * f->s[i];
     for (size_t i = f->n; i-- > rank;)
         rest += f->s[i] * f->s[i];
-    return rest + (f->norm_sq > all ? f->norm_sq - all : 0);
+    if (f->n == f->rows || f->n == f->cols || f->norm_sq < all)
+        return rest;
+    return rest + (f->norm_sq - all);
 }
 
-double pq_factor_error(const struct pq_factor *f)
+double pq_ranked_error(const struct pq_ranked *f)
 {
     return f->norm_sq > 0 ? sqrt(tail_sq(f, f->rank) / f->norm_sq) : 0;
 }
 
-static bool is_enough(const struct pq_factor *f, size_t rank,
+bool pq_ranked_enough(const struct pq_ranked *f, size_t rank,
                       const struct pq_rank_rule *rule)
 {
     const double tail = tail_sq(f, rank);
@@ -134,7 +139,7 @@ static bool is_enough(const struct pq_factor *f, size_t rank,
     return rule->max_error <= 0 || tail <= limit * f->norm_sq;
 }
 
-static size_t rank_wanted(const struct pq_factor *f,
+static size_t rank_wanted(const struct pq_ranked *f,
                           const struct pq_rank_rule *rule)
 {
     size_t most = f->kept, low = 1;
@@ -145,7 +150,7 @@ static size_t rank_wanted(const struct pq_factor *f,
         return most;
     while (low < most) {
         const size_t middle = low + (most - low) / 2;
-        if (is_enough(f, middle, rule))
+        if (pq_ranked_enough(f, middle, rule))
             most = middle;
         else
             low = middle + 1;
@@ -171,14 +176,14 @@ static int compare_offers(const void *a, const void *b)
     return x->rank < y->rank ? -1 : x->rank > y->rank;
 }
 
-static uint64_t rank_bytes(const struct pq_factor *f,
+static uint64_t rank_bytes(const struct pq_ranked *f,
                            const struct pq_rank_rule *rule)
 {
     return (f->rows + f->cols) * (rule->element_bits / 8);
 }
 
 /* All ranks beyond the first, the best first; sets ranks to 1. */
-static struct offer *make_offers(struct pq_factors *f,
+static struct offer *make_offers(struct pq_ranking *f,
                                  const struct pq_rank_rule *rule, size_t *n)
 {
     size_t total = 0;
@@ -187,7 +192,7 @@ static struct offer *make_offers(struct pq_factors *f,
         total += f->factors[i].rank;
     struct offer *all = pq_alloc(total, sizeof *all), *next = all;
     for (size_t i = 0; all && i < f->n; i++) {
-        struct pq_factor *t = &f->factors[i];
+        struct pq_ranked *t = &f->factors[i];
         for (size_t k = 1; k < t->rank; k++) {
             const double s = t->s[k];
             const uint64_t bytes = rank_bytes(t, rule);
@@ -205,7 +210,7 @@ static struct offer *make_offers(struct pq_factors *f,
  * Within a factor the offers fall in worth, so its ranks come in order; one
  * that does not fit closes its factor.
  */
-static int spend(struct pq_factors *f, const struct pq_rank_rule *rule,
+static int spend(struct pq_ranking *f, const struct pq_rank_rule *rule,
                  struct pq_error *e)
 {
     size_t n;
@@ -224,7 +229,7 @@ static int spend(struct pq_factors *f, const struct pq_rank_rule *rule,
                            (unsigned long long)used,
                            (unsigned long long)rule->bytes);
     for (size_t i = 0; !rc && i < n; i++) {
-        struct pq_factor *t = &f->factors[all[i].factor];
+        struct pq_ranked *t = &f->factors[all[i].factor];
         if (t->rank + 1 != all[i].rank || all[i].bytes > rule->bytes - used)
             continue;
         used += all[i].bytes;
@@ -234,7 +239,7 @@ static int spend(struct pq_factors *f, const struct pq_rank_rule *rule,
     return rc;
 }
 
-int pq_factors_choose(struct pq_factors *f, const struct pq_rank_rule *rule,
+int pq_ranking_choose(struct pq_ranking *f, const struct pq_rank_rule *rule,
                       struct pq_error *e)
 {
     for (size_t i = 0; i < f->n; i++)

@@ -1,5 +1,5 @@
 /*
- * Factors: what is left of matrices when only their large singular values are
+ * Ranks: what is left of matrices when only their large singular values are
  * kept, and how many of them that should be.
  *
  *     D ~ U diag(s) V^T          B = U sqrt(s)    A = sqrt(s) V^T
@@ -9,8 +9,8 @@
  * ranks are chosen, and a second plan writes the leading rows of what was
  * kept.
  */
-#ifndef PQ_FACTORS_H
-#define PQ_FACTORS_H
+#ifndef PQ_RANKS_H
+#define PQ_RANKS_H
 
 #include "pq_lowrank.h"
 #include "pq_made.h"
@@ -32,8 +32,8 @@ struct pq_step *pq_step_product(struct pq_plan *p, const char *name,
                                 const struct pq_lowrank_how *how,
                                 struct pq_error *e);
 
-/* Of one matrix. */
-struct pq_factor {
+/* What was found of one matrix. */
+struct pq_ranked {
     const char *name; /* copied */
     uint64_t rows, cols;
     size_t n;        /* singular values that were found */
@@ -45,21 +45,21 @@ struct pq_factor {
     size_t rank;     /* chosen: 1..kept */
 };
 
-/* Zero-initialise; release also after a failure. */
-struct pq_factors {
+/* Of all of them.  Zero-initialise; release also after a failure. */
+struct pq_ranking {
     struct pq_arena arena;
     struct pq_source *made; /* where bt and a are */
-    struct pq_factor *factors; /* [n], of room for cap; they do not move */
+    struct pq_ranked *factors; /* [n], of room for cap; they do not move */
     size_t n, cap;
 };
 
 /* Room for n; `memory` and `tmpdir` are those of pq_made_new(). */
-PQ_MUST_USE int pq_factors_init(struct pq_factors *f, size_t n,
+PQ_MUST_USE int pq_ranking_init(struct pq_ranking *f, size_t n,
                                 uint64_t memory, const char *tmpdir,
                                 struct pq_error *e);
-void pq_factors_release(struct pq_factors *f);
+void pq_ranking_release(struct pq_ranking *f);
 /* Keeps at most `most` vectors of each side (0: all) and every value. */
-PQ_MUST_USE int pq_factors_keep(struct pq_factors *f, const char *name,
+PQ_MUST_USE int pq_ranking_keep(struct pq_ranking *f, const char *name,
                                 const struct pq_lowrank *r, size_t most,
                                 struct pq_error *e);
 
@@ -78,11 +78,14 @@ struct pq_rank_rule {
  * error for its bytes, after the first of each.  Fails when not even those
  * fit.
  */
-PQ_MUST_USE int pq_factors_choose(struct pq_factors *f,
+PQ_MUST_USE int pq_ranking_choose(struct pq_ranking *f,
                                   const struct pq_rank_rule *rule,
                                   struct pq_error *e);
+/* Does that rank reach the energy and the error that are asked for? */
+bool pq_ranked_enough(const struct pq_ranked *f, size_t rank,
+                      const struct pq_rank_rule *rule);
 /* |D - B A| / |D| at its rank; 0 for D = 0. */
-double pq_factor_error(const struct pq_factor *f);
+double pq_ranked_error(const struct pq_ranked *f);
 
 #ifdef __cplusplus
 }
