@@ -168,42 +168,6 @@ Test(linalg, nothing_is_fine_and_too_much_is_refused)
 
 /* ---- products of factors ----------------------------------------------- */
 
-/* u diag(s) vt against b a, for thin, square and fat factors. */
-static void check_product_svd(size_t rows, size_t n, size_t cols)
-{
-    double b[ROWS * ROWS], a[ROWS * ROWS], want[ROWS * ROWS];
-    double u[ROWS * ROWS], s[ROWS], vt[ROWS * ROWS], got[ROWS * ROWS];
-    struct pq_error e = PQ_ERROR_INIT;
-    size_t rank, k = rows < cols ? rows : cols;
-
-    fill(b, rows * n, "b");
-    fill(a, n * cols, "a");
-    product(b, a, rows, n, cols, want);
-    cr_assert_eq(pq_product_svd(b, a, rows, n, cols, u, s, vt, &rank, &e), 0,
-                 "%s", e.msg);
-    cr_assert_eq(rank, n < k ? n : k);
-    cr_assert_lt(skew(u, rows, rank), 1e-13);
-    for (size_t i = 0; i < rank; i++) {
-        cr_assert(i == 0 || s[i] <= s[i - 1]);
-        for (size_t j = 0; j < rows; j++)
-            u[j * rank + i] *= s[i];
-    }
-    product(u, vt, rows, rank, cols, got);
-    cr_assert_lt(apart(want, got, rows * cols), 1e-12, "%zu %zu %zu", rows, n,
-                 cols);
-}
-
-Test(linalg, singular_values_of_a_product)
-{
-    check_product_svd(ROWS, 4, COLS);
-    check_product_svd(COLS, 4, ROWS);
-    check_product_svd(COLS, COLS, COLS);
-    check_product_svd(ROWS, 12, COLS); /* a is fat */
-    check_product_svd(COLS, 12, ROWS); /* b is fat */
-    check_product_svd(5, 12, COLS);    /* both are */
-    check_product_svd(1, 1, 1);
-}
-
 Test(linalg, equal_factors_have_no_more_rank_than_one)
 {
     double b[ROWS * 8], a[8 * COLS], u[ROWS * 8], s[8], vt[8 * COLS];
@@ -221,16 +185,4 @@ Test(linalg, equal_factors_have_no_more_rank_than_one)
     cr_assert_gt(s[3], 0.1);
     for (size_t i = 4; i < rank; i++)
         cr_assert_lt(s[i], 1e-14 * s[0]);
-}
-
-Test(linalg, rank_for_energy)
-{
-    const double s[] = {3, 2, 1, 0};
-
-    cr_assert_eq(pq_rank_for_energy(s, 4, 9.0 / 14, 14), 1);
-    cr_assert_eq(pq_rank_for_energy(s, 4, 0.65, 14), 2);
-    cr_assert_eq(pq_rank_for_energy(s, 4, 1, 14), 3);
-    cr_assert_eq(pq_rank_for_energy(s, 4, 1, 15), 4); /* there is no such */
-    cr_assert_eq(pq_rank_for_energy(s, 4, 0, 14), 0);
-    cr_assert_eq(pq_rank_for_energy(s, 4, 1, 0), 0);
 }
