@@ -89,36 +89,32 @@ int pq_made_new(const char *name, size_t n, uint64_t memory,
     return 0;
 }
 
-const struct pq_tensor *pq_made_add(struct pq_source *s, const char *name,
-                                    enum pq_dtype dtype, const uint64_t *shape,
-                                    int rank, const void *data,
-                                    struct pq_error *e)
+/* A tensor with a spool of its own, whose bytes are not there yet. */
+static struct pq_tensor *add_empty(struct made *m, const char *name,
+                                   enum pq_dtype dtype, const uint64_t *shape,
+                                   int rank, struct pq_error *e)
 {
-    struct made *m = made_of(s);
     const size_t i = m->catalog.n_tensors;
-    struct pq_spool spool;
     uint64_t n, bytes;
 
     if (i == m->cap) {
-        pq_fail(e, PQ_ELIMIT, "%s: more than %zu tensors", s->name, m->cap);
+        pq_fail(e, PQ_ELIMIT, "%s: more than %zu tensors", m->source.name,
+                m->cap);
         return NULL;
     }
     if (pq_shape_elements(shape, rank, &n, e) ||
         pq_shape_bytes(shape, rank, dtype, &bytes, e) ||
-        pq_spool_init(&spool, &m->budget, bytes, e))
+        pq_spool_init(&m->spools[i], &m->budget, bytes, e))
         return NULL;
-    struct pq_tensor *t = NULL;
-    if (pq_spool_write(&spool, 0, data, (size_t)bytes, e) == 0)
-        t = pq_catalog_add(&m->catalog, name, 1, e);
-    const uint64_t *dims = t ? pq_catalog_shape(&m->catalog, shape, rank) : NULL;
+    struct pq_tensor *t = pq_catalog_add(&m->catalog, name, 1, e);
+    const uint64_t *dims =
+        t ? pq_catalog_shape(&m->catalog, shape, rank) : NULL;
     if (!dims) {
-        pq_spool_release(&spool);
+        pq_spool_release(&m->spools[i]);
         m->catalog.n_tensors = i;
-        if (e && !e->code)
-            pq_fail_nomem(e);
+        pq_fail_nomem(e);
         return NULL;
     }
-    m->spools[i] = spool;
     t->dtype = dtype;
     t->rank = rank;
     t->shape = dims;
@@ -128,4 +124,95 @@ const struct pq_tensor *pq_made_add(struct pq_source *s, const char *name,
                                    .bytes = bytes, .offset = m->end};
     m->end += bytes;
     return t;
+}
+
+const struct pq_tensor *pq_made_add(struct pq_source *s, const char *name,
+                                    enum pq_dtype dtype, const uint64_t *shape,
+                                    int rank, const void *data,
+                                    struct pq_error *e)
+{
+    struct made *m = made_of(s);
+    struct pq_tensor *t = add_empty(m, name, dtype, shape, rank, e);
+
+    if (!t)
+        return NULL;
+    const size_t i = m->catalog.n_tensors - 1;
+    if (pq_spool_write(&m->spools[i], 0, data, (size_t)t->parts[0].bytes, e)) {
+        pq_spool_release(&m->spools[i]);
+        m->end -= t->parts[0].bytes;
+        m->catalog.n_tensors = i;
+        return NULL;
+    }
+    return t;
+}
+
+/* ---- as a sink --------------------------------------------------------- */
+
+struct into {
+    struct pq_sink sink;
+    struct made *made;
+    size_t first; /* the sink's tensor 0 there */
+};
+
+static int begin(struct pq_sink *k, struct pq_error *e)
+{
+    (void)k;
+    (void)e;
+    return 0;
+}
+
+static int write_made(struct pq_sink *k, size_t place, uint64_t offset,
+                      const void *buf, size_t n, struct pq_error *e)
+{
+    struct into *x = (struct into *)(void *)k;
+
+    return pq_spool_write(&x->made->spools[x->first + place], offset, buf, n,
+                          e);
+}
+
+static void abort_made(struct pq_sink *k, const struct pq_error *why)
+{
+    (void)k;
+    (void)why;
+}
+
+static void free_into(struct pq_sink *k)
+{
+    free(k->order);
+    free(k);
+}
+
+static const struct pq_sink_ops into_ops = {begin, write_made, begin,
+                                            abort_made, free_into};
+
+int pq_made_sink(struct pq_source *s, struct pq_catalog *c,
+                 struct pq_sink **k, struct pq_error *e)
+{
+    struct into *x = pq_zalloc(1, sizeof *x);
+
+    if (!x)
+        return pq_fail_nomem(e);
+    x->made = made_of(s);
+    x->first = x->made->catalog.n_tensors;
+    x->sink.ops = &into_ops;
+    x->sink.catalog = c;
+    x->sink.positional = true;
+    x->sink.order = pq_zalloc(c->n_tensors, sizeof *x->sink.order);
+    int rc = x->sink.order ? 0 : pq_fail_nomem(e);
+    for (size_t i = 0; !rc && i < c->n_tensors; i++) {
+        const struct pq_tensor *t = &c->tensors[i];
+        struct pq_place *place = &x->sink.order[x->sink.n_order++];
+        place->tensor = i;
+        place->address = x->made->end;
+        x->sink.total_bytes += t->parts[0].bytes;
+        rc = add_empty(x->made, t->name, t->dtype, t->shape, t->rank, e)
+                 ? 0
+                 : -1;
+    }
+    if (rc) {
+        free_into(&x->sink);
+        return -1;
+    }
+    *k = &x->sink;
+    return 0;
 }

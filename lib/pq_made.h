@@ -9,6 +9,7 @@
 #ifndef PQ_MADE_H
 #define PQ_MADE_H
 
+#include "pq_sink.h"
 #include "pq_source.h"
 
 #ifdef __cplusplus
@@ -32,6 +33,14 @@ const struct pq_tensor *pq_made_add(struct pq_source *s, const char *name,
                                     enum pq_dtype dtype, const uint64_t *shape,
                                     int rank, const void *data,
                                     struct pq_error *e);
+
+/*
+ * A sink that puts tensors there: adds those of `c` (plain, borrowed) to the
+ * source, as many as it has room for, and writes into them.  They may be read
+ * when the plan has run.
+ */
+PQ_MUST_USE int pq_made_sink(struct pq_source *s, struct pq_catalog *c,
+                             struct pq_sink **k, struct pq_error *e);
 
 #ifdef __cplusplus
 }

@@ -238,6 +238,9 @@ void cmd_forward_failure(const struct cmd *c, const struct pq_error *why);
 /* Runs the plan with -T, --memory and progress; with -n prints the plan. */
 PQ_MUST_USE int cmd_run_plan(struct cmd *c, struct pq_plan *p,
                              struct pq_error *e);
+/* A plan that is a part of the work, not the output: runs it with -n, too. */
+PQ_MUST_USE int cmd_run_part(struct cmd *c, struct pq_plan *p,
+                             struct pq_error *e);
 /*
  * XXH3-128 in hexadecimal over the names, dtypes, shapes, encodings and
  * metadata of a catalogue, in the order of their names: the same for every

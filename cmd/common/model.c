@@ -397,6 +397,19 @@ void cmd_forward_failure(const struct cmd *c, const struct pq_error *why)
 
 int cmd_run_plan(struct cmd *c, struct pq_plan *p, struct pq_error *e)
 {
+    if (c->dry_run && p->sink != NULL) {
+        if (c->json)
+            return print_json(c, p, e);
+        print_text(p);
+        return 0;
+    }
+    const int rc = cmd_run_part(c, p, e);
+    c->began = p->sink != NULL && p->sink->begun;
+    return rc;
+}
+
+int cmd_run_part(struct cmd *c, struct pq_plan *p, struct pq_error *e)
+{
     struct pq_run run = {
         .threads = c->threads,
         .memory = c->memory,
@@ -406,17 +419,10 @@ int cmd_run_plan(struct cmd *c, struct pq_plan *p, struct pq_error *e)
         .progress_arg = c,
     };
 
-    if (c->dry_run && p->sink != NULL) {
-        if (c->json)
-            return print_json(c, p, e);
-        print_text(p);
-        return 0;
-    }
     for (size_t i = 0; i < p->n_sources; i++)
         if (p->sources[i]->hold != NULL && run.memory > hold_share(c))
             run.memory -= hold_share(c);
     const int rc = pq_engine_run(p, &run, e);
-    c->began = p->sink != NULL && p->sink->begun;
     cmd_progress_end();
     return rc;
 }
