@@ -160,21 +160,12 @@ static int add_tensor(const struct sum *s, const struct peft_shape *shape,
                : -1;
 }
 
-static bool have_biases(const struct pq_peft_union *u)
-{
-    bool any = false;
-
-    for (size_t i = 0; i < u->n; i++)
-        any |= u->modules[i].n_bias > 0;
-    return any;
-}
-
-static struct peft_shape shape_of(const struct pq_peft_joint *j, bool biases,
+static struct peft_shape shape_of(const struct pq_peft_joint *j,
                                   uint64_t rank)
 {
     const struct pq_peft_module *m = j->like;
 
-    return (struct peft_shape){m->name, m->embedding, biases && !m->embedding,
+    return (struct peft_shape){m->name, m->embedding, j->n_bias > 0,
                                m->a->shape + 1, m->a->rank - 1,
                                m->b->shape[0], rank};
 }
@@ -185,14 +176,13 @@ int pq_peft_sum(struct pq_plan *plan, struct pq_catalog *out,
                 struct pq_error *e)
 {
     const struct sum s = {plan, out, dtype, q};
-    const bool biases = have_biases(u);
     struct peft_shape *shapes = pq_zalloc(u->n, sizeof *shapes);
     int rc = shapes ? peft_reserve(out, 3 * u->n + more, e)
                     : pq_fail_nomem(e);
 
     for (size_t i = 0; !rc && i < u->n; i++) {
         const struct pq_peft_joint *j = &u->modules[i];
-        shapes[i] = shape_of(j, biases, j->rank);
+        shapes[i] = shape_of(j, j->rank);
         rc = add_tensor(&s, &shapes[i], PEFT_A, j->a, j->n, PQ_BELOW, e) ||
              add_tensor(&s, &shapes[i], PEFT_B, j->b, j->n, PQ_BESIDE, e) ||
              (shapes[i].has_bias && add_tensor(&s, &shapes[i], PEFT_BIAS,
@@ -258,8 +248,7 @@ static struct pq_piece *weighted(const struct sum *s,
 static int average(const struct sum *s, const struct pq_peft_union *u,
                    const struct pq_peft_joint *j, struct pq_error *e)
 {
-    const struct peft_shape shape =
-        shape_of(j, j->n_bias > 0, j->like->a->shape[0]);
+    const struct peft_shape shape = shape_of(j, j->like->a->shape[0]);
 
     if (check_same(u, j, e))
         return -1;

@@ -37,7 +37,7 @@ static const char *member_name(struct pq_arena *a, const struct peft_shape *m,
 {
     static const char *const suffix[2][3] = {
         {"lora_A.weight", "lora_B.weight", "lora_B.bias"},
-        {"lora_embedding_A", "lora_embedding_B", "lora_embedding_bias"}};
+        {"lora_embedding_A", "lora_embedding_B", "lora_B.bias"}};
 
     return pq_arena_printf(a, "base_model.model.%s.%s", m->name,
                            suffix[m->embedding][which]);
@@ -250,15 +250,12 @@ int pq_peft_write(struct pq_plan *plan, struct pq_catalog *out,
                   const struct pq_quant *q, struct pq_error *e)
 {
     struct peft_shape *shapes = pq_zalloc(n, sizeof *shapes);
-    bool biases = false;
     int rc = shapes ? peft_reserve(out, 3 * n + more, e) : pq_fail_nomem(e);
 
-    for (size_t i = 0; i < n; i++)
-        biases |= modules[i].n_bias > 0;
     for (size_t i = 0; !rc && i < n; i++) {
         const struct pq_peft_out *m = &modules[i];
         shapes[i] = (struct peft_shape){
-            m->name, m->embedding, biases && !m->embedding, m->in,
+            m->name, m->embedding, m->n_bias > 0, m->in,
             m->n_in, m->factor->rows, m->factor->rank};
         rc = add_module(plan, out, m, made, &shapes[i], dtype, q, e);
     }
