@@ -1,19 +1,22 @@
 /*
- * pq-extract: the adapter between a model and one that was tuned from it.
+ * pq-extract: the adapter between a model and one that was tuned from it, or
+ * an adapter made from another.
  *
  *     D = TUNED - BASE ~ B A, with few columns in B
  *
  * The models are read a few times and never held; how, is told in
- * cmd/common/extract.h and lib/pq_lowrank.h.
+ * cmd/common/extract.h and lib/pq_lowrank.h.  What is made of adapters is
+ * cmd/common/resize.h.
  */
 #include "extract.h"
 #include "pq_quant.h"
+#include "resize.h"
 
 #include <stdlib.h>
 
 enum {
     OPT_RANK = 1, OPT_ENERGY, OPT_ERROR, OPT_SIZE, OPT_MAX_RANK,
-    OPT_EMBEDDINGS, OPT_TYPE
+    OPT_EMBEDDINGS, OPT_RESIZE, OPT_PLAIN, OPT_TYPE
 };
 
 static const struct cmd_option options[] = {
@@ -29,6 +32,10 @@ static const struct cmd_option options[] = {
      "64 128 256", CMD_CHANGES_OUTPUT, OPT_MAX_RANK},
     {0, "embeddings", NULL, "factor embeddings too, else they are saved whole",
      NULL, CMD_CHANGES_OUTPUT, OPT_EMBEDDINGS},
+    {0, "resize", NULL, "of an ADAPTER, make one of other ranks", NULL,
+     CMD_CHANGES_OUTPUT, OPT_RESIZE},
+    {0, "plain", NULL, "of an ADAPTER of any kind, make a plain LoRA", NULL,
+     CMD_CHANGES_OUTPUT, OPT_PLAIN},
     {'t', "type", "TYPE", "of the factors (default: f32)", "f32 f16 bf16",
      CMD_CHANGES_OUTPUT, OPT_TYPE},
     {0, NULL, NULL, NULL, NULL, 0, 0},
@@ -77,6 +84,12 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     case OPT_EMBEDDINGS:
         o->embeddings = true;
         return 0;
+    case OPT_RESIZE:
+        o->resize = true;
+        return 0;
+    case OPT_PLAIN:
+        o->plain = true;
+        return 0;
     default:
         return set_type(o, value, e);
     }
@@ -100,10 +113,40 @@ static void release(struct extract *x)
     free(x->pairs);
 }
 
+static int count_goals(const struct extract_options *o)
+{
+    return (o->rank > 0) + (o->energy > 0) + (o->max_error > 0) +
+           (o->max_size > 0);
+}
+
+/* --resize and --plain: the operand is an adapter. */
+static int run_adapter(struct cmd *c, const struct extract_options *o,
+                       struct pq_error *e)
+{
+    const struct cmd_resize_options r = {
+        .plain = o->plain,
+        .dtype = o->type_given ? o->dtype : PQ_F32,
+        .ranks = {.rank = o->rank, .energy = o->energy,
+                  .max_error = o->max_error, .bytes = o->max_size}};
+
+    if (o->resize && o->plain)
+        return cmd_usage(c, "--plain changes ranks, too: leave out --resize");
+    if (o->max_rank || o->embeddings || c->match.n || c->exclude.n)
+        return cmd_usage(c, "of an adapter, --max-rank, --embeddings, -m and "
+                            "-x have no say");
+    if (o->plain ? c->n_operands < 1 || c->n_operands > 2 : c->n_operands != 1)
+        return cmd_usage(c, o->plain ? "operands are ADAPTER and, if it "
+                                       "needs one, BASE"
+                                     : "one operand is needed: ADAPTER");
+    if (count_goals(o) > 1 || (o->resize && count_goals(o) == 0))
+        return cmd_usage(c, "give one of --rank, --energy, --max-error and "
+                            "--max-size");
+    return cmd_resize(c, &r, e);
+}
+
 static int check_options(struct cmd *c, struct extract_options *o)
 {
-    const int goals = (o->rank > 0) + (o->energy > 0) + (o->max_error > 0) +
-                      (o->max_size > 0);
+    const int goals = count_goals(o);
 
     if (c->n_operands != 2)
         return cmd_usage(c, "two operands are needed: BASE and TUNED");
@@ -124,6 +167,8 @@ static int run(struct cmd *c, struct pq_error *e)
     struct extract_options *o = c->state;
     struct extract x = {.c = c, .o = o};
 
+    if (o->resize || o->plain)
+        return run_adapter(c, o, e);
     if (check_options(c, o) != CMD_OK)
         return CMD_TROUBLE;
     pq_catalog_init(&x.out);
@@ -142,7 +187,7 @@ static const char *const examples[] = {
 const struct pq_tool tool_extract = {
     .name = "extract",
     .purpose = "find the adapter between two models",
-    .synopsis = "[options] BASE TUNED",
+    .synopsis = "[options] BASE TUNED | ADAPTER [BASE]",
     .options = options,
     .shared = CMD_OUTPUT | CMD_DRY_RUN | CMD_SELECT | CMD_ENGINE | CMD_JSON |
               CMD_SEED | CMD_PROVENANCE | CMD_VERBOSITY,

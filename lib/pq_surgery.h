@@ -91,8 +91,8 @@ struct pq_step *pq_step_leading(struct pq_plan *p, struct pq_source *s,
                                              struct pq_error *e),
                                 struct pq_error *e);
 
-/* A product as a matrix of its own. */
-struct pq_delta {
+/* What a product does to a tensor, as a matrix of its own. */
+struct pq_effect {
     const char *name;    /* copied */
     struct pq_edit edit; /* PQ_EDIT_PRODUCT; `source` holds its factors */
     /* with a magnitude: the tensor that it changes, plain, random access */
@@ -101,7 +101,7 @@ struct pq_delta {
 };
 
 /*
- * A source of deltas: of each a plain F32 tensor [out][in], or turned [in]
+ * A source of effects: of each a plain F32 tensor [out][in], or turned [in]
  * [out], whose numbers are computed as they are read:
  *
  *     w s B A         with m     w (m/|W + s B A| (W + s B A) - W)
@@ -109,10 +109,10 @@ struct pq_delta {
  * For what must see the numbers themselves: trimming, singular values.
  * Random access; what it reads is borrowed, and the list copied.
  */
-PQ_MUST_USE int pq_deltas_new(const char *name,
-                              const struct pq_delta *deltas /* [n] */,
-                              size_t n, const struct pq_kernels *k,
-                              struct pq_source **s, struct pq_error *e);
+PQ_MUST_USE int pq_effects_new(const char *name,
+                               const struct pq_effect *effects /* [n] */,
+                               size_t n, const struct pq_kernels *k,
+                               struct pq_source **s, struct pq_error *e);
 
 /* A matrix among those that are put together, and its factor. */
 struct pq_piece {

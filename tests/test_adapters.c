@@ -524,14 +524,14 @@ Test(adapters, other_shapes_are_refused_by_name)
     job_close(&j);
 }
 
-/* ---- deltas as a source ------------------------------------------------ */
+/* ---- effects as a source ------------------------------------------------ */
 
 /* What an adapter does to each tensor of its base, as a source. */
 struct deltas {
     struct pq_source *adapter, *base, *merged, *view;
     struct pq_peft peft;
     struct pq_peft_places places;
-    struct pq_delta list[32];
+    struct pq_effect list[32];
     size_t targets[32], n;
 };
 
@@ -558,10 +558,10 @@ static void deltas_open(struct deltas *d, const char *base, const char *name)
         if (p->edit.kind != PQ_EDIT_PRODUCT)
             continue;
         const struct pq_tensor *t = &d->base->catalog->tensors[p->target];
-        d->list[d->n] = (struct pq_delta){t->name, p->edit, d->base, t};
+        d->list[d->n] = (struct pq_effect){t->name, p->edit, d->base, t};
         d->targets[d->n++] = p->target;
     }
-    cr_assert_eq(pq_deltas_new("deltas", d->list, d->n, pq_kernels_best(),
+    cr_assert_eq(pq_effects_new("effects", d->list, d->n, pq_kernels_best(),
                                &d->view, &e),
                  0, "%s", e.msg);
 }

@@ -24,6 +24,7 @@ struct extract_options {
     uint64_t max_size; /* of the output in bytes; 0: not given */
     size_t max_rank;   /* unless `rank` is given */
     bool embeddings;   /* are factored too */
+    bool resize, plain; /* the operand is an adapter (resize.h) */
     bool type_given;
     enum pq_dtype dtype; /* of the factors */
 };

@@ -14,6 +14,14 @@ bool cmd_reduces(const struct pq_rank_rule *rule)
            rule->bytes;
 }
 
+/* A goal may need more than is usual; without any it is that. */
+size_t cmd_reduce_rank(const struct pq_rank_rule *rule, size_t usual)
+{
+    if (rule->rank)
+        return rule->rank;
+    return cmd_reduces(rule) ? 8 * usual : usual;
+}
+
 /* ---- the first run ----------------------------------------------------- */
 
 static int found(const struct pq_step *s, const struct pq_lowrank *l,
@@ -43,30 +51,39 @@ static struct pq_step *add_step(struct cmd_reduce *r, struct pq_plan *plan,
                            r->dense[i].tensor, &how, e);
 }
 
-static int add_steps(struct cmd_reduce *r, struct pq_plan *plan,
+/* The steps of modules [from, to). */
+static int run_steps(struct cmd_reduce *r, size_t from, size_t to,
                      struct pq_error *e)
 {
-    for (size_t i = 0; i < r->joined->n; i++) {
-        struct pq_step *s = add_step(r, plan, i, e);
-        if (!s)
-            return -1;
-        s->user = r;
+    struct pq_plan plan = {0};
+    int rc = 0;
+
+    for (size_t i = from; !rc && i < to; i++) {
+        struct pq_step *s = add_step(r, &plan, i, e);
+        if (s)
+            s->user = r;
+        else
+            rc = -1;
     }
-    return 0;
+    if (!rc)
+        rc = cmd_run_part(r->c, &plan, e);
+    pq_plan_release(&plan);
+    return rc;
 }
 
 /* Results are kept in a quarter of the memory, the rest is for the runs. */
 static int factor(struct cmd_reduce *r, struct pq_error *e)
 {
     const uint64_t share = r->c->memory / 4;
-    struct pq_plan plan = {0};
+    const size_t n = r->joined->n;
 
     r->c->memory -= share;
     int rc = pq_linalg_ready(e) ||
-             pq_ranking_init(&r->factors, r->joined->n, share, r->c->tmpdir,
-                             e) ||
-             add_steps(r, &plan, e) || cmd_run_plan(r->c, &plan, e);
-    pq_plan_release(&plan);
+             pq_ranking_init(&r->factors, n, share, r->c->tmpdir, e);
+    for (size_t i = 0; !rc && r->prepare && i < n; i++)
+        rc = r->prepare(r->prepare_arg, i, e) || run_steps(r, i, i + 1, e);
+    if (!rc && !r->prepare)
+        rc = run_steps(r, 0, n, e);
     return rc ? -1 : 0;
 }
 

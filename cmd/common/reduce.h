@@ -28,6 +28,12 @@ struct cmd_reduce {
     const struct pq_quant *quant;
     const struct pq_peft_union *joined;
     const struct cmd_reduce_matrix *dense; /* [joined->n], or NULL */
+    /*
+     * Makes dense[i] ready, which then may take the place of dense[i - 1];
+     * NULL: all are ready.
+     */
+    int (*prepare)(void *arg, size_t i, struct pq_error *e);
+    void *prepare_arg;
     struct pq_ranking factors;
     struct pq_peft_out *modules; /* [joined->n] */
     struct pq_buf json;          /* what cmd_reduce_report() adds */
@@ -35,6 +41,8 @@ struct cmd_reduce {
 
 /* Is there anything that asks for lower ranks? */
 bool cmd_reduces(const struct pq_rank_rule *rule);
+/* How far to search a matrix for which `usual` is enough if nothing is said. */
+size_t cmd_reduce_rank(const struct pq_rank_rule *rule, size_t usual);
 /*
  * Factors the modules and appends the steps that write them, with room for
  * `more` tensors of `more_bytes` in `out`, which has its config already.

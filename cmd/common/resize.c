@@ -27,7 +27,7 @@ struct resize {
     struct pq_quant quant;
     struct cmd_report report;
     /* of DoRA */
-    struct pq_source *base, *decoded, *deltas;
+    struct pq_source *base, *decoded, *effects;
     struct pq_peft_places places;
     struct cmd_reduce_matrix *dense; /* [joined.n] */
 };
@@ -89,19 +89,7 @@ static const struct pq_peft_edit *edit_of(const struct resize *r,
     return NULL;
 }
 
-/* Twice the rank, if nobody says how much is wanted. */
-static size_t rank_to_find(const struct resize *r,
-                           const struct pq_peft_module *m)
-{
-    const struct pq_rank_rule *rule = &r->o->ranks;
-    const size_t rank = (size_t)m->a->shape[0];
-
-    if (rule->rank)
-        return rule->rank;
-    return cmd_reduces(rule) ? 8 * rank : 2 * rank;
-}
-
-static int list_deltas(struct resize *r, struct pq_delta *deltas,
+static int list_effects(struct resize *r, struct pq_effect *effects,
                        struct pq_error *e)
 {
     for (size_t i = 0; i < r->joined.n; i++) {
@@ -110,35 +98,36 @@ static int list_deltas(struct resize *r, struct pq_delta *deltas,
         if (!d || d->target >= r->base->catalog->n_tensors)
             return pq_fail(e, PQ_EARG, "module %s: the base has no such layer",
                            m->name);
-        deltas[i] = (struct pq_delta){
+        effects[i] = (struct pq_effect){
             .name = m->name,
             .edit = d->edit,
             .base = r->decoded,
             .w = &r->decoded->catalog->tensors[d->target]};
         r->dense[i].turned = d->edit.turned;
-        r->dense[i].rank = rank_to_find(r, m);
+        r->dense[i].rank =
+            cmd_reduce_rank(&r->o->ranks, 2 * (size_t)m->a->shape[0]);
     }
-    return pq_deltas_new(r->adapter->name, deltas, r->joined.n, r->c->kernels,
-                         &r->deltas, e);
+    return pq_effects_new(r->adapter->name, effects, r->joined.n,
+                          r->c->kernels, &r->effects, e);
 }
 
 /* What the adapter does to the base, as matrices to be factored. */
 static int take_base(struct resize *r, struct pq_error *e)
 {
-    struct pq_delta *deltas = pq_zalloc(r->joined.n, sizeof *deltas);
+    struct pq_effect *effects = pq_zalloc(r->joined.n, sizeof *effects);
 
     r->dense = pq_zalloc(r->joined.n, sizeof *r->dense);
-    int rc = deltas && r->dense ? open_base(r, e) : pq_fail_nomem(e);
+    int rc = effects && r->dense ? open_base(r, e) : pq_fail_nomem(e);
     if (!rc)
         rc = cmd_config_places(&r->places, r->base, e) ||
              pq_peft_place(&r->places, &r->peft, 1, e) ||
-             list_deltas(r, deltas, e);
+             list_effects(r, effects, e);
     for (size_t i = 0; !rc && i < r->joined.n; i++) {
-        r->dense[i].source = r->deltas;
-        r->dense[i].tensor = &r->deltas->catalog->tensors[i];
+        r->dense[i].source = r->effects;
+        r->dense[i].tensor = &r->effects->catalog->tensors[i];
     }
     r->reduce.dense = r->dense;
-    free(deltas);
+    free(effects);
     return rc ? -1 : 0;
 }
 
@@ -184,7 +173,7 @@ static int make_plan(struct resize *r, struct pq_error *e)
 
     d->c = r->c;
     d->rule = r->o->ranks;
-    d->dtype = r->o->type ? r->o->dtype : PQ_F32;
+    d->dtype = r->o->dtype;
     d->quant = &r->quant;
     d->joined = &r->joined;
     if ((dora && take_base(r, e)) ||
@@ -228,7 +217,7 @@ static void release(struct resize *r)
     cmd_reduce_release(&r->reduce);
     pq_peft_union_release(&r->joined);
     pq_peft_places_release(&r->places);
-    pq_source_free(r->deltas);
+    pq_source_free(r->effects);
     pq_source_free(r->decoded);
     pq_source_free(r->base);
     pq_peft_release(&r->peft);
@@ -241,15 +230,11 @@ static void release(struct resize *r)
 int cmd_resize(struct cmd *c, const struct cmd_resize_options *o,
                struct pq_error *e)
 {
-    struct resize r = {.c = c, .o = o, .report = {.c = c, .type = o->type}};
+    struct resize r = {.c = c, .o = o, .report = {.c = c}};
     const struct pq_peft *const adapter = &r.peft;
     const double weight = 1;
 
-    if (!o->plain && !cmd_reduces(&o->ranks))
-        return cmd_usage(c, "--resize needs --rank, --energy, --max-error or "
-                            "--max-size");
     r.quant.kernels = c->kernels;
-    r.quant.allow_nonfinite = o->allow_nonfinite;
     pq_catalog_init(&r.out);
     const int rc = open_adapter(&r, e) || join(&r, &adapter, &weight, e) ||
                    make_plan(&r, e) || run_plan(&r, e);

@@ -8,11 +8,9 @@
 #include "pq_ranks.h"
 
 struct cmd_resize_options {
-    bool plain;           /* --plain, else --resize */
-    const char *type;     /* -t, or NULL: f32 */
-    enum pq_dtype dtype;  /* of it */
+    bool plain; /* --plain, else --resize, which needs a rule */
+    enum pq_dtype dtype;
     struct pq_rank_rule ranks;
-    bool allow_nonfinite;
 };
 
 /*

@@ -1,8 +1,8 @@
 /*
- * A source of deltas: products of factors, multiplied out as they are read.
+ * A source of effects: products of factors, multiplied out as they are read.
  *
  *   read [offset, +n) of the view
- *     -> which delta, which rows
+ *     -> which effect, which rows
  *     -> rows of one factor, all of the other, some rows at a time
  *     -> with a magnitude: rows of the base, norms of its outputs
  *
@@ -22,7 +22,7 @@
 
 #define CHUNK 262144u /* elements at a time, in whole rows */
 
-struct delta {
+struct effect {
     struct pq_edit edit;
     struct pq_source *base;
     const struct pq_tensor *w;
@@ -34,7 +34,7 @@ struct view {
     struct pq_source source;
     struct pq_catalog catalog;
     const struct pq_kernels *kernels;
-    struct delta *deltas; /* one for each tensor of the catalogue */
+    struct effect *effects; /* one for each tensor of the catalogue */
     pthread_mutex_t norming;
 };
 
@@ -53,7 +53,7 @@ static uint64_t largest(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
-static int work_init(struct work *w, const struct delta *d, uint64_t rows,
+static int work_init(struct work *w, const struct effect *d, uint64_t rows,
                      struct pq_error *e)
 {
     const uint64_t side = largest(rows, d->cols);
@@ -101,7 +101,7 @@ static int load(const struct view *v, struct pq_source *s,
 }
 
 /* Columns [first, +n) of a [rank][width], turned: x [n][rank]. */
-static int load_columns(const struct view *v, const struct delta *d,
+static int load_columns(const struct view *v, const struct effect *d,
                         uint64_t first, uint64_t n, struct work *w, float *x,
                         struct pq_error *e)
 {
@@ -113,7 +113,7 @@ static int load_columns(const struct view *v, const struct delta *d,
     return 0;
 }
 
-static int load_left(const struct view *v, const struct delta *d,
+static int load_left(const struct view *v, const struct effect *d,
                      uint64_t first, uint64_t n, struct work *w,
                      struct pq_error *e)
 {
@@ -123,7 +123,7 @@ static int load_left(const struct view *v, const struct delta *d,
                       n * d->rank, w->raw, w->left, e);
 }
 
-static int load_right(const struct view *v, const struct delta *d,
+static int load_right(const struct view *v, const struct effect *d,
                       struct work *w, struct pq_error *e)
 {
     const struct pq_edit *p = &d->edit;
@@ -139,7 +139,7 @@ static int load_right(const struct view *v, const struct delta *d,
 }
 
 /* x = s B A of some rows, and with a magnitude W + that; W stays in base. */
-static int multiply(const struct view *v, const struct delta *d,
+static int multiply(const struct view *v, const struct effect *d,
                     uint64_t first, uint64_t n, double scale, struct work *w,
                     struct pq_error *e)
 {
@@ -159,7 +159,7 @@ static int multiply(const struct view *v, const struct delta *d,
 
 /* ---- DoRA -------------------------------------------------------------- */
 
-static void add_squares(const struct delta *d, const struct work *w,
+static void add_squares(const struct effect *d, const struct work *w,
                         uint64_t n, double *sums)
 {
     for (uint64_t i = 0; i < n; i++)
@@ -169,7 +169,7 @@ static void add_squares(const struct delta *d, const struct work *w,
         }
 }
 
-static int sum_columns(const struct view *v, struct delta *d, struct work *w,
+static int sum_columns(const struct view *v, struct effect *d, struct work *w,
                        struct pq_error *e)
 {
     double *sums = pq_zalloc((size_t)d->cols, sizeof *sums);
@@ -189,7 +189,7 @@ static int sum_columns(const struct view *v, struct delta *d, struct work *w,
     return rc;
 }
 
-static int find_norms(struct view *v, struct delta *d, struct work *w,
+static int find_norms(struct view *v, struct effect *d, struct work *w,
                       struct pq_error *e)
 {
     int rc = 0;
@@ -202,7 +202,7 @@ static int find_norms(struct view *v, struct delta *d, struct work *w,
 }
 
 /* x from W + s B A to w (m/norm x - W). */
-static void scale_to(const struct view *v, const struct delta *d,
+static void scale_to(const struct view *v, const struct effect *d,
                      uint64_t first, uint64_t n, struct work *w)
 {
     const float weight = (float)d->edit.weight;
@@ -225,7 +225,7 @@ static void scale_to(const struct view *v, const struct delta *d,
 /* ---- reading ----------------------------------------------------------- */
 
 /* What all rows of a reading share. */
-static int prepare(struct view *v, struct delta *d, struct work *w,
+static int prepare(struct view *v, struct effect *d, struct work *w,
                    struct pq_error *e)
 {
     const struct pq_tensor *m = d->edit.magnitude;
@@ -239,7 +239,7 @@ static int prepare(struct view *v, struct delta *d, struct work *w,
     return d->edit.turned ? find_norms(v, d, w, e) : 0;
 }
 
-static int compute(const struct view *v, const struct delta *d,
+static int compute(const struct view *v, const struct effect *d,
                    uint64_t first, uint64_t n, struct work *w,
                    struct pq_error *e)
 {
@@ -252,10 +252,14 @@ static int compute(const struct view *v, const struct delta *d,
     return 0;
 }
 
-/* Bytes [offset, +n) of one delta, in chunks of whole rows. */
-static int read_delta(struct view *v, struct delta *d, uint64_t offset,
+/* Bytes [offset, +n) of one effect, in chunks of whole rows. */
+static int read_effect(struct view *v, struct effect *d, uint64_t offset,
                       unsigned char *buf, uint64_t n, struct pq_error *e)
 {
+    if (!d->w && d->edit.scale * d->edit.weight == 0) {
+        memset(buf, 0, (size_t)n);
+        return 0;
+    }
     const uint64_t row = d->cols * sizeof(float);
     const uint64_t last = (offset + n - 1) / row;
     const uint64_t need = last - offset / row + 1;
@@ -304,7 +308,7 @@ static int view_read(struct pq_source *s, uint64_t offset, void *buf,
     if (n == 0)
         return 0;
     const size_t i = find(v, offset);
-    return read_delta(v, &v->deltas[i],
+    return read_effect(v, &v->effects[i],
                       offset - v->catalog.tensors[i].parts[0].offset, buf, n,
                       e);
 }
@@ -313,9 +317,9 @@ static void view_free(struct pq_source *s)
 {
     struct view *v = (struct view *)(void *)s;
 
-    for (size_t i = 0; v->deltas && i < v->catalog.n_tensors; i++)
-        free(v->deltas[i].norms);
-    free(v->deltas);
+    for (size_t i = 0; v->effects && i < v->catalog.n_tensors; i++)
+        free(v->effects[i].norms);
+    free(v->effects);
     pthread_mutex_destroy(&v->norming);
     pq_catalog_release(&v->catalog);
     free(v);
@@ -325,7 +329,7 @@ static const struct pq_source_ops view_ops = {view_read, NULL, view_free};
 
 /* ---- making it --------------------------------------------------------- */
 
-static int measure(struct delta *d, const struct pq_delta *from,
+static int measure(struct effect *d, const struct pq_effect *from,
                    struct pq_error *e)
 {
     const struct pq_tensor *a = from->edit.a, *b = from->edit.b;
@@ -346,11 +350,11 @@ static int measure(struct delta *d, const struct pq_delta *from,
     return d->w ? pq_edit_check(&from->edit, d->w->shape, d->w->rank, e) : 0;
 }
 
-static int add_delta(struct view *v, const struct pq_delta *from,
+static int add_effect(struct view *v, const struct pq_effect *from,
                      uint64_t *at, struct pq_error *e)
 {
     const struct pq_spec f32 = {.dtype = PQ_F32};
-    struct delta *d = &v->deltas[v->catalog.n_tensors];
+    struct effect *d = &v->effects[v->catalog.n_tensors];
     struct pq_part one_file = {0};
     struct pq_tensor like = {.name = from->name, .dtype = PQ_F32, .rank = 2,
                              .parts = &one_file, .n_parts = 1};
@@ -367,12 +371,12 @@ static int add_delta(struct view *v, const struct pq_delta *from,
     t->parts[0].offset = *at;
     return pq_add(*at, t->parts[0].bytes, at)
                ? 0
-               : pq_fail(e, PQ_ELIMIT, "the deltas are too large");
+               : pq_fail(e, PQ_ELIMIT, "the effects are too large");
 }
 
-int pq_deltas_new(const char *name, const struct pq_delta *deltas, size_t n,
-                  const struct pq_kernels *k, struct pq_source **s,
-                  struct pq_error *e)
+int pq_effects_new(const char *name, const struct pq_effect *effects,
+                   size_t n, const struct pq_kernels *k, struct pq_source **s,
+                   struct pq_error *e)
 {
     struct view *v = pq_zalloc(1, sizeof *v);
     uint64_t at = 0;
@@ -384,12 +388,12 @@ int pq_deltas_new(const char *name, const struct pq_delta *deltas, size_t n,
     v->source.ops = &view_ops;
     v->source.catalog = &v->catalog;
     v->source.name = name;
-    v->source.format = "deltas";
+    v->source.format = "effects";
     v->kernels = k;
-    v->deltas = pq_zalloc(n, sizeof *v->deltas);
-    int rc = v->deltas ? 0 : pq_fail_nomem(e);
+    v->effects = pq_zalloc(n, sizeof *v->effects);
+    int rc = v->effects ? 0 : pq_fail_nomem(e);
     for (size_t i = 0; !rc && i < n; i++)
-        rc = add_delta(v, &deltas[i], &at, e);
+        rc = add_effect(v, &effects[i], &at, e);
     if (rc) {
         view_free(&v->source);
         return -1;
