@@ -1,0 +1,107 @@
+#!/bin/bash
+# pq-extract of an adapter: --resize and --plain.  Numbers of factors are
+# tests/test_adapters.c; here is what comes out of the tool, merged.
+. "$(dirname "$0")/lib.sh"
+export PATH=$BIN:$PATH
+out=$W/stdout err=$W/stderr
+cd "$W" || exit 2
+PEFT=$ROOT/testdata/peft
+for d in "$PEFT"/*; do cp -r "$d" .; done
+
+# ends_alike TOLERANCE BASE ADAPTER OTHER: both adapters do the same
+ends_alike() {
+    run pq-merge -q -t f32 "$2" "$3" -o a.safetensors; done_well
+    run pq-merge -q -t f32 "$2" "$4" -o b.safetensors; done_well
+    run pq-diff -q --tolerance "$1" a.safetensors b.safetensors
+    [ $RC = 0 ] || bad "they differ: $RAN"
+}
+
+resized() {
+    run pq-extract --resize lora --rank 2 -o r/; done_well
+    grep -q '"r": 2' r/adapter_config.json || bad "not of rank 2: $RAN"
+    run pq-extract --resize pattern --rank 3 -o r/; done_well
+    grep -q 'q_proj": 2' r/adapter_config.json || bad "no rank below 3: $RAN"
+    run pq-extract --resize pattern --rank 9 -o r/; done_well # no more than it has
+    ends_alike 1e-6 base-llama pattern r
+    run pq-extract --resize rslora --max-error 0.000001 -o r/; done_well
+    ends_alike 1e-6 base-llama rslora r
+    run pq-extract -v --resize lora --energy 0.9 -o r/
+    [ "$(grep -c 'rank [1-4], relative error 0\.' "$err")" = 6 ] || bad "not 6 lines: $RAN"
+    run pq-extract --json --resize lora --rank 2 -o r/; done_well
+    [ "$(grep -o '"rank":2,"error":0\.' "$out" | wc -l)" = 6 ] || bad "not 6 modules: $RAN"
+    run pq-extract --resize lora --rank 2 -t bf16 -o r/; done_well
+    pq-info r | grep -q BF16 || bad "not bf16: $RAN"
+}
+size_is_kept() {
+    local s
+    for s in 7K 8K 20K; do
+        run pq-extract --resize five --max-size $s -o r/; done_well
+        [ "$(cat r/* | wc -c)" -le $((${s%K} * 1024)) ] || bad "more than $s: $RAN"
+        run pq-extract -n --resize five --max-size $s -o r/
+        [ "$(tail -n 1 "$out")" = "$(cat r/* | wc -c)" ] || bad "another size: $RAN"
+    done
+    run pq-extract --resize five --max-size 1K -o x/; refused 'max-size'; absent x
+}
+carried() {
+    local d
+    for d in save tokens bias-all lora-bias embedding; do
+        run pq-extract --resize $d --rank 4 -o r/; done_well
+        ends_alike 1e-6 base-llama $d r
+    done
+    run pq-extract --resize conv1d --rank 4 -o r/; done_well
+    ends_alike 1e-6 base-gpt2 conv1d r
+}
+plain() {
+    run pq-extract --plain rslora -o p/; done_well
+    ends_alike 1e-6 base-llama rslora p
+    grep -q '"use_rslora": false' p/adapter_config.json || bad "still rslora: $RAN"
+    run pq-extract --plain pattern -o p/; done_well
+    ends_alike 1e-6 base-llama pattern p
+    run pq-extract --plain dora base-llama --rank 16 -o p/; done_well
+    ends_alike 1e-6 base-llama dora p
+    grep -q '"use_dora": false' p/adapter_config.json || bad "still DoRA: $RAN"
+    pq-info p | grep -q magnitude && bad "a magnitude: $RAN"
+    run pq-extract --plain dora-embedding base-llama --rank 16 -o p/; done_well
+    ends_alike 1e-6 base-llama dora-embedding p
+    run pq-extract --plain conv1d-dora base-gpt2 --rank 16 -o p/; done_well
+    ends_alike 1e-6 base-gpt2 conv1d-dora p
+    run pq-extract --plain -v dora base-llama -o p/ # twice the rank
+    [ "$(grep -c 'rank 8, relative error 0' "$err")" = 6 ] || bad "not of rank 8: $RAN"
+    run pq-merge p lora -o s/; done_well # which DoRA cannot
+}
+# plain DoRA on an encoded base is that on its decoded numbers
+encoded() {
+    run pq-quantize -t nf4 base-llama -o n/; done_well
+    run pq-dequantize -t f32 n -o f/; done_well
+    run pq-extract --no-provenance --plain dora n --rank 4 -o p/; done_well
+    run pq-extract --no-provenance --plain dora f --rank 4 -o q/; done_well
+    same p q
+}
+same_bytes() {
+    run pq-extract --no-provenance -T1 --plain dora base-llama --rank 3 -o t1/; done_well
+    run pq-extract --no-provenance -T4 --memory 16M --plain dora base-llama --rank 3 -o t4/; done_well
+    same t1 t4
+    run pq-extract --no-provenance -T1 --resize five --energy 0.8 -o t1/; done_well
+    run pq-extract --no-provenance -T4 --memory 16M --resize five --energy 0.8 -o t4/; done_well
+    same t1 t4
+}
+said_no() {
+    run pq-extract --resize lora -o x/; misused; absent x
+    run pq-extract --resize --plain lora --rank 2 -o x/; misused; absent x
+    run pq-extract --resize lora base-llama --rank 2 -o x/; misused; absent x
+    run pq-extract --resize lora --rank 2 --energy 0.5 -o x/; misused; absent x
+    run pq-extract --resize lora --rank 2 -m '*' -o x/; misused; absent x
+    run pq-extract --plain --embeddings lora -o x/; misused; absent x
+    run pq-extract --resize dora --rank 2 -o x/; refused 'DoRA'; absent x
+    run pq-extract --plain dora -o x/; refused 'give that, too'; absent x
+    run pq-extract --plain dora base-gpt2 -o x/; refused 'no place for it'; absent x
+    run pq-extract --plain base-llama -o x/; refused 'is a model'; absent x
+    pq-convert base-llama -O pq | pq-extract --plain dora - -o x/ 2> "$err"
+    grep -q 'read more than once' "$err" || bad "a base from a pipe: $(cat "$err")"
+    absent x
+}
+cp -r "$ROOT"/testdata/adapters/five .
+for t in resized size_is_kept carried plain encoded same_bytes said_no; do
+    check "adapters $t" $t
+done
+finish
