@@ -20,7 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK 262144u /* elements at a time, in whole rows */
+#define CHUNK 262144u /* elements computed at a time, in whole rows */
+#define PIECE 65536u  /* elements read at a time */
 
 struct effect {
     struct pq_edit edit;
@@ -40,7 +41,7 @@ struct view {
 
 /* Buffers for some rows; made for each read, so that threads do not share. */
 struct work {
-    unsigned char *raw;  /* the largest thing that is read */
+    void *raw;           /* PIECE elements as they are stored */
     float *left, *right; /* [count][rank], [rank][cols] */
     float *turning;      /* [count or cols][rank], before it is turned */
     float *x, *base;     /* [count][cols] */
@@ -48,25 +49,23 @@ struct work {
     uint64_t rows;       /* room for so many */
 };
 
-static uint64_t largest(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-
+/* The last three are used with `turned`, or with a magnitude. */
 static int work_init(struct work *w, const struct effect *d, uint64_t rows,
                      struct pq_error *e)
 {
-    const uint64_t side = largest(rows, d->cols);
-    const uint64_t most = largest(side * d->rank, rows * d->cols);
+    const size_t rank = (size_t)d->rank * sizeof(float);
+    const size_t row = (size_t)d->cols * sizeof(float);
+    const uint64_t most = d->rows > d->cols ? d->rows : d->cols;
+    const uint64_t side = rows > d->cols ? rows : d->cols;
 
     w->rows = rows;
-    w->raw = pq_alloc((size_t)largest(most, d->rows), sizeof(double));
-    w->left = pq_alloc((size_t)rows, (size_t)d->rank * sizeof *w->left);
-    w->right = pq_alloc((size_t)d->cols, (size_t)d->rank * sizeof *w->right);
-    w->turning = pq_alloc((size_t)side, (size_t)d->rank * sizeof *w->turning);
-    w->x = pq_alloc((size_t)rows, (size_t)d->cols * sizeof *w->x);
-    w->base = pq_alloc((size_t)rows, (size_t)d->cols * sizeof *w->base);
-    w->m = pq_alloc((size_t)largest(d->rows, d->cols), sizeof *w->m);
+    w->raw = pq_alloc(PIECE, sizeof(double));
+    w->left = pq_alloc((size_t)rows, rank);
+    w->right = pq_alloc((size_t)d->cols, rank);
+    w->turning = pq_alloc(d->edit.turned ? (size_t)side : 0, rank);
+    w->x = pq_alloc((size_t)rows, row);
+    w->base = pq_alloc(d->w ? (size_t)rows : 0, row);
+    w->m = pq_alloc(d->w ? (size_t)most : 0, sizeof *w->m);
     return w->raw && w->left && w->right && w->turning && w->x && w->base &&
                    w->m
                ? 0
@@ -89,14 +88,17 @@ static void work_release(struct work *w)
 /* Elements [first, +n) of a plain tensor as floats. */
 static int load(const struct view *v, struct pq_source *s,
                 const struct pq_tensor *t, uint64_t first, uint64_t n,
-                unsigned char *raw, float *x, struct pq_error *e)
+                void *raw, float *x, struct pq_error *e)
 {
-    const uint64_t size = pq_dtype_bits(t->dtype) / 8;
+    const size_t size = pq_dtype_bits(t->dtype) / 8;
 
-    if (pq_source_read(s, &t->parts[0], first * size, raw, (size_t)(n * size),
-                       e))
-        return -1;
-    pq_load_f32(v->kernels, t->dtype, raw, (size_t)n, x);
+    for (uint64_t at = 0; at < n; at += PIECE) {
+        const size_t k = n - at < PIECE ? (size_t)(n - at) : PIECE;
+        if (pq_source_read(s, &t->parts[0], (first + at) * size, raw, k * size,
+                           e))
+            return -1;
+        pq_load_f32(v->kernels, t->dtype, raw, k, x + at);
+    }
     return 0;
 }
 
