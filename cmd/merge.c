@@ -22,7 +22,8 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT, OPT_TYPE},
     {0, "method", "M", "how models become one (default: linear)",
      "linear slerp task_arithmetic ties dare_linear dare_ties della "
-     "della_linear breadcrumbs breadcrumbs_ties model_stock passthrough",
+     "della_linear breadcrumbs breadcrumbs_ties model_stock passthrough "
+     "magnitude_prune fedavg",
      CMD_CHANGES_OUTPUT, MERGE_OPT_METHOD},
     {0, "base", "MODEL", "what the models were made from", NULL, 0,
      MERGE_OPT_BASE},
@@ -200,6 +201,18 @@ static int take_operands(struct merge_job *j, struct pq_error *e)
 
 /* ---- the run ----------------------------------------------------------- */
 
+/* A method of models makes its own of the weights. */
+static int merge_adapters(struct merge_job *j, struct pq_error *e)
+{
+    const struct merge_options *o = j->o;
+    const bool sum = !o->method || strcmp(o->method->name, "linear") == 0;
+
+    if (merge_check_adapters(j) ||
+        (sum && (o->normalize || o->fedavg) && normalize(j, e)))
+        return -1;
+    return merge_sum(j, e);
+}
+
 /* Which job it is. */
 static int merge(struct merge_job *j, struct pq_error *e)
 {
@@ -208,8 +221,10 @@ static int merge(struct merge_job *j, struct pq_error *e)
     if (take_operands(j, e))
         return -1;
     if (j->n_models == j->n_inputs) {
-        if (cmd_reduces(&o->ranks))
-            return cmd_usage(j->c, "--rank and --energy are for adapters");
+        if (o->fedavg || cmd_reduces(&o->ranks))
+            return cmd_usage(j->c, "%s is for adapters alone",
+                             o->fedavg ? "--method fedavg"
+                             : o->ranks.rank ? "--rank" : "--energy");
         if (j->n_models == 1 && !o->method)
             return cmd_usage(j->c, "one model and nothing to merge it with");
         if (o->residual)
@@ -221,11 +236,13 @@ static int merge(struct merge_job *j, struct pq_error *e)
                        "%zu models and %zu adapters: fold adapters into their "
                        "model first, then merge the models",
                        j->n_models, j->n_inputs - j->n_models);
-    if (j->n_models && cmd_reduces(&o->ranks))
+    if (j->n_models == 0)
+        return merge_adapters(j, e);
+    if (cmd_reduces(&o->ranks))
         return cmd_usage(j->c, "--rank and --energy are for adapters alone");
     if (merge_check_options(j, NULL) || (o->normalize && normalize(j, e)))
         return -1;
-    return j->n_models ? merge_fold(j, e) : merge_sum(j, e);
+    return merge_fold(j, e);
 }
 
 static void release(struct merge_job *j)

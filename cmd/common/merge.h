@@ -17,6 +17,7 @@ struct merge_options {
     const char *type;
     struct pq_spec spec;
     const struct pq_method *method; /* or NULL */
+    bool fedavg;                    /* the method that only adapters have */
     const char *base;               /* path, or NULL */
     unsigned given;                 /* of the parameters: enum pq_blend_takes */
     struct pq_blend_params params;
@@ -92,6 +93,13 @@ PQ_MUST_USE int merge_set_option(struct merge_options *o, int id,
  */
 PQ_MUST_USE int merge_check_options(const struct merge_job *j,
                                     const struct pq_method *m);
+
+/* The same for adapters alone, whatever the method. */
+PQ_MUST_USE int merge_check_adapters(const struct merge_job *j);
+/* Parameters as they were given, or as the method has them: of all, of one. */
+void merge_set_blend(const struct merge_job *j, struct pq_blend *w);
+void merge_set_input(const struct merge_job *j, const struct pq_method *m,
+                     const struct merge_input *from, struct pq_blend_input *in);
 
 /*
  * A tensor of the output that is a blend of the models' tensors, and what

@@ -216,45 +216,14 @@ static int check_fit(const struct blend_job *b, size_t i, struct pq_error *e)
 
 /* ---- parameters -------------------------------------------------------- */
 
-/* What the user said of a parameter, or the method's default. */
-static double value(const struct merge_options *o, unsigned bit, double given,
-                    double otherwise)
-{
-    return o->given & bit ? given : otherwise;
-}
-
-static void set_parameters(struct blend_job *b)
-{
-    const struct merge_options *o = b->j->o;
-    const struct pq_blend_params *d = &b->blend.method->defaults;
-    const struct pq_blend_params *p = &o->params;
-    struct pq_blend *w = &b->blend;
-
-    w->t = value(o, PQ_TAKES_T, p->t, d->t);
-    w->lambda = value(o, PQ_TAKES_LAMBDA, p->lambda, d->lambda);
-    w->scale = value(o, PQ_TAKES_SCALE, p->scale, d->scale);
-    w->normalize = o->given & PQ_TAKES_NORMALIZE ? p->normalize : d->normalize;
-    w->rescale = (enum pq_rescale)(o->given & PQ_TAKES_RESCALE ? p->rescale
-                                                               : d->rescale);
-    w->by_row = o->given & PQ_TAKES_BY_ROW ? p->by_row : d->by_row;
-    w->seed = b->j->c->seed;
-}
-
 static void set_input(const struct blend_job *b, size_t k, size_t i,
                       struct pq_blend_input *in)
 {
-    const struct merge_options *o = b->j->o;
-    const struct pq_blend_params *d = &b->blend.method->defaults;
     const struct model *m = &b->models[b->n_base + k];
 
     in->source = m->plain;
     in->tensor = &m->plain->catalog->tensors[m->tensor[i]];
-    in->weight = m->input->weight;
-    in->density =
-        value(o, PQ_TAKES_DENSITY, o->params.density, d->density);
-    in->epsilon =
-        value(o, PQ_TAKES_EPSILON, o->params.epsilon, d->epsilon);
-    in->gamma = value(o, PQ_TAKES_GAMMA, o->params.gamma, d->gamma);
+    merge_set_input(b->j, b->blend.method, m->input, in);
     in->stream = k;
 }
 
@@ -360,7 +329,7 @@ int merge_blend(struct merge_job *j, struct pq_error *e)
     if (merge_check_options(j, b.blend.method))
         return -1;
     j->quant.report = cmd_report_tensor;
-    set_parameters(&b);
+    merge_set_blend(j, &b.blend);
     int rc = take_models(&b, e);
     if (!rc)
         rc = run_blend(&b, e);

@@ -44,15 +44,21 @@ static int set_method(struct merge_options *o, const char *value,
     char known[256] = "";
     size_t at = 0;
 
+    o->fedavg = strcmp(value, "fedavg") == 0;
+    if (strcmp(value, "magnitude_prune") == 0) {
+        o->method = pq_method_named("breadcrumbs");
+        return set_number(o, &numbers[MERGE_OPT_GAMMA], "0", e);
+    }
     o->method = pq_method_named(value);
-    if (o->method)
+    if (o->method || o->fedavg)
         return 0;
     for (const struct pq_method *const *m = pq_methods(); *m; m++)
         if (at < sizeof known)
             at += (size_t)snprintf(known + at, sizeof known - at, " %s",
                                    (*m)->name);
-    return pq_fail(e, PQ_EARG, "unknown method '%.40s': one of%s", value,
-                   known);
+    return pq_fail(e, PQ_EARG,
+                   "unknown method '%.40s': one of%s magnitude_prune fedavg",
+                   value, known);
 }
 
 static int set_rescale(struct merge_options *o, const char *value,
@@ -100,6 +106,45 @@ int merge_set_option(struct merge_options *o, int id, const char *value,
     }
 }
 
+/* ---- what they make of a blend ----------------------------------------- */
+
+/* What the user said of a parameter, or the method's default. */
+static double value(const struct merge_options *o, unsigned bit, double given,
+                    double otherwise)
+{
+    return o->given & bit ? given : otherwise;
+}
+
+void merge_set_blend(const struct merge_job *j, struct pq_blend *w)
+{
+    const struct merge_options *o = j->o;
+    const struct pq_blend_params *d = &w->method->defaults;
+    const struct pq_blend_params *p = &o->params;
+
+    w->t = value(o, PQ_TAKES_T, p->t, d->t);
+    w->lambda = value(o, PQ_TAKES_LAMBDA, p->lambda, d->lambda);
+    w->scale = value(o, PQ_TAKES_SCALE, p->scale, d->scale);
+    w->normalize = o->given & PQ_TAKES_NORMALIZE ? p->normalize : d->normalize;
+    w->rescale = (enum pq_rescale)(o->given & PQ_TAKES_RESCALE ? p->rescale
+                                                               : d->rescale);
+    w->by_row = o->given & PQ_TAKES_BY_ROW ? p->by_row : d->by_row;
+    w->seed = j->c->seed;
+}
+
+void merge_set_input(const struct merge_job *j, const struct pq_method *m,
+                     const struct merge_input *from, struct pq_blend_input *in)
+{
+    const struct merge_options *o = j->o;
+    const struct pq_blend_params *d = &m->defaults;
+
+    in->weight = from->weight;
+    in->density =
+        value(o, PQ_TAKES_DENSITY, o->params.density, d->density);
+    in->epsilon =
+        value(o, PQ_TAKES_EPSILON, o->params.epsilon, d->epsilon);
+    in->gamma = value(o, PQ_TAKES_GAMMA, o->params.gamma, d->gamma);
+}
+
 /* ---- what has no use --------------------------------------------------- */
 
 /* The option that sets a parameter. */
@@ -123,13 +168,13 @@ static const char *name_of(unsigned bit)
     return NULL;
 }
 
-/* A job that is no blend: adapters are there. */
+/* A job that is no blend: adapters are folded into a model. */
 static int check_none(const struct merge_job *j)
 {
     const struct merge_options *o = j->o;
     const char *odd = name_of(o->given & ~(unsigned)PQ_TAKES_NORMALIZE);
 
-    if (o->method)
+    if (o->method || o->fedavg)
         odd = "--method";
     if (o->base)
         odd = "--base";
@@ -138,6 +183,41 @@ static int check_none(const struct merge_job *j)
     if (o->given & PQ_TAKES_NORMALIZE && !o->normalize)
         odd = "--no-normalize";
     return odd ? cmd_usage(j->c, "%s is for models without adapters", odd) : 0;
+}
+
+/* fedavg, linear: sums of factors, of which weights are all that counts. */
+static int check_sum(const struct merge_job *j, const char *name)
+{
+    const struct merge_options *o = j->o;
+    const char *odd = name_of(o->given & ~(unsigned)PQ_TAKES_NORMALIZE);
+
+    if (j->c->seed_given)
+        odd = "--seed";
+    if (o->fedavg && o->ranks.rank)
+        odd = "--rank";
+    if (o->fedavg && o->ranks.energy > 0)
+        odd = "--energy";
+    if (o->fedavg && o->given & PQ_TAKES_NORMALIZE && !o->normalize)
+        odd = "--no-normalize";
+    return odd ? cmd_usage(j->c, "--method %s of adapters has no use for %s",
+                           name, odd)
+               : 0;
+}
+
+int merge_check_adapters(const struct merge_job *j)
+{
+    const struct pq_method *m = j->o->method;
+
+    if (j->o->base)
+        return cmd_usage(j->c, "--base is for models: adapters alone have "
+                               "none");
+    if (j->o->fedavg)
+        return check_sum(j, "fedavg");
+    if (!m || strcmp(m->name, "linear") == 0)
+        return check_sum(j, "linear");
+    if (m->base != PQ_BASE_NEEDED)
+        return cmd_usage(j->c, "--method %s is for models", m->name);
+    return merge_check_options(j, m);
 }
 
 int merge_check_options(const struct merge_job *j, const struct pq_method *m)

@@ -1,11 +1,15 @@
 /*
  * Adapters alone: their weighted sum as one adapter.  It is exact, by putting
- * the factors one behind the other, or of a lower rank, the best there is.
+ * the factors one behind the other, or of a lower rank, the best there is; or
+ * the average of the factors; or what a method of models makes of them
+ * (merge_effects.c), of a low rank again.
  */
 #include "merge.h"
+#include "merge_effects.h"
 #include "reduce.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* The job, and what it needs beside the common things. */
 struct sum {
@@ -14,6 +18,7 @@ struct sum {
     double *weights;                 /* [n_inputs] */
     struct pq_peft_union joined;
     struct cmd_reduce reduce;
+    struct merge_effects effects;
 };
 
 static int join(struct sum *s, struct pq_error *e)
@@ -40,6 +45,12 @@ static int join(struct sum *s, struct pq_error *e)
     return pq_peft_join(&s->joined, e);
 }
 
+/* A method that is no sum of products. */
+static bool is_blend(const struct merge_job *j)
+{
+    return j->o->method && strcmp(j->o->method->name, "linear") != 0;
+}
+
 static int plan_sum(struct sum *s, struct pq_error *e)
 {
     struct merge_job *j = s->j;
@@ -56,10 +67,16 @@ static int plan_sum(struct sum *s, struct pq_error *e)
     if (join(s, e) ||
         pq_catalog_copy_meta(&j->out, j->inputs[0].source->catalog, e))
         return -1;
-    if (cmd_reduces(&r->rule))
-        return cmd_reduce_plan(r, &j->plan, &j->out, 0, 0, e);
-    return pq_peft_sum(&j->plan, &j->out, &s->joined, 0, r->dtype, &j->quant,
-                       e);
+    if (j->o->fedavg)
+        return pq_peft_average(&j->plan, &j->out, &s->joined, r->dtype,
+                               &j->quant, e);
+    if (!is_blend(j) && !cmd_reduces(&r->rule))
+        return pq_peft_sum(&j->plan, &j->out, &s->joined, 0, r->dtype,
+                           &j->quant, e);
+    s->effects = (struct merge_effects){.j = j, .joined = &s->joined};
+    if (is_blend(j) && merge_effects_init(&s->effects, r, e))
+        return -1;
+    return cmd_reduce_plan(r, &j->plan, &j->out, 0, 0, e);
 }
 
 static int run_sum(struct sum *s, struct pq_error *e)
@@ -83,6 +100,7 @@ int merge_sum(struct merge_job *j, struct pq_error *e)
     j->plan.sink = NULL;
     pq_plan_release(&j->plan);
     cmd_reduce_release(&s.reduce);
+    merge_effects_release(&s.effects);
     pq_peft_union_release(&s.joined);
     free(s.adapters);
     free(s.weights);
