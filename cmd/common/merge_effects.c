@@ -134,7 +134,7 @@ static int run_one(struct merge_effects *b, struct one *x, struct pq_error *e)
         !pq_quant_declare(&x->out, x->blend.base, &f32, false, e) ||
         !pq_step_blend(&x->plan, &x->blend, &x->out, 0, &f32, false,
                        &b->j->quant, e) ||
-        pq_made_new("blend", 1, c->memory / 4, c->tmpdir, &b->made, e) ||
+        pq_made_new("blend", 1, b->spool, c->tmpdir, &b->made, e) ||
         pq_made_sink(b->made, &x->out, &x->plan.sink, e))
         return -1;
     return cmd_run_part(c, &x->plan, e);
@@ -166,6 +166,9 @@ static int prepare(void *arg, size_t i, struct pq_error *e)
 int merge_effects_init(struct merge_effects *b, struct cmd_reduce *reduce,
                        struct pq_error *e)
 {
+    /* an eighth of the memory for that, another for the threads' rows */
+    b->spool = b->j->c->memory / 8;
+    b->j->c->memory -= 2 * b->spool;
     b->dense = pq_zalloc(b->joined->n, sizeof *b->dense);
     if (!b->dense)
         return pq_fail_nomem(e);

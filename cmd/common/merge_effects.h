@@ -15,6 +15,7 @@ struct merge_effects {
     /* For each module the effect of each adapter, then zeros for a base. */
     struct pq_source *effects;
     struct pq_source *made; /* the module at hand, blended */
+    uint64_t spool;         /* what of that may be in memory */
     struct cmd_reduce_matrix *dense; /* [joined->n] */
 };
 
