@@ -10,7 +10,7 @@
  *   quantization            pq_kernels.h pq_quant.h
  *   differences             pq_diff.h
  *   changing models         pq_surgery.h pq_blend.h
- *   linear algebra          pq_linalg.h pq_lowrank.h
+ *   linear algebra          pq_linalg.h pq_lowrank.h pq_ranks.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
  * The file formats are one layer up: pq_format.h opens a model whatever it
@@ -49,5 +49,6 @@
 #include "pq_json.h"
 #include "pq_linalg.h"
 #include "pq_lowrank.h"
+#include "pq_ranks.h"
 
 #endif
