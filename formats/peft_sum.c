@@ -222,7 +222,8 @@ static int check_same(const struct pq_peft_union *u,
             return pq_fail(e, PQ_EARG,
                            "module %s: scale %g in %s, %g in %s: only factors "
                            "of one scale can be averaged",
-                           j->like->name, j->scale[0], first, j->scale[i], name);
+                           j->like->name, j->scale[0], first, j->scale[i],
+                           name);
     }
     return (j->n_bias == 0 || j->n_bias == j->n)
                ? 0
