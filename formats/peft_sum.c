@@ -9,15 +9,37 @@
 
 /* ---- joining ----------------------------------------------------------- */
 
-static int refuse(const struct pq_peft_union *u, const struct pq_peft *p,
-                  struct pq_error *e)
+/* Modules that are no products, or none of the base as it is. */
+static int refuse_modules(const struct pq_peft_union *u,
+                          const struct pq_peft *p, struct pq_error *e)
 {
-    for (size_t i = 0; i < p->n_modules; i++)
-        if (p->modules[i].magnitude && !u->magnitudes)
+    for (size_t i = 0; i < p->n_modules; i++) {
+        const struct pq_peft_module *m = &p->modules[i];
+        if (m->magnitude && !u->have_base)
             return pq_fail(e, PQ_EUNSUPPORTED,
                            "%s: tensor %s: DoRA cannot be summed without the "
                            "base; pq-extract --plain makes it a LoRA",
-                           p->source->name, p->modules[i].magnitude->name);
+                           p->source->name, m->magnitude->name);
+        if (m->n_parameters)
+            return pq_fail(e, PQ_EUNSUPPORTED,
+                           "%s: tensor %s: experts cannot be summed without "
+                           "the base",
+                           p->source->name, m->a->name);
+    }
+    return 0;
+}
+
+static int refuse(const struct pq_peft_union *u, const struct pq_peft *p,
+                  struct pq_error *e)
+{
+    if (p->init != PQ_INIT_PLAIN && !u->have_base)
+        return pq_fail(e, PQ_EUNSUPPORTED,
+                       "%s: init_lora_weights \"%s\" changed the base before "
+                       "training: it cannot be summed without the base; "
+                       "pq-extract --plain makes it a plain LoRA",
+                       p->source->name, p->init_name);
+    if (refuse_modules(u, p, e))
+        return -1;
     if (u->n_adapters > 1 && p->n_values)
         return pq_fail(e, PQ_EUNSUPPORTED,
                        "%s: tensor %s: replaces one of the base and cannot be "
@@ -90,8 +112,8 @@ static int make_room(struct pq_peft_union *u, struct pq_error *e)
         struct pq_peft_joint *j = &u->modules[i];
         j->adapter = pq_arena_alloc(&u->arena, j->n, sizeof *j->adapter);
         j->scale = pq_arena_alloc(&u->arena, j->n, sizeof *j->scale);
-        j->a = pq_arena_alloc(&u->arena, j->n, sizeof *j->a);
-        j->b = pq_arena_alloc(&u->arena, j->n, sizeof *j->b);
+        j->a = pq_arena_alloc(&u->arena, j->n + 1, sizeof *j->a);
+        j->b = pq_arena_alloc(&u->arena, j->n + 1, sizeof *j->b);
         j->bias = pq_arena_alloc(&u->arena, j->n, sizeof *j->bias);
         if (!j->adapter || !j->scale || !j->a || !j->b || !j->bias)
             return pq_fail_nomem(e);
@@ -117,6 +139,15 @@ static void fill(struct pq_peft_union *u, const struct pq_names *names,
             j->bias[j->n_bias++] = (struct pq_piece){p->source, m->bias, c};
         j->rank += m->a->shape[0];
     }
+}
+
+void pq_peft_join_part(struct pq_peft_joint *j, struct pq_source *source,
+                       const struct pq_tensor *a, const struct pq_tensor *b,
+                       double scale)
+{
+    j->a[j->n] = (struct pq_piece){source, a, scale};
+    j->b[j->n++] = (struct pq_piece){source, b, 1};
+    j->rank += a->shape[0];
 }
 
 int pq_peft_join(struct pq_peft_union *u, struct pq_error *e)

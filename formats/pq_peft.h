@@ -227,18 +227,26 @@ struct pq_peft_union {
     const struct pq_peft *const *adapters; /* [n_adapters], borrowed */
     const double *weights;                 /* [n_adapters], borrowed */
     size_t n_adapters;
-    bool magnitudes; /* DoRA is welcome: the caller sees to it */
+    bool have_base; /* what needs it is welcome: the caller sees to it */
     struct pq_peft_joint *modules; /* [n] */
     size_t n, cap;
 };
 
 /*
  * Joins adapters by the names of their modules; set the members before
- * `modules` first.  DoRA fails by name: it is no sum without the base.  So do,
+ * `modules` first.  DoRA, PiSSA and OLoRA fail by name: they are no sums
+ * without the base; experts do always.  So do,
  * of more than one adapter, saved modules, biases of the base and tokens; of
  * one alone they are left to the caller.
  */
 PQ_MUST_USE int pq_peft_join(struct pq_peft_union *u, struct pq_error *e);
+/*
+ * Adds one product to a module, of an adapter alone: what its start took out
+ * of the base.  There is room for one; scale[] and adapter[] do not know it.
+ */
+void pq_peft_join_part(struct pq_peft_joint *j, struct pq_source *source,
+                       const struct pq_tensor *a, const struct pq_tensor *b,
+                       double scale);
 void pq_peft_union_release(struct pq_peft_union *u);
 
 /*

@@ -270,3 +270,25 @@ int cmd_config_places(struct pq_peft_places *w, const struct pq_source *base,
     w->tied = tied == 1 || (tied == 2 && w->head == SIZE_MAX);
     return 0;
 }
+
+void cmd_tell_parts(const struct cmd *c, const struct pq_peft_places *w)
+{
+    if (c->verbose)
+        cmd_msg(c, "%zu tensors: what PiSSA or OLoRA took out was found",
+                w->n_parts);
+    if (w->left > 1e-3 && !c->quiet)
+        cmd_msg(c,
+                "warning: tensor %s: its singular values hardly fall, so what "
+                "PiSSA took out of it is found to about %.2g only",
+                w->left_name, w->left);
+}
+
+void cmd_tell_start(const struct cmd *c, const struct pq_peft *p)
+{
+    if (p->init == PQ_INIT_PISSA_NITER && !c->quiet)
+        cmd_msg(c,
+                "warning: %s: what %s took out of the base depended on "
+                "random numbers that are not saved; the merge is as near as "
+                "the singular values of the base fall",
+                p->source->name, p->init_name);
+}

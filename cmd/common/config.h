@@ -57,5 +57,9 @@ bool cmd_config_turned_experts(const struct pq_catalog *c, struct pq_error *e);
 PQ_MUST_USE int cmd_config_places(struct pq_peft_places *w,
                                   const struct pq_source *base,
                                   struct pq_error *e);
+/* How well what PiSSA and OLoRA took out of a base was found. */
+void cmd_tell_parts(const struct cmd *c, const struct pq_peft_places *w);
+/* The warning about an adapter of which that cannot be exact. */
+void cmd_tell_start(const struct cmd *c, const struct pq_peft *p);
 
 #endif

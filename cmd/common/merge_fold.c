@@ -151,28 +151,6 @@ static int make_room(struct fold *f, struct pq_error *e)
                        &f->j->made, e);
 }
 
-static void tell_parts(const struct fold *f)
-{
-    const struct pq_peft_places *w = &f->places;
-    const struct merge_job *j = f->j;
-
-    if (j->c->verbose)
-        cmd_msg(j->c, "%zu tensors: what PiSSA or OLoRA took out was found",
-                w->n_parts);
-    if (w->left > 1e-3 && !j->c->quiet)
-        cmd_msg(j->c,
-                "warning: tensor %s: its singular values hardly fall, so what "
-                "PiSSA took out of it is found to about %.2g only",
-                w->left_name, w->left);
-    for (size_t i = 0; i < j->n_inputs && !j->c->quiet; i++)
-        if (j->inputs[i].peft.init == PQ_INIT_PISSA_NITER)
-            cmd_msg(j->c,
-                    "warning: %s: what %s took out of the base depended on "
-                    "random numbers that are not saved; the merge is as near "
-                    "as the singular values of the base fall",
-                    j->inputs[i].source->name, j->inputs[i].peft.init_name);
-}
-
 static int find_parts_in(struct fold *f, struct pq_source *base,
                          struct pq_error *e)
 {
@@ -191,7 +169,9 @@ static int find_parts_in(struct fold *f, struct pq_source *base,
     pq_plan_release(&plan);
     pq_source_free(sources[1]);
     if (!rc)
-        tell_parts(f);
+        cmd_tell_parts(c, &f->places);
+    for (size_t i = 0; !rc && i < f->j->n_inputs; i++)
+        cmd_tell_start(c, &f->j->inputs[i].peft);
     return rc;
 }
 

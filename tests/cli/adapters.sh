@@ -69,6 +69,30 @@ plain() {
     [ "$(grep -c 'rank 8, relative error 0' "$err")" = 6 ] || bad "not of rank 8: $RAN"
     run pq-merge p lora -o s/; done_well # which DoRA cannot
 }
+# what a start took out of the base is in the adapter then
+starts() {
+    local base a
+    for a in pissa pissa-rslora olora; do
+        run pq-extract --plain $a base-llama -o p/; done_well
+        ends_alike 2e-6 base-llama $a p
+        grep -q '"init_lora_weights": true' p/adapter_config.json || bad "still $a: $RAN"
+    done
+    for a in pissa-conv1d olora-conv1d; do
+        run pq-extract --plain $a base-gpt2 -o p/; done_well
+        ends_alike 2e-6 base-gpt2 $a p
+    done
+    run pq-extract --plain pissa base-llama -o p/; done_well
+    grep -q '"r": 8' p/adapter_config.json || bad "not twice the rank: $RAN"
+    run pq-extract --plain pissa base-llama --rank 5 -o p/; done_well
+    grep -q '"r": 5' p/adapter_config.json || bad "not rank 5: $RAN"
+    run pq-merge p lora -o s/; done_well
+    run pq-extract --plain pissa -o x/; refused 'is pissa, which is plain only on its base'; absent x
+    run pq-extract --plain pissa-dora base-llama -o x/; refused 'is DoRA that began as pissa'; absent x
+    run pq-extract --resize pissa --rank 2 -o x/; refused 'changed the base'; absent x
+    cp -r pissa corda && sed -i 's/"pissa"/"corda"/' corda/adapter_config.json
+    run pq-extract --plain corda base-llama -o x/; refused 'corda'; absent x
+    run pq-extract --plain experts base-mixtral -o x/; refused 'target_parameters'; absent x
+}
 # plain DoRA on an encoded base is that on its decoded numbers
 encoded() {
     run pq-quantize -t nf4 base-llama -o n/; done_well
@@ -101,7 +125,7 @@ said_no() {
     absent x
 }
 cp -r "$ROOT"/testdata/adapters/five .
-for t in resized size_is_kept carried plain encoded same_bytes said_no; do
+for t in resized size_is_kept carried plain starts encoded same_bytes said_no; do
     check "adapters $t" $t
 done
 finish
