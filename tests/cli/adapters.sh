@@ -124,7 +124,7 @@ said_no() {
     grep -q 'read more than once' "$err" || bad "a base from a pipe: $(cat "$err")"
     absent x
 }
-cp -r "$ROOT"/testdata/adapters/five .
+for d in five pissa pissa-rslora pissa-conv1d olora; do cp -r "$ROOT/testdata/adapters/$d" .; done
 for t in resized size_is_kept carried plain starts encoded same_bytes said_no; do
     check "adapters $t" $t
 done
