@@ -123,7 +123,9 @@ def options_of(entry):
     for k, v in entry["options"].items():
         if v is True:
             out.append(f"--{k}")
-        elif v is not False:
+        elif v is False:
+            out.append(f"--no-{k}")
+        else:
             out += [f"--{k}", str(v)]
     return out
 
@@ -172,7 +174,7 @@ def check_dare(report, what, tools):
     one = "testdata/adapters/party-1"
     with tempfile.TemporaryDirectory() as tmp:
         tools.run("pq-merge", "--method", "dare_linear", "--density", "0.5",
-                  "--seed", "7", f"{one}:0.5", "-o", tmp + "/")
+                  "--seed", "7", "--rank", "24", f"{one}:0.5", "-o", tmp + "/")
         delta, _, _ = changes("testdata/peft/base-llama", tmp)
     full, _, _ = changes("testdata/peft/base-llama", f"{TOP}/{one}")
     kept = of = 0
