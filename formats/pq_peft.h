@@ -234,10 +234,10 @@ struct pq_peft_union {
 
 /*
  * Joins adapters by the names of their modules; set the members before
- * `modules` first.  DoRA, PiSSA and OLoRA fail by name: they are no sums
- * without the base; experts do always.  So do,
- * of more than one adapter, saved modules, biases of the base and tokens; of
- * one alone they are left to the caller.
+ * `modules` first.  DoRA, PiSSA and OLoRA fail by name, because they are no
+ * sums without the base; experts always do.  Of more than one adapter, so do
+ * saved modules, biases of the base and tokens; of one alone they are left to
+ * the caller.
  */
 PQ_MUST_USE int pq_peft_join(struct pq_peft_union *u, struct pq_error *e);
 /*

@@ -197,7 +197,7 @@ static int check_sum(const struct merge_job *j, const char *name)
         odd = "--rank";
     if (o->fedavg && o->ranks.energy > 0)
         odd = "--energy";
-    if (o->fedavg && o->given & PQ_TAKES_NORMALIZE && !o->normalize)
+    if (o->given & PQ_TAKES_NORMALIZE && !o->normalize)
         odd = "--no-normalize";
     return odd ? cmd_usage(j->c, "--method %s of adapters has no use for %s",
                            name, odd)

@@ -1,12 +1,14 @@
 #!/bin/bash
-# pq-extract of an adapter: --resize and --plain.  Numbers of factors are
-# tests/test_adapters.c; here is what comes out of the tool, merged.
+# Adapters alone: pq-merge --rank, --energy, --method, and pq-extract --resize
+# and --plain.  Numbers of factors are tests/test_adapters.c; here is what comes
+# out of the tools, merged.
 . "$(dirname "$0")/lib.sh"
 export PATH=$BIN:$PATH
 out=$W/stdout err=$W/stderr
 cd "$W" || exit 2
 PEFT=$ROOT/testdata/peft
-for d in "$PEFT"/*; do cp -r "$d" .; done
+A=$ROOT/testdata/adapters
+for d in "$PEFT"/* "$A"/{five,mix,party-1,party-2,pissa,pissa-rslora,pissa-conv1d,olora}; do cp -r "$d" .; done
 
 # ends_alike TOLERANCE BASE ADAPTER OTHER: both adapters do the same
 ends_alike() {
@@ -16,6 +18,78 @@ ends_alike() {
     [ $RC = 0 ] || bad "they differ: $RAN"
 }
 
+ranks() {
+    run pq-merge --rank 3 lora:0.5 pattern -o s/; done_well
+    grep -q '"r": 3' s/adapter_config.json || bad "not of rank 3: $RAN"
+    run pq-merge -n --rank 3 lora:0.5 pattern -o s/
+    [ "$(tail -n 1 "$out")" = "$(cat s/* | wc -c)" ] || bad "another size: $RAN"
+    run pq-merge --energy 0.9 lora:0.5 pattern -o s/; done_well
+    grep -q 'layers.0.self_attn.q_proj": ' s/adapter_config.json || bad "no rank_pattern: $RAN"
+    # a sum with itself needs no more rank than one of them
+    run pq-merge --energy 1 lora:0.5 lora:0.5 -o s/; done_well
+    grep -q '"r": 4' s/adapter_config.json || bad "more than rank 4: $RAN"
+    run pq-merge -q -t f32 base-llama s -o a.safetensors; done_well
+    run pq-merge -q -t f32 base-llama lora -o b.safetensors; done_well
+    run pq-diff -q --tolerance 1e-6 a.safetensors b.safetensors
+    [ $RC = 0 ] || bad "another change: $RAN"
+    run pq-merge --json --rank 2 party-1 five -o s/; done_well
+    [ "$(grep -o '"rank":2,"error":0\.' "$out" | wc -l)" = 6 ] || bad "no errors of 6 modules: $RAN"
+    run pq-merge --no-provenance -T1 --rank 2 party-1 five -o t1/; done_well
+    run pq-merge --no-provenance -T4 --memory 16M --rank 2 party-1 five -o t4/; done_well
+    same t1 t4
+    run pq-merge --rank 2 base-llama lora -o x/; misused; absent x
+    run pq-merge --rank 0 lora pattern -o x/; misused; absent x
+    run pq-merge --energy 2 lora pattern -o x/; misused; absent x
+    run pq-merge --rank 2 lora dora -o x/; refused 'lora_magnitude_vector: DoRA'; absent x
+    mkdir nan && cp lora/adapter_config.json nan/
+    pq-convert -m '*layers.0*' lora/adapter_model.safetensors -o nan/adapter_model.safetensors
+    printf '\377\377\377\377' | dd of=nan/adapter_model.safetensors bs=1 conv=notrunc status=none \
+        seek=$(($(wc -c < nan/adapter_model.safetensors) - 4))
+    run pq-merge --rank 2 nan lora -o x/; refused 'NaN'; absent x
+}
+# methods of models on adapters: of what the adapters do, then of a low rank
+by_method() {
+    local m
+    for m in ties dare_linear dare_ties magnitude_prune della_linear breadcrumbs model_stock task_arithmetic; do
+        run pq-merge --no-provenance -T1 --method $m party-1 mix -o t1/; done_well
+        run pq-merge --no-provenance -T4 --memory 16M --method $m party-1 mix -o t4/; done_well
+        same t1 t4
+    done
+    # all of everything is the sum
+    for m in ties dare_linear magnitude_prune task_arithmetic; do
+        run pq-merge --method $m --no-normalize party-1:0.5 party-1:0.25 -o s/; done_well
+        run pq-merge -q -t f32 base-llama s -o a.safetensors; done_well
+        run pq-merge -q -t f32 base-llama party-1:0.75 -o b.safetensors; done_well
+        run pq-diff -q --tolerance 1e-6 a.safetensors b.safetensors
+        [ $RC = 0 ] || bad "$m of everything is not the sum: $RAN"
+    done
+    grep -q '"r": 3' s/adapter_config.json || bad "not the largest rank: $RAN"
+    run pq-merge -v --method ties --density 0.5 --rank 4 party-1:0.5 five:0.8 -o s/
+    grep -q 'layers.0.self_attn.q_proj: rank 4, relative error 0.408[78]$' "$err" || bad "not the golden's error: $RAN"
+    run pq-merge -n --method ties --density 0.5 --energy 0.8 party-1:0.5 five:0.8 -o x/; absent x
+    [ $RC = 0 ] || bad "rc $RC: $RAN"
+    run pq-merge --no-provenance --method dare_ties --density 0.5 --seed 1 party-1 mix -o t1/; done_well
+    run pq-merge --no-provenance --method dare_ties --density 0.5 --seed 1 party-1 mix -o t2/; done_well
+    same t1 t2
+    run pq-merge --no-provenance --method dare_ties --density 0.5 --seed 2 party-1 mix -o t2/; done_well
+    cmp -s t1/adapter_model.safetensors t2/adapter_model.safetensors && bad "another seed is the same: $RAN"
+    run pq-merge --method slerp --t 0.5 lora pattern -o x/; misused; absent x
+    run pq-merge --method ties --base base-llama lora pattern -o x/; misused; absent x
+    run pq-merge --method ties --gamma 0.1 lora pattern -o x/; misused; absent x
+    run pq-merge --method ties base-llama lora -o x/; misused; absent x
+    run pq-merge --density 0.5 lora pattern -o x/; misused; absent x
+}
+averaged() {
+    run pq-merge --method fedavg party-1:30 party-2:10 -o s/; done_well
+    same s/adapter_config.json party-1/adapter_config.json
+    run pq-diff -q --tolerance 1e-6 s/adapter_model.safetensors "$A"/fedavg.safetensors
+    [ $RC = 0 ] || bad "not the average: $RAN"
+    run pq-merge --method fedavg party-1 five -o x/; refused 'rank 3 in'; absent x
+    run pq-merge --method fedavg --rank 2 party-1 party-2 -o x/; misused; absent x
+    run pq-merge --method fedavg base-llama base-llama -o x/; misused; absent x
+}
+
+# ---- pq-extract of an adapter -----------------------------------------------
 resized() {
     run pq-extract --resize lora --rank 2 -o r/; done_well
     grep -q '"r": 2' r/adapter_config.json || bad "not of rank 2: $RAN"
@@ -124,8 +198,7 @@ said_no() {
     grep -q 'read more than once' "$err" || bad "a base from a pipe: $(cat "$err")"
     absent x
 }
-for d in five pissa pissa-rslora pissa-conv1d olora; do cp -r "$ROOT/testdata/adapters/$d" .; done
-for t in resized size_is_kept carried plain starts encoded same_bytes said_no; do
+for t in ranks by_method averaged resized size_is_kept carried plain starts encoded same_bytes said_no; do
     check "adapters $t" $t
 done
 finish
