@@ -34,7 +34,7 @@ PQ_CFLAGS := -std=c11 -D_GNU_SOURCE -ffp-contract=off -fvisibility=hidden \
 	-Wwrite-strings -Wformat=2 -Wundef -Ilib -Iformats -Icmd/common
 STRICT := -Wconversion -Wno-sign-conversion
 LIB_LIBS := -lcjson -lzstd -lxxhash -lm -pthread
-LIBS := $(LIB_LIBS)
+LIBS := $(LIB_LIBS) -lyaml
 ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all
 
 LIB_SRC := $(sort $(wildcard lib/*.c lib/*/*.c formats/*.c))
@@ -85,13 +85,19 @@ $B/bin/pq: $(CMD_OBJ) $B/lib/libpq.a
 $(TOOLS:%=$B/bin/pq-%): $B/bin/pq
 	@ln -sf pq $@
 
-$B/tests/unit: $(TEST_OBJ) $B/lib/libpq.a
+# What the programs share is tested, too; a test takes of it what it needs.
+$B/lib/libcmd.a: $(CMD_OBJ) $B/objects
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) -o $@ $(TEST_OBJ) $B/lib/libpq.a -lcriterion $(LIBS)
+	@rm -f $@
+	$(AR) rcsD $@ $(filter-out $B/obj/cmd/main.o,$(CMD_OBJ))
 
-$B/fuzz/%: $B/obj/tests/fuzz/%.o $B/lib/libpq.a
+$B/tests/unit: $(TEST_OBJ) $B/lib/libcmd.a $B/lib/libpq.a
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(SAN) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $B/lib/libpq.a $(LIBS)
+	$(CC) $(CFLAGS) $(SAN) $(LDFLAGS) -o $@ $(TEST_OBJ) $B/lib/libcmd.a $B/lib/libpq.a -lcriterion $(LIBS)
+
+$B/fuzz/%: $B/obj/tests/fuzz/%.o $B/lib/libcmd.a $B/lib/libpq.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(SAN) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $B/lib/libcmd.a $B/lib/libpq.a $(LIBS)
 $(FUZZ_SRC:%.c=$B/obj/%.o): # kept, or make removes them as intermediate
 programs: all $B/tests/unit
 fuzzers: $(FUZZ_BIN)
@@ -119,7 +125,7 @@ demo: deps ## build, then the main job on the embedded model
 	+@$(MAKE) -s all
 	@tests/demo.sh $B/bin
 
-CLI := $(addprefix check-cli-,pipes details faults merge peft extract adapters)
+CLI := $(addprefix check-cli-,pipes details faults merge recipe peft extract adapters)
 SOURCE_CHECKS := check-headers check-lib check-layers check-warnings
 check: deps ## build and run all tests; the last line is the sum
 	+@$(MAKE) -s programs

@@ -13,7 +13,8 @@
 #include <unistd.h>
 
 enum {
-    OPT_TYPE = 1, OPT_RESIDUAL, OPT_RANK, OPT_ENERGY, OPT_NONFINITE
+    OPT_TYPE = 1, OPT_RECIPE, OPT_VOCAB, OPT_RESIDUAL, OPT_RANK, OPT_ENERGY,
+    OPT_NONFINITE
 };
 
 static const struct cmd_option options[] = {
@@ -47,6 +48,10 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT, MERGE_OPT_NORMALIZE},
     {0, "no-normalize", NULL, "do not, where the method does", NULL,
      CMD_CHANGES_OUTPUT, MERGE_OPT_NO_NORMALIZE},
+    {0, "recipe", "FILE", "merge models as mergekit's YAML says", NULL,
+     CMD_CHANGES_OUTPUT | CMD_ARG_CONTENT, OPT_RECIPE},
+    {0, "vocab", "WHICH", "whose tokens the output has: base or union",
+     "base union", CMD_CHANGES_OUTPUT, OPT_VOCAB},
     {0, "residual-base", NULL,
      "the model is what PiSSA, OLoRA and the like left of it", NULL,
      CMD_CHANGES_OUTPUT, OPT_RESIDUAL},
@@ -58,6 +63,17 @@ static const struct cmd_option options[] = {
      NULL, CMD_CHANGES_OUTPUT, OPT_NONFINITE},
     {0, NULL, NULL, NULL, NULL, 0, 0},
 };
+
+static int set_vocab(struct merge_options *o, const char *value,
+                     struct pq_error *e)
+{
+    o->vocab = strcmp(value, "base") == 0    ? MERGE_VOCAB_BASE
+               : strcmp(value, "union") == 0 ? MERGE_VOCAB_UNION
+                                             : MERGE_VOCAB_UNSAID;
+    return o->vocab == MERGE_VOCAB_UNSAID
+               ? pq_fail(e, PQ_EARG, "'%s' is neither base nor union", value)
+               : 0;
+}
 
 static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
 {
@@ -72,6 +88,11 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         o->type_given = true;
         o->type = value;
         return pq_spec_check(&o->spec, e);
+    case OPT_RECIPE:
+        o->recipe = value;
+        return 0;
+    case OPT_VOCAB:
+        return set_vocab(o, value, e);
     case OPT_RESIDUAL:
         o->residual = true;
         return 0;
@@ -218,6 +239,8 @@ static int merge(struct merge_job *j, struct pq_error *e)
 {
     const struct merge_options *o = j->o;
 
+    if (o->recipe)
+        return merge_recipe(j, e);
     if (take_operands(j, e))
         return -1;
     if (j->n_models == j->n_inputs) {

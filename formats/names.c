@@ -163,6 +163,54 @@ long pq_name_layer(const char *name, const char **end)
     return -1;
 }
 
+size_t pq_name_trunk(const char *name)
+{
+    const char *end;
+
+    if (pq_name_layer(name, &end) < 0)
+        return 0;
+    end--; /* the dot behind the number */
+    while (end > name && end[-1] != '.')
+        end--;
+    return (size_t)(end - name);
+}
+
+bool pq_name_set_layer(const char *name, unsigned long layer, char *s,
+                       size_t n)
+{
+    const char *end;
+
+    if (pq_name_layer(name, &end) < 0)
+        return false;
+    const int k = snprintf(s, n, "%.*s%lu.%s", (int)pq_name_trunk(name), name,
+                           layer, end);
+    return k >= 0 && (size_t)k < n;
+}
+
+bool pq_name_is_before_layers(const char *name)
+{
+    const char *end;
+
+    return pq_name_layer(name, &end) < 0 &&
+           (pq_name_is_embedding(name) || strstr(name, "embed") != NULL);
+}
+
+bool pq_name_is_buffer(const char *name)
+{
+    static const char *const buffers[] = {
+        "rotary_emb.inv_freq", "attn.bias", "attn.masked_bias",
+        "attention.bias", "attention.masked_bias", "position_ids"};
+    const size_t n = strlen(name);
+
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+        const size_t k = strlen(buffers[i]);
+        if (ends_with(name, buffers[i]) &&
+            (n == k || name[n - k - 1] == '.'))
+            return true;
+    }
+    return false;
+}
+
 bool pq_name_is_token_table(const char *name)
 {
     static const char *const tables[] = {"embed_tokens", "wte", "embed_in",

@@ -38,6 +38,21 @@ const char *pq_name_bare(const char *name);
  * or -1; *end is behind it: "attn".
  */
 long pq_name_layer(const char *name, const char **end);
+/* Length of what stands before that number, with the dot; 0 without one. */
+size_t pq_name_trunk(const char *name);
+/*
+ * The same name with another number of the layer, into s (room for n); false
+ * when it has none, or no room.
+ */
+bool pq_name_set_layer(const char *name, unsigned long layer, char *s,
+                       size_t n);
+/*
+ * What old checkpoints store although the model computes it: masks, rotary
+ * frequencies, position numbers.
+ */
+bool pq_name_is_buffer(const char *name);
+/* Of no layer, and used before them: embeddings and what is done to them. */
+bool pq_name_is_before_layers(const char *name);
 /* Length of the module's name: of "a.b.weight" that of "a.b". */
 size_t pq_name_module(const char *name);
 

@@ -9,7 +9,7 @@
  *   working through them    pq_engine.h
  *   quantization            pq_kernels.h pq_quant.h
  *   differences             pq_diff.h
- *   changing models         pq_surgery.h pq_blend.h
+ *   changing models         pq_surgery.h pq_blend.h pq_vocab.h
  *   linear algebra          pq_linalg.h pq_lowrank.h pq_ranks.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
@@ -42,6 +42,7 @@
 #include "pq_quant.h"
 #include "pq_surgery.h"
 #include "pq_blend.h"
+#include "pq_vocab.h"
 
 #include "pq_diff.h"
 

@@ -46,6 +46,16 @@ bool cmd_config_string(const struct pq_catalog *c, const char *key,
     return fits;
 }
 
+bool cmd_config_has(const struct pq_catalog *c, const char *key,
+                    struct pq_error *e)
+{
+    cJSON *j = parse(c, e);
+    const bool has = j && cJSON_GetObjectItemCaseSensitive(j, key);
+
+    cJSON_Delete(j);
+    return has;
+}
+
 int cmd_config_set(struct pq_catalog *c, const char *key, const char *json,
                    struct pq_error *e)
 {

@@ -12,6 +12,14 @@
 #include "pq_peft.h"
 #include "report.h"
 
+/* What becomes of different vocabularies. */
+enum merge_vocab_policy {
+    MERGE_VOCAB_UNSAID, /* all models must have the same */
+    MERGE_VOCAB_BASE,   /* that of the base, or of the first model */
+    MERGE_VOCAB_UNION,  /* and behind it what the other models have more */
+    MERGE_VOCAB_PATH    /* that of a tokenizer elsewhere */
+};
+
 struct merge_options {
     bool type_given, normalize, allow_nonfinite, residual;
     const char *type;
@@ -22,6 +30,8 @@ struct merge_options {
     unsigned given;                 /* of the parameters: enum pq_blend_takes */
     struct pq_blend_params params;
     struct pq_rank_rule ranks; /* of a sum of adapters */
+    const char *recipe; /* or NULL */
+    enum merge_vocab_policy vocab;
 };
 
 /* An operand: a model, or an adapter. */
@@ -100,6 +110,9 @@ PQ_MUST_USE int merge_check_adapters(const struct merge_job *j);
 void merge_set_blend(const struct merge_job *j, struct pq_blend *w);
 void merge_set_input(const struct merge_job *j, const struct pq_method *m,
                      const struct merge_input *from, struct pq_blend_input *in);
+
+/* Models as a recipe says; see merge_recipe.h. */
+PQ_MUST_USE int merge_recipe(struct merge_job *j, struct pq_error *e);
 
 /*
  * A tensor of the output that is a blend of the models' tensors, and what

@@ -7,7 +7,7 @@
  */
 #include "config.h"
 #include "join.h"
-#include "merge.h"
+#include "merge_models.h"
 #include "pq_names.h"
 
 #include <math.h>
@@ -17,13 +17,14 @@
 /* A model among them, its tensors in the order of the first. */
 struct model {
     const struct merge_input *input;
-    struct pq_source *plain; /* a view of it without encodings, or itself */
-    size_t *tensor;          /* [n_tensors] number of the first's tensor i */
+    const struct merge_model *seen; /* as the blend reads it */
+    size_t *tensor; /* [n_tensors] number of the first's tensor i */
 };
 
 struct blend_job {
     struct merge_job *j;
     struct pq_blend blend; /* parameters; tensors are filled in for each */
+    struct merge_models all; /* in the order of the inputs */
     struct model *models;  /* [n] the base first, if there is one */
     size_t n, n_base;
     struct merge_target *targets;  /* [n_tensors] of the first */
@@ -37,23 +38,26 @@ static const struct pq_catalog *catalog_of(const struct model *m)
 
 /* ---- models and their tensors ------------------------------------------ */
 
-static int take_model(struct blend_job *b, const struct merge_input *in,
-                      struct pq_error *e)
+static void take_model(struct blend_job *b, const struct merge_input *in)
 {
     struct model *m = &b->models[b->n++];
-    const struct pq_catalog *c = in->source->catalog;
-    const struct cmd *cmd = b->j->c;
-    bool coded = false;
 
     m->input = in;
-    m->plain = in->source;
-    for (size_t i = 0; i < c->n_tensors; i++)
-        coded |= c->tensors[i].codec.encoding != PQ_PLAIN;
-    if (cmd_config_refuse_foreign(in->source, e))
+    m->seen = &b->all.list[in - b->j->inputs];
+}
+
+/* Makes them plain, and of one vocabulary. */
+static int see_models(struct blend_job *b, struct pq_error *e)
+{
+    struct merge_job *j = b->j;
+    const size_t base = j->base ? (size_t)(j->base - j->inputs)
+                        : b->n_base ? 0
+                                    : SIZE_MAX;
+
+    if (merge_models_init(&b->all, j, base, e))
         return -1;
-    return coded ? pq_decoded_new(in->source, cmd->kernels, cmd->memory / 8,
-                                  cmd->tmpdir, &m->plain, e)
-                 : 0;
+    b->all.vocab.policy = j->o->vocab;
+    return merge_vocab_apply(&b->all, e);
 }
 
 /* The base comes first; slerp's first model is one. */
@@ -62,15 +66,17 @@ static int take_models(struct blend_job *b, struct pq_error *e)
     const struct merge_job *j = b->j;
     const struct pq_method *m = b->blend.method;
 
+    b->n_base = m->base != PQ_BASE_NONE;
     b->models = pq_zalloc(j->n_inputs, sizeof *b->models);
     if (!b->models)
         return pq_fail_nomem(e);
-    if (j->base && take_model(b, j->base, e))
+    if (see_models(b, e))
         return -1;
+    if (j->base)
+        take_model(b, j->base);
     for (size_t i = 0; i < j->n_inputs; i++)
-        if (&j->inputs[i] != j->base && take_model(b, &j->inputs[i], e))
-            return -1;
-    b->n_base = m->base != PQ_BASE_NONE;
+        if (&j->inputs[i] != j->base)
+            take_model(b, &j->inputs[i]);
     if (b->n_base && !j->base && m->base == PQ_BASE_NEEDED)
         return cmd_usage(j->c, "--method %s needs --base MODEL", m->name);
     if (!b->n_base && j->base)
@@ -149,26 +155,6 @@ static int join(const struct model *first, struct model *m, struct pq_error *e)
 
 /* ---- what fits --------------------------------------------------------- */
 
-static bool by_token(const char *name)
-{
-    return pq_name_is_token_table(name) || pq_name_is_head(name);
-}
-
-/* The first words of what is wrong where a vocabulary is the likely reason. */
-static int check_vocabulary(const struct model *a, const struct model *b,
-                            const struct pq_tensor *x,
-                            const struct pq_tensor *y, struct pq_error *e)
-{
-    if (x->rank != 2 || y->rank != 2 || x->shape[0] == y->shape[0] ||
-        !by_token(x->name))
-        return 0;
-    return pq_fail(e, PQ_EARG,
-                   "%s: tensor %s has %llu tokens, that of %s %llu: a recipe "
-                   "with tokenizer_source says whose tokens the output has",
-                   b->input->path, y->name, (unsigned long long)y->shape[0],
-                   a->input->path, (unsigned long long)x->shape[0]);
-}
-
 /* Conv1D is turned when it is encoded; square ones do not show it. */
 static int check_layout(const struct blend_job *b, const struct pq_tensor *x,
                         const struct model *m, const struct pq_tensor *y,
@@ -207,8 +193,7 @@ static int check_fit(const struct blend_job *b, size_t i, struct pq_error *e)
     for (size_t k = 1; k < b->n; k++) {
         const struct model *m = &b->models[k];
         const struct pq_tensor *y = &catalog_of(m)->tensors[m->tensor[i]];
-        if (check_kind(m, x, y, e) || check_vocabulary(first, m, x, y, e) ||
-            check_layout(b, x, m, y, e))
+        if (check_kind(m, x, y, e) || check_layout(b, x, m, y, e))
             return -1;
     }
     return 0;
@@ -221,8 +206,8 @@ static void set_input(const struct blend_job *b, size_t k, size_t i,
 {
     const struct model *m = &b->models[b->n_base + k];
 
-    in->source = m->plain;
-    in->tensor = &m->plain->catalog->tensors[m->tensor[i]];
+    in->source = m->seen->source;
+    in->tensor = &in->source->catalog->tensors[m->tensor[i]];
     merge_set_input(b->j, b->blend.method, m->input, in);
     in->stream = k;
 }
@@ -233,15 +218,15 @@ static void set_target(struct blend_job *b, size_t i)
     const size_t n = b->n - b->n_base;
     struct merge_target *t = &b->targets[i];
 
-    t->like = &catalog_of(first)->tensors[i];
-    t->like_source = first->input->source;
+    t->like_source = merge_model_stored(first->seen, i);
+    t->like = &t->like_source->catalog->tensors[i];
     t->name = t->like->name;
     t->blend = b->blend;
     t->blend.in = b->inputs + i * n;
     t->blend.n = n;
     if (b->n_base) {
-        t->blend.base_source = first->plain;
-        t->blend.base = &first->plain->catalog->tensors[i];
+        t->blend.base_source = first->seen->source;
+        t->blend.base = &first->seen->source->catalog->tensors[i];
     }
     for (size_t k = 0; k < n; k++)
         set_input(b, k, i, &t->blend.in[k]);
@@ -272,24 +257,6 @@ static int make_targets(struct blend_job *b, struct pq_error *e)
 
 /* ---- the job ----------------------------------------------------------- */
 
-/* All operands, and the views of them. */
-static int add_sources(struct blend_job *b, struct pq_error *e)
-{
-    struct merge_job *j = b->j;
-
-    j->sources = pq_alloc(2 * b->n, sizeof *j->sources);
-    if (!j->sources)
-        return pq_fail_nomem(e);
-    j->plan.sources = j->sources;
-    for (size_t k = 0; k < b->n; k++) {
-        const struct model *m = &b->models[k];
-        j->sources[j->plan.n_sources++] = m->input->source;
-        if (m->plain != m->input->source)
-            j->sources[j->plan.n_sources++] = m->plain;
-    }
-    return 0;
-}
-
 static int run_blend(struct blend_job *b, struct pq_error *e)
 {
     struct merge_job *j = b->j;
@@ -297,8 +264,9 @@ static int run_blend(struct blend_job *b, struct pq_error *e)
 
     if (make_targets(b, e) ||
         pq_catalog_copy_meta(&j->out, catalog_of(&b->models[0]), e) ||
+        merge_vocab_finish(&b->all, &j->out, e) ||
         merge_add_blends(j, b->targets, n, e) || merge_set_types(j, e) ||
-        add_sources(b, e) ||
+        merge_models_sources(&b->all, e) ||
         merge_run_plan(j, catalog_of(&b->models[0]), e))
         return -1;
     return merge_end(j, e);
@@ -310,12 +278,9 @@ static void release(struct blend_job *b)
     pq_sink_free(b->j->plan.sink);
     b->j->plan.sink = NULL;
     pq_plan_release(&b->j->plan);
-    for (size_t k = 0; b->models && k < b->n; k++) {
-        struct model *m = &b->models[k];
-        if (m->input && m->plain != m->input->source)
-            pq_source_free(m->plain);
-        free(m->tensor);
-    }
+    merge_models_release(&b->all);
+    for (size_t k = 0; k < b->n; k++)
+        free(b->models[k].tensor);
     free(b->models);
     free(b->targets);
     free(b->inputs);

@@ -178,6 +178,8 @@ static int check_none(const struct merge_job *j)
         odd = "--method";
     if (o->base)
         odd = "--base";
+    if (o->vocab != MERGE_VOCAB_UNSAID)
+        odd = "--vocab";
     if (j->c->seed_given)
         odd = "--seed";
     if (o->given & PQ_TAKES_NORMALIZE && !o->normalize)
