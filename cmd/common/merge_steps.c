@@ -10,6 +10,8 @@
 #include "merge.h"
 #include "pq_names.h"
 
+#include <string.h>
+
 /* The base, or the first model. */
 static const struct pq_tensor *first_of(const struct pq_blend *b)
 {
@@ -55,6 +57,36 @@ static struct pq_spec spec_of(const struct merge_job *j,
                : merge_spec_of(like_of(t));
 }
 
+/*
+ * A tensor that is copied under another name takes its parts along: what the
+ * names end in alike stays, what is before that changes in all of them.
+ *
+ *     h.3.mlp.weight  h.3.mlp.SCB  ->  h.7.mlp.weight  h.7.mlp.SCB
+ */
+static int copy(struct merge_job *j, const struct pq_tensor *like,
+                const char *was, struct pq_error *e)
+{
+    struct pq_tensor *t = pq_tensor_copy(&j->out, like, e);
+    size_t a = strlen(was), b = strlen(like->name);
+
+    if (!t)
+        return -1;
+    while (a && b && was[a - 1] == like->name[b - 1]) {
+        a--;
+        b--;
+    }
+    for (size_t i = 0; i < t->n_parts && strcmp(was, like->name) != 0; i++) {
+        struct pq_part *p = &t->parts[i];
+        if (strncmp(p->name, was, a) != 0)
+            continue;
+        p->name = pq_arena_printf(&j->out.arena, "%.*s%s", (int)b, like->name,
+                                  p->name + a);
+        if (!p->name)
+            return pq_fail_nomem(e);
+    }
+    return 0;
+}
+
 static int declare(struct merge_job *j, const struct merge_target *t, bool turn,
                    struct pq_error *e)
 {
@@ -63,7 +95,7 @@ static int declare(struct merge_job *j, const struct merge_target *t, bool turn,
 
     like.name = t->name;
     if (is_copied(t, &s))
-        return pq_tensor_copy(&j->out, &like, e) ? 0 : -1;
+        return copy(j, &like, like_of(t)->name, e);
     if (s.encoding == PQ_PLAIN && s.dtype == PQ_F64)
         return pq_fail(e, PQ_EUNSUPPORTED,
                        "tensor %s: is F64; -t f32 merges it", t->name);
