@@ -262,6 +262,25 @@ Test(recipe, bombs)
     refuse(text, "the recipe is too deep");
 }
 
+/* What takes libyaml minutes or more is noticed before it may begin. */
+Test(recipe, squares, .timeout = 20)
+{
+    static const char *const pieces[] = {"[", "- ", "{a: ", "? ", "[a,",
+                                         "- &x a\n", "&x a: 1\n", "- [[a]]\n"};
+    static char text[RECIPE_MAX_BYTES + 1];
+
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
+        const size_t k = strlen(pieces[i]);
+        struct pq_error e = PQ_ERROR_INIT;
+        struct recipe r = {0};
+        for (size_t at = 0; at < sizeof text - 1; at++)
+            text[at] = pieces[i][at % k];
+        cr_assert_eq(recipe_parse(&r, text, sizeof text - 1, &e), -1);
+        cr_assert_eq(e.code, PQ_ELIMIT, "%s: %s", pieces[i], e.msg);
+        recipe_release(&r);
+    }
+}
+
 /* ---- names ----------------------------------------------------------------- */
 
 Test(recipe, layers_are_renamed)

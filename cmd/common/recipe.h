@@ -24,10 +24,11 @@
 
 /* ---- recipe_yaml.c: a text as a tree -------------------------------------- */
 
-#define RECIPE_MAX_BYTES (1u << 20) /* of a recipe */
+#define RECIPE_MAX_BYTES (1u << 18) /* of a recipe */
 #define RECIPE_MAX_NODES 20000u     /* each alias counts as what it stands for */
 #define RECIPE_MAX_DEPTH 32u
 #define RECIPE_MAX_KEYS 1024u /* of one map */
+#define RECIPE_MAX_ANCHORS 1024u
 
 enum recipe_kind { RECIPE_NULL, RECIPE_TEXT, RECIPE_LIST, RECIPE_MAP };
 

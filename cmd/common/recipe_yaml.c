@@ -5,6 +5,10 @@
  * graph, which is unfolded here: a node that holds itself is found because it
  * is met again on the way down, and one that multiplies (a list of ten times
  * a list of ten times ...) because every visit counts.
+ *
+ * libyaml itself takes time in the square of depth and anchors, and nothing
+ * can stop it: the text is gone over once before, event by event, until it is
+ * too much.
  */
 #include "recipe.h"
 
@@ -182,8 +186,7 @@ static int unfold(struct unfold *u, int number, struct recipe_node *to)
     return rc;
 }
 
-/* ---- the document ------------------------------------------------------------- */
-
+/* What libyaml found wrong. */
 static int complain(const yaml_parser_t *p, struct pq_error *e)
 {
     if (p->error == YAML_MEMORY_ERROR)
@@ -194,6 +197,71 @@ static int complain(const yaml_parser_t *p, struct pq_error *e)
     return pq_fail(e, PQ_EFORMAT, "line %zu: not YAML: %s",
                    p->problem_mark.line + 1, p->problem ? p->problem : "");
 }
+
+/* ---- before anything is kept ------------------------------------------------- */
+
+struct extent {
+    size_t depth, nodes, anchors;
+};
+
+static const char *too_much(struct extent *x, const yaml_event_t *v)
+{
+    const yaml_char_t *anchor = NULL;
+
+    switch (v->type) {
+    case YAML_SEQUENCE_START_EVENT:
+        anchor = v->data.sequence_start.anchor;
+        x->depth++;
+        break;
+    case YAML_MAPPING_START_EVENT:
+        anchor = v->data.mapping_start.anchor;
+        x->depth++;
+        break;
+    case YAML_SEQUENCE_END_EVENT:
+    case YAML_MAPPING_END_EVENT:
+        x->depth--;
+        break;
+    case YAML_SCALAR_EVENT:
+        anchor = v->data.scalar.anchor;
+        break;
+    default:
+        break;
+    }
+    x->anchors += anchor != NULL;
+    return x->depth > RECIPE_MAX_DEPTH           ? "too deep"
+           : x->anchors > RECIPE_MAX_ANCHORS     ? "too full of anchors"
+           : ++x->nodes > 2 * RECIPE_MAX_NODES ? "too large"
+                                                 : NULL;
+}
+
+static int check_extent(const char *text, size_t n, struct pq_error *e)
+{
+    struct extent x = {0};
+    yaml_parser_t parser;
+    yaml_event_t event;
+    bool more = true;
+    int rc = 0;
+
+    if (!yaml_parser_initialize(&parser))
+        return pq_fail_nomem(e);
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text, n);
+    while (!rc && more) {
+        if (!yaml_parser_parse(&parser, &event)) {
+            rc = complain(&parser, e);
+            break;
+        }
+        const char *what = too_much(&x, &event);
+        more = event.type != YAML_STREAM_END_EVENT;
+        if (what)
+            rc = pq_fail(e, PQ_ELIMIT, "line %zu: the recipe is %s",
+                         event.start_mark.line + 1, what);
+        yaml_event_delete(&event);
+    }
+    yaml_parser_delete(&parser);
+    return rc;
+}
+
+/* ---- the document ------------------------------------------------------------- */
 
 /* Nothing may follow the first document. */
 static int check_end(yaml_parser_t *p, struct pq_error *e)
@@ -242,6 +310,8 @@ const struct recipe_node *recipe_tree(const char *text, size_t n,
         pq_fail(e, PQ_ELIMIT, "is larger than %u bytes", RECIPE_MAX_BYTES);
         return NULL;
     }
+    if (check_extent(text, n, e))
+        return NULL;
     if (!yaml_parser_initialize(&parser)) {
         pq_fail_nomem(e);
         return NULL;
