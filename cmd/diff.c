@@ -468,10 +468,12 @@ static int run(struct cmd *c, struct pq_error *e)
 
     if (c->n_operands != 2)
         return cmd_usage(c, "two operands are needed: A and B");
-    if (o->delta &&
-        (c->match.n || c->exclude.n || o->plot || o->rank || c->json))
+    if (o->delta && (c->match.n || c->exclude.n || o->plot || o->rank ||
+                     (c->json && !c->dry_run)))
         return cmd_usage(c, "--delta takes whole models and reports nothing: "
                             "no -m, -x, --plot, --rank, --json");
+    if (c->dry_run && !o->delta)
+        return cmd_usage(c, "-n goes with --delta: else nothing is written");
     if (o->rank && pq_linalg_ready(e))
         return CMD_TROUBLE;
     if (o->delta)
@@ -499,8 +501,8 @@ const struct pq_tool tool_diff = {
     .purpose = "compare two models, or write the difference",
     .synopsis = "[options] A B",
     .options = options,
-    .shared = CMD_SELECT | CMD_ENGINE | CMD_JSON | CMD_VERBOSITY |
-              CMD_PROVENANCE,
+    .shared = CMD_DRY_RUN | CMD_SELECT | CMD_ENGINE | CMD_JSON |
+              CMD_VERBOSITY | CMD_PROVENANCE,
     .max_operands = 2,
     .examples = examples,
     .state_bytes = sizeof(struct diff),

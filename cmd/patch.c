@@ -8,6 +8,7 @@
  */
 #include "cmd.h"
 #include "pq_diff.h"
+#include "report.h"
 #include "stats.h"
 
 #include <stdlib.h>
@@ -134,7 +135,7 @@ static int patch(struct job *j, struct pq_error *e)
     if (!rc)
         rc = add_steps(j, &p, e);
     if (!rc)
-        rc = cmd_run_plan(j->c, &p, e);
+        rc = cmd_run_plan(j->c, &p, e) || cmd_report_plan(j->c, &p, e) ? -1 : 0;
     pq_sink_free(p.sink);
     pq_plan_release(&p);
     return rc;

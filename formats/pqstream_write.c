@@ -338,10 +338,14 @@ static int plan_sizes(struct pq_stream_sink *k, struct pq_error *e)
     return 0;
 }
 
-/* Threads whose buffers (two runs and a context each) fit the memory. */
+/*
+ * Threads whose buffers (two runs and a context, 15 MiB in all) fit five
+ * eighths of the memory.  The engine may take half of it, which together is
+ * 9/8 of three quarters of --memory: a sixth of that is left for the rest.
+ */
 static unsigned packers(const struct pq_write_options *w)
 {
-    const uint64_t fit = w->memory / (16u << 20);
+    const uint64_t fit = w->memory / 8 * 5 / (15u << 20);
 
     return w->memory && fit < w->threads ? (fit ? (unsigned)fit : 1)
                                          : w->threads;

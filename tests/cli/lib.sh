@@ -29,8 +29,20 @@ cleanup() {
 trap '[ $BASHPID = $$ ] && cleanup' EXIT
 trap 'exit 130' INT TERM
 
-${CC:-gcc} -std=c11 -D_GNU_SOURCE -O1 -o "$H" "$HERE/helper.c" -lutil || exit 2
+${CC:-gcc} -std=c11 -D_GNU_SOURCE -O1 -o "$H" "$HERE"/helper/*.c -lutil || exit 2
+# preload FILE: a library for LD_PRELOAD of a file here; its name
+preload() {
+    local so=$W/${1##*/}.so
+    ${CC:-gcc} -std=gnu11 -D_GNU_SOURCE -O1 -shared -fPIC -o "$so" "$HERE/$1" -ldl || exit 2
+    echo "$so"
+}
+# A sanitizer's complaint is a status that nothing else has: its own default
+# is 1, which is also that of an answer.
 sanitized() { grep -qE '__(a|t)san_init' "$BIN/pq"; }
+if sanitized; then
+    export ASAN_OPTIONS=exitcode=125${ASAN_OPTIONS:+:$ASAN_OPTIONS}
+    export UBSAN_OPTIONS=exitcode=125${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}
+fi
 
 # bad TEXT...: something is wrong in the check that runs now
 bad() {

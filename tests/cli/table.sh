@@ -1,0 +1,109 @@
+# The table of tools (tools.tsv): its rows, the commands they stand for, and
+# the files that these run on, in $W/in:
+#
+#     SIZE.KIND.FORMAT     tiny.plain.safetensors   small.nf4.pq   many.plain.z.pq
+#     SIZE.delta.pq        from SIZE.plain to SIZE.other-plain
+#     dir.KIND             a model directory; its size is called dir
+#
+# KIND is plain, nf4, other-plain, other-nf4 or delta.  `other` has the tensors
+# of the first with slightly other numbers.
+#
+# Of the row at hand: LABEL KIND INPUT CAN LINE, and GOOD, the exit status of
+# success.  SIZE is the size of the input that was used last, so that a second
+# operand fits the first.
+SIZE=tiny
+
+can() { [[ ,$CAN, == *,$1,* ]]; }
+model_out() { [ "$KIND" = model-out ]; }
+formats() { if [ "$INPUT" = delta ]; then echo pq; else echo safetensors pq z.pq; fi; }
+suffixes() {
+    if can pq-only; then echo pq
+    elif can st-only; then echo safetensors
+    else echo safetensors pq; fi
+}
+suffix() { set -- $(suffixes); echo "$1"; }
+bad_status() { if can verdict; then echo 1; else echo 2; fi; }
+
+JOBS=$(nproc) # rows at a time
+LABELS=       # the rows that are wanted; none: all
+
+start_row() { # COMMAND...
+    [ -z "$LABELS" ] || [[ " $LABELS " == *" $LABEL "* ]] || return
+    GOOD=0
+    can differs && GOOD=1
+    rows+=("$LABEL")
+    while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do wait -n; done
+    {
+        PASSED=0 FAILED=0
+        "$@"
+        echo "= $PASSED $FAILED"
+    } > "$W/rows/$LABEL" 3<&- &
+}
+# each_row COMMAND...: runs it for every row, several rows at a time, and adds
+# up what they count
+each_row() {
+    local label p f rows=()
+    mkdir -p "$W/rows"
+    while IFS=$'\t' read -r LABEL KIND INPUT CAN LINE <&3; do
+        [[ $LABEL == \#* || -z $LABEL ]] || start_row "$@"
+    done 3< "$HERE/tools.tsv"
+    wait
+    for label in "${rows[@]}"; do
+        grep -v '^= ' "$W/rows/$label"
+        read -r _ p f < <(grep '^= ' "$W/rows/$label")
+        PASSED=$((PASSED + ${p:-0})) FAILED=$((FAILED + ${f:-1}))
+    done
+}
+
+place() { # SIZE KIND FORMAT: where that is
+    case $1.$2 in
+        *.delta) echo "$W/in/$1.delta.pq" ;;
+        dir.*) echo "$W/in/dir.$2" ;;
+        *) echo "$W/in/$1.$2.$3" ;;
+    esac
+}
+# input SIZE FORMAT, or input dir: what is prepared of this row's kind of input
+input() { place "$1" "$INPUT" "${2:-}"; }
+
+# command_for IN OUT OPTION...: sets CMD; "" leaves IN or OUT out
+command_for() {
+    local in=$1 to=$2 word
+    shift 2
+    [[ $in == "$W/in/"* ]] && SIZE=${in#"$W/in/"} SIZE=${SIZE%%.*}
+    CMD=()
+    for word in $LINE; do
+        case $word in
+            IN) [ -n "$in" ] && CMD+=("$in") ;;
+            IN-) CMD+=("${in:--}") ;;
+            BASE) CMD+=("$(place $SIZE plain safetensors)") ;;
+            OTHER) CMD+=("$(place $SIZE "other-$INPUT" safetensors)") ;;
+            DELTA) CMD+=("$(place $SIZE delta pq)") ;;
+            ADAPTER) CMD+=("$ROOT/testdata/peft/head") ;;
+            OUT) [ -n "$to" ] && CMD+=(-o "$to") ;;
+            --*=OUT) CMD+=("${word%OUT}${to:--}") ;;
+            pq-*) CMD+=("$BIN/$word" "$@") ;;
+            *) CMD+=("$word") ;;
+        esac
+    done
+}
+
+# derive SIZE ELEMENTS: from SIZE.plain.safetensors, or dir.plain, what rows need
+# beside it; `other` differs in so many elements of each tensor at most
+derive() {
+    local plain other slash= file=
+    plain=$(place "$1" plain safetensors) other=$(place "$1" other-plain safetensors)
+    [ "$1" = dir ] && slash=/ file=/model.safetensors
+    cp -r --sparse=always "$plain" "$other" && $H vary "$other$file" "$2" || return
+    "$BIN/pq-quantize" --no-sync --no-provenance -t nf4 -o "$(place "$1" nf4 safetensors)$slash" "$plain" &&
+        "$BIN/pq-quantize" --no-sync --no-provenance -t nf4 -o "$(place "$1" other-nf4 safetensors)$slash" "$other" &&
+        "$BIN/pq-diff" --delta="$(place "$1" delta pq)" "$plain" "$other"
+}
+# contain SIZE: the same in .pq and compressed .pq
+contain() {
+    local p kind
+    for kind in plain nf4; do
+        p=$W/in/$1.$kind
+        "$BIN/pq-convert" --no-sync --no-provenance -o "$p.pq" "$p.safetensors" &&
+            "$BIN/pq-convert" --no-sync --no-provenance -z -o "$p.z.pq" "$p.safetensors" || return
+    done
+}
