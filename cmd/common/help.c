@@ -126,6 +126,10 @@ static void print_option(FILE *f, const struct cmd_option *o)
 
     if (o->arg != NULL)
         n += fprintf(f, o->flags & CMD_ARG_OPTIONAL ? "[=%s]" : "=%s", o->arg);
+    if (n > HELP_COLUMN - 2 && n + 2 + (int)strlen(o->help) <= WIDTH) {
+        fprintf(f, "  %s\n", o->help);
+        return;
+    }
     if (n > HELP_COLUMN - 2) {
         fputc('\n', f);
         n = 0;
@@ -146,7 +150,7 @@ void cmd_help(const struct pq_tool *tool, FILE *f)
         print_option(f, &all[i]);
     free(all);
     if (example != NULL)
-        fputs("\nExamples:\n", f);
+        fputs("Examples:\n", f);
     for (; example != NULL && *example != NULL; example++)
         fprintf(f, "  %s\n", *example);
 }

@@ -63,8 +63,8 @@ static int open_input(struct recipe_job *r, const char *path,
     j->n_inputs++;
     j->n_models++;
     return pq_peft_is_adapter(in->source->catalog)
-               ? pq_fail(e, PQ_EARG, "%s: is an adapter; a recipe merges models",
-                         path)
+               ? pq_fail(e, PQ_EARG,
+                         "%s: is an adapter; a recipe merges models", path)
                : 0;
 }
 

@@ -164,8 +164,8 @@ static const char *name_in(struct recipe_job *r,
         pq_fail_nomem(e);
         return NULL;
     }
-    (void)pq_name_set_layer(name, (unsigned long)(part->first + (uint64_t)layer), s,
-                            room);
+    const uint64_t number = part->first + (uint64_t)layer;
+    (void)pq_name_set_layer(name, (unsigned long)number, s, room);
     return s;
 }
 

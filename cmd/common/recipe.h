@@ -25,7 +25,7 @@
 /* ---- recipe_yaml.c: a text as a tree -------------------------------------- */
 
 #define RECIPE_MAX_BYTES (1u << 18) /* of a recipe */
-#define RECIPE_MAX_NODES 20000u     /* each alias counts as what it stands for */
+#define RECIPE_MAX_NODES 20000u /* each alias counts as what it stands for */
 #define RECIPE_MAX_DEPTH 32u
 #define RECIPE_MAX_KEYS 1024u /* of one map */
 #define RECIPE_MAX_ANCHORS 1024u
