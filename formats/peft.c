@@ -20,6 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MOST_ROWS 9007199254740992.0 /* 2^53: what a double counts exactly */
+
 static const char config_name[] = "adapter_config.json";
 
 static bool ends_with(const char *s, const char *suffix)
@@ -65,9 +67,8 @@ static char *plain_name(struct pq_arena *a, const char *name)
     cut(s, ".modules_to_save.default");
     cut(s, ".modules_to_save");
     if (strstr(s, ".lora_") || strstr(s, "trainable_tokens_delta")) {
-        char *end = s + strlen(s) - strlen(".default");
         if (ends_with(s, ".default"))
-            *end = '\0';
+            s[strlen(s) - strlen(".default")] = '\0';
         cut(s, ".default");
     }
     if (!strstr(s, ".lora_"))
@@ -224,7 +225,8 @@ static int add_tokens(struct reader *r, const char *module,
         return pq_fail_nomem(e);
     const cJSON *v = list ? list->child : NULL;
     for (int i = 0; v; v = v->next, i++) {
-        if (!cJSON_IsNumber(v) || v->valuedouble < 0 ||
+        if (!cJSON_IsNumber(v) || !(v->valuedouble >= 0) ||
+            v->valuedouble > MOST_ROWS ||
             v->valuedouble != floor(v->valuedouble))
             return pq_fail(e, PQ_EFORMAT, "%s: a token index is no index",
                            config_name);

@@ -27,9 +27,7 @@
 
 #include "pq_json.h"
 
-#include <ctype.h>
 #include <math.h>
-#include <regex.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -47,6 +45,12 @@ static bool is_set(const cJSON *v)
     if (!v || cJSON_IsFalse(v))
         return false;
     return !(cJSON_IsObject(v) || cJSON_IsArray(v)) || v->child;
+}
+
+/* 1e999 is read as infinity. */
+static bool is_number(const cJSON *v)
+{
+    return cJSON_IsNumber(v) && isfinite(v->valuedouble);
 }
 
 static int get_bool(const struct peft_config *c, const char *key, bool *v,
@@ -167,9 +171,9 @@ static int read_lora(struct peft_config *c, unsigned accept,
 {
     const cJSON *r = get(c, "r"), *alpha = get(c, "lora_alpha");
 
-    if (!cJSON_IsNumber(r) || !(r->valuedouble >= 1))
+    if (!is_number(r) || r->valuedouble < 1)
         return pq_fail(e, PQ_EFORMAT, "r is %s", r ? "not a rank" : "missing");
-    if (alpha && !cJSON_IsNumber(alpha))
+    if (alpha && !is_number(alpha))
         return pq_fail(e, PQ_EFORMAT, "lora_alpha is not a number");
     c->r = r->valuedouble;
     c->alpha = alpha ? alpha->valuedouble : 8; /* PEFT's default */
@@ -228,55 +232,16 @@ void peft_config_release(struct peft_config *c)
 
 /* ---- patterns ---------------------------------------------------------- */
 
-/* Python's classes as POSIX writes them; others are no part of names. */
-static int translate(const char *key, struct pq_buf *b, struct pq_error *e)
-{
-    pq_buf_puts(b, "^(.*\\.)?(");
-    for (const char *p = key; *p; p++) {
-        if (p[0] == '\\' && p[1] == 'd') {
-            pq_buf_puts(b, "[0-9]");
-        } else if (p[0] == '\\' && p[1] == 'w') {
-            pq_buf_puts(b, "[A-Za-z0-9_]");
-        } else if ((p[0] == '\\' && isalnum((unsigned char)p[1])) ||
-                   (p[0] == '(' && p[1] == '?')) {
-            return pq_fail(e, PQ_EUNSUPPORTED, "pattern \"%.60s\"", key);
-        } else {
-            pq_buf_add(b, p, 1);
-            continue;
-        }
-        p++;
-    }
-    pq_buf_puts(b, ")$");
-    return b->failed ? pq_fail_nomem(e) : 0;
-}
-
-/* 1 matches, 0 does not, -1 failed. */
-static int matches(const char *key, const char *module, struct pq_error *e)
-{
-    struct pq_buf b = {0};
-    regex_t re;
-    int rc = translate(key, &b, e);
-
-    if (!rc && regcomp(&re, b.s, REG_EXTENDED | REG_NOSUB) != 0)
-        rc = pq_fail(e, PQ_EFORMAT, "pattern \"%.60s\" is not valid", key);
-    if (!rc) {
-        rc = regexec(&re, module, 0, NULL, 0) == 0;
-        regfree(&re);
-    }
-    pq_buf_release(&b);
-    return rc;
-}
-
 static int find_pattern(const cJSON *patterns, const char *module, double *v,
                         struct pq_error *e)
 {
     for (const cJSON *p = patterns ? patterns->child : NULL; p; p = p->next) {
-        const int hit = matches(p->string, module, e);
+        const int hit = peft_pattern_matches(p->string, module, e);
         if (hit < 0)
             return -1;
         if (!hit)
             continue;
-        if (!cJSON_IsNumber(p))
+        if (!is_number(p))
             return pq_fail(e, PQ_EFORMAT, "pattern \"%.60s\" has no number",
                            p->string);
         *v = p->valuedouble;

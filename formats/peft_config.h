@@ -33,6 +33,9 @@ PQ_MUST_USE int peft_config_read(struct peft_config *c, const char *text,
                                  struct pq_error *e);
 void peft_config_release(struct peft_config *c);
 
+/* Does a key of a pattern mean this module?  1, 0, or -1: failed. */
+PQ_MUST_USE int peft_pattern_matches(const char *key, const char *module,
+                                     struct pq_error *e);
 /* Rank and scale of a module or parameter, patterns applied. */
 PQ_MUST_USE int peft_config_module(const struct peft_config *c,
                                    const char *module, double *rank,

@@ -208,13 +208,13 @@ static size_t find_part(struct pq_peft_places *w, struct pq_peft_part part,
     const uint64_t in = t->shape[part.turned ? 0 : 1];
     const uint64_t out = t->shape[part.turned ? 1 : 0];
 
-    for (size_t i = 0; i < w->n_parts; i++)
-        if (same_part(&w->parts[i], &part))
-            return i;
     if (part.rank > in)
         part.rank = in;
     if (part.rank > out)
         part.rank = out;
+    for (size_t i = 0; i < w->n_parts; i++)
+        if (same_part(&w->parts[i], &part))
+            return i;
     part.a = promise(w, t->name, part.rank, in, e);
     part.b = promise(w, t->name, out, part.rank, e);
     struct pq_peft_part *list =

@@ -20,6 +20,8 @@
 
 static const char library[] = "libopenblas.so.0";
 
+#define BLOCK 64 /* columns that LAPACK takes at a time, at most */
+
 enum { ROW_MAJOR = 101, AS_IS = 111, TURNED = 112 }; /* of CBLAS */
 
 typedef void lq_f32(const int *m, const int *n, float *a, const int *lda,
@@ -118,11 +120,11 @@ static int failed(int info, struct pq_error *e)
 
 int pq_qr_f32(float *x, size_t rows, size_t n, float *r, struct pq_error *e)
 {
-    const int m = (int)n, width = (int)rows, lwork = m * 64 + 64;
     int info = 0;
 
-    if (ready(rows, n * 64, 1, e))
+    if (ready(rows, n, 1, e) || ready(n * BLOCK, 1, 1, e))
         return -1;
+    const int m = (int)n, width = (int)rows, lwork = m * BLOCK + BLOCK;
     if (rows == 0 || n == 0)
         return 0;
     float *work = pq_alloc((size_t)lwork + n, sizeof *work);
@@ -140,11 +142,11 @@ int pq_qr_f32(float *x, size_t rows, size_t n, float *r, struct pq_error *e)
 
 int pq_qr_f64(double *x, size_t rows, size_t n, double *r, struct pq_error *e)
 {
-    const int m = (int)n, width = (int)rows, lwork = m * 64 + 64;
     int info = 0;
 
-    if (ready(rows, n * 64, 1, e))
+    if (ready(rows, n, 1, e) || ready(n * BLOCK, 1, 1, e))
         return -1;
+    const int m = (int)n, width = (int)rows, lwork = m * BLOCK + BLOCK;
     if (rows == 0 || n == 0)
         return 0;
     double *work = pq_alloc((size_t)lwork + n, sizeof *work);
@@ -163,13 +165,13 @@ int pq_qr_f64(double *x, size_t rows, size_t n, double *r, struct pq_error *e)
 int pq_svd_f64(double *x, size_t rows, size_t cols, double *u, double *s,
                double *vt, struct pq_error *e)
 {
-    const int m = (int)cols, n = (int)rows;
-    const int k = m < n ? m : n, ask = -1;
     int info = 0;
     double size = 0;
 
     if (ready(rows, cols, 1, e))
         return -1;
+    const int m = (int)cols, n = (int)rows;
+    const int k = m < n ? m : n, ask = -1;
     if (k == 0)
         return 0;
     int *iwork = pq_alloc(8 * (size_t)k, sizeof *iwork);

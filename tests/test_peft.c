@@ -10,6 +10,7 @@
 
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- refusals ---------------------------------------------------------- */
@@ -110,6 +111,10 @@ Test(peft, what_cannot_be_merged_is_refused_by_name)
         {"{" GOOD ",\"init_lora_weights\":\"olora\"}", "olora"},
         {"{" GOOD ",\"use_dora\":true}", "lora_magnitude_vector is missing"},
         {"{" GOOD ",\"rank_pattern\":{\"(\":2}}", "not valid"},
+        {"{\"peft_type\":\"LORA\",\"r\":1e999}", "r is not a rank"},
+        {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":-1e999}",
+         "lora_alpha is not a number"},
+        {"{" GOOD ",\"alpha_pattern\":{\"q\":1e999}}", "has no number"},
         {"{" GOOD ",}", "adapter_config.json"},
     };
 
@@ -120,6 +125,82 @@ Test(peft, what_cannot_be_merged_is_refused_by_name)
                  6, "no part of a LoRA that pq knows");
     check_config("{" GOOD "}", "base_model.model.m.layers.9.q.lora_A.weight",
                  6, "layers.9.q.lora_A.weight: the base has no place");
+}
+
+/* The rank of q is 2: a pattern that gives it 5 is one that matched. */
+Test(peft, patterns_are_those_of_python)
+{
+    static const struct {
+        const char *pattern;
+        bool matches;
+    } cases[] = {
+        {"q", true},
+        {"layers.0.q", true},
+        {"m.layers.0.q", true},
+        {"mm.layers.0.q", false},
+        {"ers.0.q", false},
+        {"layers.1.q", false},
+        {"layers.0", false},
+        {".", true},
+        {"..layers.0.q", true},
+        {"...layers.0.q", false},
+        {"layers\\\\.0\\\\.q", true},
+        {"layers\\\\..\\\\.q", true},
+        {"layers\\\\.\\\\d+\\\\.q", true},
+        {"layers\\\\.\\\\d+?\\\\.q", true},
+        {"layers\\\\.\\\\d{1,2}\\\\.q", true},
+        {"layers\\\\.\\\\d{2,}\\\\.q", false},
+        {"\\\\w+\\\\.0.(q|v)", true},
+        {"layers[.][\\\\d_]+[\\\\.]q", true},
+        {"layers[^.][0-9]{1}.[]q]", false},
+        {"layers.([0-9]+[.])+q", true},
+        {"(k|v)?q", true},
+    };
+    char config[200];
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        snprintf(config, sizeof config, "{" GOOD ",\"rank_pattern\":{\"%s\":5}}",
+                 cases[i].pattern);
+        check_config(config, Q, 6, cases[i].matches ? "it is 5" : NULL);
+    }
+}
+
+/* "(((q" and "REPEAT)REPEAT)REPEAT)": `depth` of each. */
+static char *nested(size_t depth, const char *repeat)
+{
+    const size_t each = strlen(repeat) + 2;
+    char *s = malloc(depth * each + 100), *p = s;
+
+    cr_assert(s);
+    p += sprintf(p, "{" GOOD ",\"rank_pattern\":{\"");
+    for (size_t i = 0; i < depth; i++)
+        *p++ = '(';
+    *p++ = 'q';
+    for (size_t i = 0; i < depth; i++)
+        p += sprintf(p, ")%s", repeat);
+    sprintf(p, "\":2}}");
+    return s;
+}
+
+/* regcomp() would take all memory for them, or all of the stack. */
+Test(peft, patterns_that_explode_are_refused, .timeout = 10)
+{
+    static const struct {
+        size_t depth;
+        const char *repeat, *complaint;
+    } cases[] = {
+        {5, "", NULL},           {5, "+", NULL},
+        {200000, "", "is not supported"}, {40, "+", "is not supported"},
+        {5, "{99}", "is not supported"},  {40, "*", "is not supported"},
+        {1, "++", "is not supported"},    {1, "{9999}", "is not supported"},
+        {1, "{}", "is not supported"},    {1, "{,2}", "is not supported"},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *config = nested(cases[i].depth, cases[i].repeat);
+        check_config(config, Q, 6, cases[i].complaint);
+        free(config);
+    }
 }
 
 Test(peft, other_methods_are_refused_by_their_name)
