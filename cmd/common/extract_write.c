@@ -12,17 +12,6 @@
 
 #include <stdlib.h>
 
-bool extract_has_factors(const struct extract_pair *p)
-{
-    return p->kind == EXTRACT_FACTORED && p->factor && p->factor->rank > 0;
-}
-
-bool extract_is_written(const struct extract_pair *p)
-{
-    return p->kind != EXTRACT_SAME &&
-           (p->kind != EXTRACT_FACTORED || extract_has_factors(p));
-}
-
 /* ---- the steps --------------------------------------------------------- */
 
 static int add_factors(struct extract *x, const struct extract_pair *p,
