@@ -22,8 +22,7 @@ enum {
     FIRST = 32, /* values that are found at first */
     MORE = 4,   /* times as many in the next round */
     OVERSAMPLE = 10,
-    ITERATIONS = 2,
-    MOST_ROUNDS = 32
+    ITERATIONS = 2
 };
 
 /* What is known of the energy of D is known to about this part of it. */
@@ -348,6 +347,16 @@ static void set_limits(struct extract *x, size_t *n, size_t *most)
     }
 }
 
+/* How often some matrix may be searched. */
+static size_t count_rounds(size_t rank, size_t most)
+{
+    size_t n = 1;
+
+    for (; rank < most; rank *= MORE)
+        n++;
+    return n;
+}
+
 int extract_find_ranks(struct extract *x, struct pq_error *e)
 {
     size_t n, most, rank = x->o->rank ? x->o->rank : FIRST;
@@ -355,8 +364,8 @@ int extract_find_ranks(struct extract *x, struct pq_error *e)
 
     set_limits(x, &n, &most);
     if (extract_settle(x, e) || (n && pq_linalg_ready(e)) ||
-        pq_ranking_init(&x->ranking, n * MOST_ROUNDS + 1, x->c->memory / 4,
-                        x->c->tmpdir, e))
+        pq_ranking_init(&x->ranking, n * count_rounds(rank, most) + 1,
+                        x->c->memory / 4, x->c->tmpdir, e))
         return -1;
     x->c->memory -= x->c->memory / 4;
     again = n > 0;
