@@ -99,7 +99,7 @@ static void release(struct extract *x)
 {
     pq_sink_free(x->plan.sink);
     pq_plan_release(&x->plan);
-    pq_source_free(x->made);
+    pq_ranking_release(&x->ranking);
     if (x->plain_a != x->a)
         pq_source_free(x->plain_a);
     if (x->plain_b != x->b)
@@ -165,7 +165,7 @@ static int check_options(struct cmd *c, struct extract_options *o)
 static int run(struct cmd *c, struct pq_error *e)
 {
     struct extract_options *o = c->state;
-    struct extract x = {.c = c, .o = o};
+    struct extract x = {.c = c, .o = o, .quant = {.kernels = c->kernels}};
 
     if (o->resize || o->plain)
         return run_adapter(c, o, e);

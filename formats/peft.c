@@ -14,7 +14,6 @@
 #include "pq_peft.h"
 
 #include "peft_config.h"
-#include "peft_place.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -299,16 +298,6 @@ static int check_module(struct reader *r, struct pq_peft_module *m,
     if (find_parameters(r, m, e))
         return -1;
     return m->n_parameters ? 0 : peft_check_rank(m, e);
-}
-
-int peft_check_rank(const struct pq_peft_module *m, struct pq_error *e)
-{
-    return (double)m->a->shape[0] == m->rank
-               ? 0
-               : pq_fail(e, PQ_EFORMAT,
-                         "tensor %s: its rank is %llu, in %s it is %g",
-                         m->a->name, (unsigned long long)m->a->shape[0],
-                         config_name, m->rank);
 }
 
 static int sort_tensors(struct reader *r, struct pq_error *e)

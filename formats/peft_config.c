@@ -263,6 +263,17 @@ int peft_config_module(const struct peft_config *c, const char *module,
     return 0;
 }
 
+int peft_check_rank(const struct pq_peft_module *m, struct pq_error *e)
+{
+    return (double)m->a->shape[0] == m->rank
+               ? 0
+               : pq_fail(e, PQ_EFORMAT,
+                         "tensor %s: its rank is %llu, in adapter_config.json it "
+                         "is %g",
+                         m->a->name, (unsigned long long)m->a->shape[0],
+                         m->rank);
+}
+
 bool peft_config_saves(const struct peft_config *c, const char *tensor)
 {
     const cJSON *list = c->modules_to_save;

@@ -40,6 +40,9 @@ PQ_MUST_USE int peft_pattern_matches(const char *key, const char *module,
 PQ_MUST_USE int peft_config_module(const struct peft_config *c,
                                    const char *module, double *rank,
                                    double *scale, struct pq_error *e);
+/* Is the rank of A the one that the config gives the module? */
+PQ_MUST_USE int peft_check_rank(const struct pq_peft_module *m,
+                                struct pq_error *e);
 /* May the base lack this tensor?  A head of the task, a module to save. */
 bool peft_config_saves(const struct peft_config *c, const char *tensor);
 /* The row numbers for an embedding module, in order; NULL: it has none. */

@@ -14,7 +14,8 @@
  * may hold each expert apart, and its gate and up projections, too: then each
  * such tensor has the product of its rows of the stack.
  */
-#include "peft_place.h"
+#include "peft_experts.h"
+#include "peft_target.h"
 #include "pq_made.h"
 #include "pq_names.h"
 

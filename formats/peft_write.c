@@ -169,30 +169,6 @@ int peft_set_config(struct pq_catalog *out, const struct peft_shape *modules,
 
 /* ---- factors ----------------------------------------------------------- */
 
-/* The first `rank` of the vectors that were kept, as a tensor. */
-static const struct pq_tensor *leading(struct pq_arena *a,
-                                       const struct pq_tensor *t,
-                                       const struct pq_tensor *out,
-                                       uint64_t rank)
-{
-    struct pq_tensor *v = pq_arena_alloc(a, 1, sizeof *v);
-    struct pq_part *part = pq_arena_alloc(a, 1, sizeof *part);
-    uint64_t *shape = pq_arena_alloc(a, 2, sizeof *shape);
-
-    if (!v || !part || !shape)
-        return NULL;
-    shape[0] = rank;
-    shape[1] = t->shape[1];
-    *v = *t;
-    *part = t->parts[0];
-    v->name = out->name;
-    v->parts = part;
-    v->shape = part->shape = shape;
-    v->n_elements = rank * shape[1];
-    part->bytes = v->n_elements * sizeof(float);
-    return v;
-}
-
 static int add_factor(struct pq_plan *plan, struct pq_catalog *out,
                       const struct pq_peft_out *m, struct pq_source *made,
                       const struct peft_shape *shape, enum peft_member which,
@@ -203,9 +179,8 @@ static int add_factor(struct pq_plan *plan, struct pq_catalog *out,
 
     if (!t)
         return -1;
-    const struct pq_tensor *kept = which == PEFT_A ? m->factor->a
-                                                   : m->factor->bt;
-    const struct pq_tensor *in = leading(&plan->arena, kept, t, shape->rank);
+    const struct pq_tensor *in =
+        pq_ranked_rows(m->factor, which == PEFT_B, t->name, &plan->arena);
     if (!in)
         return pq_fail_nomem(e);
     struct pq_step *s =
@@ -231,17 +206,24 @@ static int add_bias(struct pq_plan *plan, struct pq_catalog *out,
     return s ? 0 : -1;
 }
 
-static int add_module(struct pq_plan *plan, struct pq_catalog *out,
-                      const struct pq_peft_out *m, struct pq_source *made,
-                      const struct peft_shape *shape, enum pq_dtype dtype,
-                      const struct pq_quant *q, struct pq_error *e)
+static struct peft_shape shape_of(const struct pq_peft_out *m)
+{
+    return (struct peft_shape){m->name, m->embedding, m->n_bias > 0, m->in,
+                               m->n_in, m->factor->rows, m->factor->rank};
+}
+
+int pq_peft_write_module(struct pq_plan *plan, struct pq_catalog *out,
+                         const struct pq_peft_out *m, struct pq_source *made,
+                         enum pq_dtype dtype, const struct pq_quant *q,
+                         struct pq_error *e)
 {
     const struct pq_spec spec = {.dtype = dtype};
+    const struct peft_shape shape = shape_of(m);
 
-    if (add_factor(plan, out, m, made, shape, PEFT_A, &spec, q, e) ||
-        add_factor(plan, out, m, made, shape, PEFT_B, &spec, q, e))
+    if (add_factor(plan, out, m, made, &shape, PEFT_A, &spec, q, e) ||
+        add_factor(plan, out, m, made, &shape, PEFT_B, &spec, q, e))
         return -1;
-    return shape->has_bias ? add_bias(plan, out, m, shape, dtype, q, e) : 0;
+    return shape.has_bias ? add_bias(plan, out, m, &shape, dtype, q, e) : 0;
 }
 
 int pq_peft_write(struct pq_plan *plan, struct pq_catalog *out,
@@ -253,11 +235,8 @@ int pq_peft_write(struct pq_plan *plan, struct pq_catalog *out,
     int rc = shapes ? peft_reserve(out, 3 * n + more, e) : pq_fail_nomem(e);
 
     for (size_t i = 0; !rc && i < n; i++) {
-        const struct pq_peft_out *m = &modules[i];
-        shapes[i] = (struct peft_shape){
-            m->name, m->embedding, m->n_bias > 0, m->in,
-            m->n_in, m->factor->rows, m->factor->rank};
-        rc = add_module(plan, out, m, made, &shapes[i], dtype, q, e);
+        shapes[i] = shape_of(&modules[i]);
+        rc = pq_peft_write_module(plan, out, &modules[i], made, dtype, q, e);
     }
     if (!rc)
         rc = peft_set_config(out, shapes, n, e);

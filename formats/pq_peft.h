@@ -204,6 +204,14 @@ PQ_MUST_USE int pq_peft_write(struct pq_plan *plan, struct pq_catalog *out,
                               size_t n, size_t more, struct pq_source *made,
                               enum pq_dtype dtype, const struct pq_quant *q,
                               struct pq_error *e);
+/* The same of one module, but for the config; `out` has room for its tensors. */
+PQ_MUST_USE int pq_peft_write_module(struct pq_plan *plan,
+                                     struct pq_catalog *out,
+                                     const struct pq_peft_out *m,
+                                     struct pq_source *made,
+                                     enum pq_dtype dtype,
+                                     const struct pq_quant *q,
+                                     struct pq_error *e);
 /* Sets a key of adapter_config.json to JSON text; NULL removes it. */
 PQ_MUST_USE int pq_peft_config_set(struct pq_catalog *out, const char *key,
                                    const char *value, struct pq_error *e);

@@ -183,6 +183,20 @@ struct pq_blob *pq_catalog_blob(const struct pq_catalog *c, const char *name)
     return NULL;
 }
 
+size_t pq_catalog_tensor_at(const struct pq_catalog *c, uint64_t offset)
+{
+    size_t low = 0, high = c->n_tensors;
+
+    while (high - low > 1) {
+        const size_t middle = low + (high - low) / 2;
+        if (c->tensors[middle].parts[0].offset <= offset)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 static int copy_files(struct pq_catalog *c, const struct pq_catalog *from,
                       struct pq_error *e)
 {

@@ -21,21 +21,6 @@ static struct made *made_of(struct pq_source *s)
     return (struct made *)(void *)s;
 }
 
-/* The tensor that address is in: the last one that starts at or before it. */
-static size_t tensor_at(const struct made *m, uint64_t address)
-{
-    size_t low = 0, high = m->catalog.n_tensors;
-
-    while (high - low > 1) {
-        const size_t middle = low + (high - low) / 2;
-        if (m->catalog.tensors[middle].parts[0].offset <= address)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 /* Parts do not touch: each range lies in one tensor. */
 static int read_made(struct pq_source *s, uint64_t offset, void *buf, size_t n,
                      struct pq_error *e)
@@ -44,7 +29,7 @@ static int read_made(struct pq_source *s, uint64_t offset, void *buf, size_t n,
 
     if (n == 0)
         return 0;
-    const size_t i = tensor_at(m, offset);
+    const size_t i = pq_catalog_tensor_at(&m->catalog, offset);
     return pq_spool_read(&m->spools[i],
                          offset - m->catalog.tensors[i].parts[0].offset, buf,
                          n, e);

@@ -78,48 +78,6 @@ struct pq_step *pq_step_lowrank(struct pq_plan *p, const char *name,
                                 struct pq_error *e);
 
 /*
- * The first `rank` of what was found, as the factors of an adapter:
- *
- *     B = U sqrt(diag(s)) [rows][rank]     A = sqrt(diag(s)) V^T [rank][cols]
- */
-struct pq_factors {
-    struct pq_source *source;   /* random access (pq_made.h) */
-    const struct pq_tensor *u;  /* F32 [rows][n], n >= rank */
-    const struct pq_tensor *vt; /* F32 [n][cols] */
-    const double *s;            /* [n] */
-    size_t rank;
-};
-
-/*
- * Appends the step that writes A, or B with `b`, as the floating type of
- * tensor `tensor` of the output.  f is copied, what it points to borrowed.
- */
-struct pq_step *pq_step_factor(struct pq_plan *p, const struct pq_factors *f,
-                               bool b, const struct pq_catalog *out,
-                               size_t tensor, const struct pq_kernels *k,
-                               struct pq_error *e);
-
-/* What factors leave of a matrix D. */
-struct pq_left {
-    double norm_sq; /* |D|^2 */
-    double left_sq; /* |D - B A|^2 */
-};
-
-/*
- * Appends a step that only reads: what is left of tb - ta when B A is taken
- * away, both factors rounded to `dtype` as pq_step_factor() rounds them.  It
- * is computed element by element, not from the singular values.  *result is
- * set when the step is done and outlives the run.  The tensors are as for
- * pq_step_lowrank(); ta is not NULL.
- */
-struct pq_step *pq_step_left(struct pq_plan *p, const char *name,
-                             struct pq_source *sa, const struct pq_tensor *ta,
-                             struct pq_source *sb, const struct pq_tensor *tb,
-                             bool turned, const struct pq_factors *f,
-                             enum pq_dtype dtype, const struct pq_kernels *k,
-                             struct pq_left *result, struct pq_error *e);
-
-/*
  * The SVD of a product b a without forming it: QR of b and of a^T, SVD of
  * the small core.  O((rows + cols) n^2).  b and a are destroyed.  *rank =
  * min(n, rows, cols) values come out, u [rows][*rank], vt [*rank][cols].

@@ -42,7 +42,8 @@ struct pq_ranked {
     size_t kept;     /* vectors that are here: <= n */
     const struct pq_tensor *bt; /* F32 [kept][rows] */
     const struct pq_tensor *a;  /* F32 [kept][cols] */
-    size_t rank;     /* chosen: 1..kept */
+    size_t rank;     /* chosen: 1..kept, or 0 where that is allowed */
+    uint64_t first_bytes; /* of rank 1 beside its numbers; the caller's */
 };
 
 /* Of all of them.  Zero-initialise; release also after a failure. */
@@ -53,7 +54,10 @@ struct pq_ranking {
     size_t n, cap;
 };
 
-/* Room for n; `memory` and `tmpdir` are those of pq_made_new(). */
+/*
+ * Room for n results, those of a second search among them; `memory` and
+ * `tmpdir` are those of pq_made_new().
+ */
 PQ_MUST_USE int pq_ranking_init(struct pq_ranking *f, size_t n,
                                 uint64_t memory, const char *tmpdir,
                                 struct pq_error *e);
@@ -62,6 +66,10 @@ void pq_ranking_release(struct pq_ranking *f);
 PQ_MUST_USE int pq_ranking_keep(struct pq_ranking *f, const char *name,
                                 const struct pq_lowrank *r, size_t most,
                                 struct pq_error *e);
+/* A wider search found this instead. */
+PQ_MUST_USE int pq_ranking_again(struct pq_ranking *f, struct pq_ranked *t,
+                                 const struct pq_lowrank *r, size_t most,
+                                 struct pq_error *e);
 
 /* How large ranks may be and what they must reach; 0: not asked. */
 struct pq_rank_rule {
@@ -70,13 +78,14 @@ struct pq_rank_rule {
     double max_error; /* |D - B A| of |D|: (0, 1) */
     uint64_t bytes;   /* of all factors together */
     unsigned element_bits; /* that a number of them takes */
+    bool may_drop;    /* for the bytes, a matrix may get no rank at all */
 };
 
 /*
  * Sets factor->rank of all.  Without energy and max_error it is what was
  * kept; a budget of bytes is spent where a further rank removes the most
  * error for its bytes, after the first of each.  Fails when not even those
- * fit.
+ * fit.  With may_drop the first has to be worth its bytes as others have.
  */
 PQ_MUST_USE int pq_ranking_choose(struct pq_ranking *f,
                                   const struct pq_rank_rule *rule,
@@ -86,6 +95,35 @@ bool pq_ranked_enough(const struct pq_ranked *f, size_t rank,
                       const struct pq_rank_rule *rule);
 /* |D - B A| / |D| at its rank; 0 for D = 0. */
 double pq_ranked_error(const struct pq_ranked *f);
+
+/*
+ * The rows of A, or with `b` those of B^T, that its rank takes, F32
+ * [rank][length]: a tensor of `made` under that name, borrowed.  It stays the
+ * same when another rank is chosen.  NULL: no memory.
+ */
+const struct pq_tensor *pq_ranked_rows(const struct pq_ranked *f, bool b,
+                                       const char *name, struct pq_arena *a);
+
+/* What factors leave of a matrix D. */
+struct pq_left {
+    double norm_sq; /* |D|^2 */
+    double left_sq; /* |D - B A|^2 */
+};
+
+/*
+ * Appends a step that only reads: what is left of tb - ta when B A is taken
+ * away, both factors of f at its rank, of `made`, rounded to `dtype` as they
+ * are when they are written.  It is computed element by element, not from the
+ * singular values.  *result is set when the step is done and outlives the
+ * run.  The tensors are as for pq_step_lowrank(); ta is not NULL.
+ */
+struct pq_step *pq_step_left(struct pq_plan *p, const char *name,
+                             struct pq_source *sa, const struct pq_tensor *ta,
+                             struct pq_source *sb, const struct pq_tensor *tb,
+                             bool turned, struct pq_source *made,
+                             const struct pq_ranked *f, enum pq_dtype dtype,
+                             const struct pq_kernels *k,
+                             struct pq_left *result, struct pq_error *e);
 
 #ifdef __cplusplus
 }

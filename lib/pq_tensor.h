@@ -155,6 +155,11 @@ PQ_MUST_USE int pq_catalog_add_extra(struct pq_catalog *c,
 /* The value of a metadata key, a file by its name, or NULL. */
 const char *pq_catalog_get(const struct pq_catalog *c, const char *key);
 struct pq_blob *pq_catalog_blob(const struct pq_catalog *c, const char *name);
+/*
+ * The tensor that an offset is in, of those of one part each in order: the
+ * last one that begins there or before.
+ */
+size_t pq_catalog_tensor_at(const struct pq_catalog *c, uint64_t offset);
 
 /* Copies everything but the tensors from `from` into the empty catalogue c. */
 PQ_MUST_USE int pq_catalog_copy_meta(struct pq_catalog *c,

@@ -6,8 +6,9 @@
 
 #include "pq_format.h"
 #include "pq_kernels.h"
-#include "pq_lowrank.h"
-#include "pq_made.h"
+#include "pq_peft.h"
+#include "pq_quant.h"
+#include "pq_ranks.h"
 
 #include <cjson/cJSON.h>
 #include <criterion/criterion.h>
@@ -20,11 +21,11 @@ enum { MOST = 40 };
 
 /* A pair of models, the matrices that differ, and what was found of them. */
 struct job {
-    struct pq_source *base, *tuned, *made;
-    const struct pq_tensor *a[MOST], *b[MOST], *u[MOST], *vt[MOST];
+    struct pq_source *base, *tuned;
+    const struct pq_tensor *a[MOST], *b[MOST];
     const cJSON *facts[MOST];
-    double *s[MOST];
-    size_t n, found;
+    struct pq_ranking ranking;
+    size_t n;
     bool turned;
 };
 
@@ -71,8 +72,7 @@ static void job_open(struct job *j, const cJSON *pair, bool turned)
         cJSON_GetStringValue(cJSON_GetObjectItem(pair, "base")));
     j->tuned = open_model(
         cJSON_GetStringValue(cJSON_GetObjectItem(pair, "tuned")));
-    cr_assert_eq(pq_made_new("made", 2 * MOST, 1 << 20, NULL, &j->made, &e),
-                 0);
+    cr_assert_eq(pq_ranking_init(&j->ranking, MOST, 1 << 20, NULL, &e), 0);
     cJSON_ArrayForEach(t, cJSON_GetObjectItem(pair, "tensors"))
     {
         if (!cJSON_GetObjectItem(t, "singular"))
@@ -86,9 +86,7 @@ static void job_open(struct job *j, const cJSON *pair, bool turned)
 
 static void job_close(struct job *j)
 {
-    for (size_t i = 0; i < j->n; i++)
-        free(j->s[i]);
-    pq_source_free(j->made);
+    pq_ranking_release(&j->ranking);
     pq_source_free(j->base);
     pq_source_free(j->tuned);
 }
@@ -96,7 +94,8 @@ static void job_close(struct job *j)
 static void run_plan(struct job *j, struct pq_plan *p)
 {
     struct pq_error e = PQ_ERROR_INIT;
-    struct pq_source *sources[] = {j->base, j->tuned, j->made};
+    struct pq_source *sources[] = {j->base, j->tuned,
+                                   j->ranking.made};
     const struct pq_run run = {.threads = 2, .memory = 64 << 20};
 
     p->sources = sources;
@@ -108,14 +107,8 @@ static int keep(const struct pq_step *s, const struct pq_lowrank *r,
                 struct pq_error *e)
 {
     struct job *j = s->user;
-    const size_t i = j->found++;
-    const uint64_t u[] = {r->rows, r->rank}, vt[] = {r->rank, r->cols};
 
-    j->s[i] = memcpy(malloc(r->rank * sizeof *r->s), r->s,
-                     r->rank * sizeof *r->s);
-    j->u[i] = pq_made_add(j->made, "u", PQ_F32, u, 2, r->u, e);
-    j->vt[i] = pq_made_add(j->made, "vt", PQ_F32, vt, 2, r->vt, e);
-    return j->u[i] && j->vt[i] ? 0 : -1;
+    return pq_ranking_keep(&j->ranking, s->name, r, 0, e);
 }
 
 static void find(struct job *j, size_t rank)
@@ -136,16 +129,14 @@ static void find(struct job *j, size_t rank)
     }
     run_plan(j, &p);
     pq_plan_release(&p);
-    cr_assert_eq(j->found, j->n);
+    cr_assert_eq(j->ranking.n, j->n);
 }
 
-static struct pq_factors factors(const struct job *j, size_t i, size_t rank)
+static struct pq_ranked factors(const struct job *j, size_t i, size_t rank)
 {
-    const struct pq_factors f = {j->made, j->u[i], j->vt[i], j->s[i],
-                                 rank < j->vt[i]->shape[0]
-                                     ? rank
-                                     : (size_t)j->vt[i]->shape[0]};
+    struct pq_ranked f = j->ranking.factors[i];
 
+    f.rank = rank < f.kept ? rank : f.kept;
     return f;
 }
 
@@ -156,10 +147,10 @@ static void measure(struct job *j, size_t rank, enum pq_dtype dtype,
     struct pq_plan p = {0};
 
     for (size_t i = 0; i < j->n; i++) {
-        const struct pq_factors f = factors(j, i, rank);
+        const struct pq_ranked f = factors(j, i, rank);
         cr_assert(pq_step_left(&p, j->a[i]->name, j->base, j->a[i], j->tuned,
-                               j->b[i], j->turned, &f, dtype,
-                               pq_kernels_best(), &left[i], &e),
+                               j->b[i], j->turned, j->ranking.made, &f,
+                               dtype, pq_kernels_best(), &left[i], &e),
                   "%s", e.msg);
     }
     run_plan(j, &p);
@@ -250,20 +241,6 @@ static double naive_left(const struct job *j, size_t i, const float *a,
     return sqrt(sum);
 }
 
-static void declare(struct pq_catalog *c, const char *name,
-                    enum pq_dtype dtype, uint64_t rows, uint64_t cols)
-{
-    struct pq_tensor *t = pq_catalog_add(c, name, 1, NULL);
-    const uint64_t shape[] = {rows, cols};
-
-    t->dtype = t->parts[0].dtype = dtype;
-    t->rank = t->parts[0].rank = 2;
-    t->shape = t->parts[0].shape = pq_catalog_shape(c, shape, 2);
-    t->parts[0].name = t->name;
-    t->n_elements = rows * cols;
-    t->parts[0].bytes = rows * cols * pq_dtype_bits(dtype) / 8;
-}
-
 static float *as_f32(const void *x, enum pq_dtype dtype, size_t n)
 {
     float *y = malloc(n * sizeof *y);
@@ -280,6 +257,8 @@ static void check_written(const cJSON *pair, bool turned, enum pq_dtype dtype)
 {
     const size_t rank = 3;
     struct pq_error e = PQ_ERROR_INIT;
+    const struct pq_quant q = {.kernels = pq_kernels_best()};
+    struct pq_peft_out m[MOST];
     struct pq_left left[MOST];
     struct pq_plan p = {0};
     struct pq_catalog out;
@@ -291,14 +270,14 @@ static void check_written(const cJSON *pair, bool turned, enum pq_dtype dtype)
     measure(&j, rank, dtype, left);
     pq_catalog_init(&out);
     for (size_t i = 0; i < j.n; i++) {
-        declare(&out, "a", dtype, rank, j.vt[i]->shape[1]);
-        declare(&out, "b", dtype, j.u[i]->shape[0], rank);
+        j.ranking.factors[i].rank = rank;
+        m[i] = (struct pq_peft_out){.name = j.a[i]->name,
+                                    .in = &j.ranking.factors[i].cols,
+                                    .n_in = 1,
+                                    .factor = &j.ranking.factors[i]};
     }
-    for (size_t i = 0; i < 2 * j.n; i++) {
-        const struct pq_factors f = factors(&j, i / 2, rank);
-        cr_assert(pq_step_factor(&p, &f, i % 2, &out, i, pq_kernels_best(),
-                                 &e));
-    }
+    cr_assert_eq(pq_peft_write(&p, &out, m, j.n, 0, j.ranking.made, dtype, &q,
+                               &e), 0, "%s", e.msg);
     fake_sink_init(&sink, &out, true, -1);
     p.sink = &sink.base;
     run_plan(&j, &p);
@@ -336,29 +315,33 @@ Test(extract, f16_that_overflows_is_refused)
     struct pq_error e = PQ_ERROR_INIT;
     const float u[2] = {1, 0}, vt[2] = {0, 1};
     const double s[1] = {1e12};
-    const uint64_t tall[] = {2, 1}, flat[] = {1, 2};
-    struct pq_source *made;
+    const struct pq_lowrank r = {.rows = 2, .cols = 2, .rank = 1, .u = u,
+                                 .s = s, .vt = vt, .norm_sq = 1e24};
+    const struct pq_quant q = {.kernels = pq_kernels_best()};
+    struct pq_ranking ranking = {0};
     struct pq_catalog out;
     struct fake_sink sink;
     struct pq_plan p = {0};
 
-    cr_assert_eq(pq_made_new("made", 2, 1 << 20, NULL, &made, &e), 0);
-    const struct pq_factors f = {
-        made, pq_made_add(made, "u", PQ_F32, tall, 2, u, &e),
-        pq_made_add(made, "vt", PQ_F32, flat, 2, vt, &e), s, 1};
+    cr_assert_eq(pq_ranking_init(&ranking, 1, 1 << 20, NULL, &e), 0);
+    cr_assert_eq(pq_ranking_keep(&ranking, "huge", &r, 0, &e), 0);
+    const struct pq_peft_out m = {.name = "huge", .n_in = 1,
+                                  .in = &ranking.factors[0].cols,
+                                  .factor = &ranking.factors[0]};
     pq_catalog_init(&out);
-    declare(&out, "a", PQ_F16, 1, 2);
-    cr_assert(pq_step_factor(&p, &f, false, &out, 0, pq_kernels_best(), &e));
+    cr_assert_eq(pq_peft_write(&p, &out, &m, 1, 0, ranking.made, PQ_F16, &q,
+                               &e), 0, "%s", e.msg);
     fake_sink_init(&sink, &out, true, -1);
     p.sink = &sink.base;
-    p.sources = &made;
+    p.sources = &ranking.made;
     p.n_sources = 1;
     const struct pq_run run = {.threads = 1, .memory = 64 << 20};
     cr_assert_eq(pq_engine_run(&p, &run, &e), -1);
     cr_assert_eq(e.code, PQ_EVALUE);
+    cr_assert(strstr(e.msg, "huge"), "%s", e.msg);
     cr_assert(sink.aborted);
     fake_sink_release(&sink);
     pq_plan_release(&p);
     pq_catalog_release(&out);
-    pq_source_free(made);
+    pq_ranking_release(&ranking);
 }

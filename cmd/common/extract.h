@@ -15,7 +15,8 @@
 
 #include "cmd.h"
 #include "pq_diff.h"
-#include "pq_lowrank.h"
+#include "pq_quant.h"
+#include "pq_ranks.h"
 
 struct extract_options {
     size_t rank;       /* of all matrices; 0: one of the next three */
@@ -48,13 +49,9 @@ struct extract_pair {
 
     /* of a matrix that is factored */
     uint64_t rows, cols; /* outputs, inputs */
-    const struct pq_tensor *u, *vt; /* of extract.made */
-    double *s;     /* [found] */
-    size_t found;  /* singular values that are known */
-    size_t limit;  /* the most that will be taken */
-    size_t rank;   /* that are taken */
-    bool again;    /* more of them must be found */
-    double norm_sq;
+    struct pq_ranked *factor; /* of extract.ranking; NULL: not searched */
+    size_t limit;             /* the largest rank that is allowed */
+    bool again;               /* more must be found, or measured again */
     struct pq_left left;
 };
 
@@ -67,7 +64,8 @@ struct extract {
     size_t n;
     struct pq_names matrices; /* modules with a 2-D weight -> their pair */
     struct pq_names saved;    /* modules that are saved as they are */
-    struct pq_source *made; /* U and V^T of all matrices, F32 */
+    struct pq_ranking ranking;
+    struct pq_quant quant;
     struct pq_catalog out;
     struct pq_plan plan;
     struct pq_arena arena;
@@ -86,6 +84,8 @@ PQ_MUST_USE int extract_write(struct extract *x, struct pq_error *e);
 PQ_MUST_USE int extract_set_config(struct extract *x, struct pq_error *e);
 PQ_MUST_USE int extract_report(struct extract *x, struct pq_error *e);
 
+/* Are there factors of this pair in the adapter? */
+bool extract_has_factors(const struct extract_pair *p);
 /* Is there something of this pair in the adapter? */
 bool extract_is_written(const struct extract_pair *p);
 /* The 2-D weight in the module of a tensor, or NULL. */
@@ -93,8 +93,5 @@ const struct extract_pair *extract_matrix(const struct extract *x,
                                           const struct extract_pair *p);
 /* Is the module of a tensor, or one that it is in, saved as it is? */
 bool extract_is_saved(const struct extract *x, const char *name);
-/* Bytes that a rank of a matrix takes in the adapter. */
-uint64_t extract_rank_bytes(const struct extract *x,
-                            const struct extract_pair *p);
 
 #endif

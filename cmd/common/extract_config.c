@@ -13,11 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_factored(const struct extract_pair *p)
-{
-    return p->kind == EXTRACT_FACTORED && p->rank > 0;
-}
-
 /* The last component of a module's name, and its length. */
 static const char *leaf(const struct extract_pair *p, size_t *n)
 {
@@ -35,7 +30,7 @@ static bool is_elsewhere(const struct extract *x, const char *word, size_t n)
     for (size_t i = 0; i < x->n; i++) {
         const struct extract_pair *p = &x->pairs[i];
         size_t k;
-        const bool mine = is_factored(p);
+        const bool mine = extract_has_factors(p);
         const size_t end = mine ? (size_t)(leaf(p, &k) - p->name) : p->module;
         const bool of_factored =
             p->kind == EXTRACT_BIAS ||
@@ -100,7 +95,7 @@ static bool put_short(const struct extract *x, struct words *w,
     for (size_t i = 0; i < x->n; i++) {
         size_t n;
         const char *word = leaf(&x->pairs[i], &n);
-        if (!is_factored(&x->pairs[i]))
+        if (!extract_has_factors(&x->pairs[i]))
             continue;
         const int rc = words_add(w, word, n, e);
         if (rc < 0 || (rc == 0 && is_elsewhere(x, word, n)))
@@ -117,7 +112,7 @@ static int put_targets(const struct extract *x, struct pq_buf *b,
     int rc = e->code ? -1 : 0;
 
     for (size_t i = 0; rc >= 0 && !enough && i < x->n; i++)
-        if (is_factored(&x->pairs[i]))
+        if (extract_has_factors(&x->pairs[i]))
             rc = words_add(&whole, x->pairs[i].name, x->pairs[i].module, e);
     const struct pq_buf *list = enough ? &brief.list : &whole.list;
     if (list->failed)
@@ -156,16 +151,16 @@ static size_t usual_rank(const struct extract *x, struct pq_error *e)
     size_t most = 1, best = 1;
 
     for (size_t i = 0; i < x->n; i++)
-        if (is_factored(&x->pairs[i]) && x->pairs[i].rank > most)
-            most = x->pairs[i].rank;
+        if (extract_has_factors(&x->pairs[i]) && x->pairs[i].factor->rank > most)
+            most = x->pairs[i].factor->rank;
     size_t *count = pq_zalloc(most + 1, sizeof *count);
     if (!count) {
         pq_fail_nomem(e);
         return 0;
     }
     for (size_t i = 0; i < x->n; i++)
-        if (is_factored(&x->pairs[i]))
-            count[x->pairs[i].rank]++;
+        if (extract_has_factors(&x->pairs[i]))
+            count[x->pairs[i].factor->rank]++;
     for (size_t k = 1; k <= most; k++)
         if (count[k] >= count[best])
             best = k;
@@ -177,10 +172,10 @@ static void put_ranks(const struct extract *x, size_t usual, struct pq_buf *b)
 {
     for (size_t i = 0; i < x->n; i++) {
         const struct extract_pair *p = &x->pairs[i];
-        if (!is_factored(p) || p->rank == usual)
+        if (!extract_has_factors(p) || p->factor->rank == usual)
             continue;
         put_name(b, p->name, p->module);
-        pq_buf_printf(b, ": %zu", p->rank);
+        pq_buf_printf(b, ": %zu", p->factor->rank);
     }
 }
 
@@ -204,7 +199,7 @@ static void put_config(struct extract *x, const struct lists *l, size_t usual,
 
     for (size_t i = 0; i < x->n; i++) {
         const struct extract_pair *p = &x->pairs[i];
-        conv1d |= is_factored(p) && p->turned && !p->embedding;
+        conv1d |= extract_has_factors(p) && p->turned && !p->embedding;
         bias |= p->kind == EXTRACT_BIAS;
     }
     pq_buf_puts(b, "{\n  \"alpha_pattern\": ");

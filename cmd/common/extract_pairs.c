@@ -337,6 +337,17 @@ const struct extract_pair *extract_matrix(const struct extract *x,
     return i == SIZE_MAX ? NULL : &x->pairs[i];
 }
 
+bool extract_has_factors(const struct extract_pair *p)
+{
+    return p->kind == EXTRACT_FACTORED && p->factor && p->factor->rank > 0;
+}
+
+bool extract_is_written(const struct extract_pair *p)
+{
+    return p->kind != EXTRACT_SAME &&
+           (p->kind != EXTRACT_FACTORED || extract_has_factors(p));
+}
+
 static int choose_kind(struct extract *x, struct extract_pair *p,
                        struct pq_error *e)
 {

@@ -13,11 +13,8 @@
  * it is saved as it is.
  */
 #include "extract.h"
-#include "pq_made.h"
 #include "pq_names.h"
-#include "pq_quant.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,8 +22,7 @@ enum {
     FIRST = 32, /* values that are found at first */
     MORE = 4,   /* times as many in the next round */
     OVERSAMPLE = 10,
-    ITERATIONS = 2,
-    MOST_ROUNDS = 32
+    ITERATIONS = 2
 };
 
 /* What is known of the energy of D is known to about this part of it. */
@@ -35,12 +31,6 @@ static const double known = 1e-6;
 static size_t least(const struct extract_pair *p)
 {
     return (size_t)(p->rows < p->cols ? p->rows : p->cols);
-}
-
-uint64_t extract_rank_bytes(const struct extract *x,
-                            const struct extract_pair *p)
-{
-    return (p->rows + p->cols) * (pq_dtype_bits(x->o->dtype) / 8);
 }
 
 /* ---- finding ----------------------------------------------------------- */
@@ -55,19 +45,12 @@ static int found(const struct pq_step *step, const struct pq_lowrank *r,
 {
     const struct search *s = step->user;
     struct extract_pair *p = s->pair;
-    struct pq_source *made = s->x->made;
-    const uint64_t u[] = {r->rows, r->rank}, vt[] = {r->rank, r->cols};
+    struct pq_ranking *all = &s->x->ranking;
 
-    p->s = pq_arena_alloc(&s->x->arena, r->rank, sizeof *p->s);
-    if (!p->s)
-        return pq_fail_nomem(e);
-    if (r->rank)
-        memcpy(p->s, r->s, r->rank * sizeof *p->s);
-    p->found = r->rank;
-    p->norm_sq = r->norm_sq;
-    p->u = pq_made_add(made, p->name, PQ_F32, u, 2, r->u, e);
-    p->vt = pq_made_add(made, p->name, PQ_F32, vt, 2, r->vt, e);
-    return p->u && p->vt ? 0 : -1;
+    if (p->factor)
+        return pq_ranking_again(all, p->factor, r, p->limit, e);
+    p->factor = &all->factors[all->n];
+    return pq_ranking_keep(all, p->name, r, p->limit, e);
 }
 
 /* Finds `rank` values, or all there may be, of the matrices marked `again`. */
@@ -109,93 +92,13 @@ static int find(struct extract *x, size_t rank, struct pq_error *e)
 
 /* ---- choosing ---------------------------------------------------------- */
 
-static void choose_fixed(struct extract *x)
-{
-    for (size_t i = 0; i < x->n; i++) {
-        struct extract_pair *p = &x->pairs[i];
-        p->rank = p->found < x->o->rank ? p->found : x->o->rank;
-        p->again = false;
-    }
-}
-
 static double energy_of(const struct extract_options *o)
 {
-    const double e = o->energy > 0 ? o->energy
-                                   : 1 - o->max_error * o->max_error;
+    const double e = o->energy > 0      ? o->energy
+                     : o->max_error > 0 ? 1 - o->max_error * o->max_error
+                                        : 0;
 
     return e < 1 - known ? e : 1 - known;
-}
-
-static double sum_sq(const double *s, size_t n)
-{
-    double sum = 0;
-
-    for (size_t i = 0; i < n; i++)
-        sum += s[i] * s[i];
-    return sum;
-}
-
-/* Returns whether some matrix has to be searched again. */
-static bool choose_by_energy(struct extract *x)
-{
-    const double energy = energy_of(x->o);
-    bool again = false;
-
-    for (size_t i = 0; i < x->n; i++) {
-        struct extract_pair *p = &x->pairs[i];
-        if (p->kind != EXTRACT_FACTORED || !p->again)
-            continue;
-        p->rank = pq_rank_for_energy(p->s, p->found, energy, p->norm_sq);
-        const bool enough =
-            sum_sq(p->s, p->rank) >= energy * p->norm_sq;
-        p->again = !enough && p->found < p->limit;
-        again |= p->again;
-        if (!p->again && (!enough || p->rank > p->limit))
-            p->kind = EXTRACT_SAVED;
-    }
-    return again;
-}
-
-/* A rank of a matrix that could be bought. */
-struct offer {
-    size_t pair, k;
-    double gain; /* energy for a byte */
-};
-
-static int by_gain(const void *a, const void *b)
-{
-    const struct offer *x = a, *y = b;
-
-    if (x->gain != y->gain)
-        return x->gain > y->gain ? -1 : 1;
-    if (x->pair != y->pair)
-        return x->pair < y->pair ? -1 : 1;
-    return x->k < y->k ? -1 : x->k > y->k;
-}
-
-static struct offer *list_offers(const struct extract *x, size_t *n,
-                                 struct pq_error *e)
-{
-    struct offer *all;
-    size_t count = 0;
-
-    for (size_t i = 0; i < x->n; i++)
-        if (x->pairs[i].kind == EXTRACT_FACTORED)
-            count += x->pairs[i].found;
-    all = pq_alloc(count, sizeof *all);
-    if (!all)
-        pq_fail_nomem(e);
-    *n = 0;
-    for (size_t i = 0; all && i < x->n; i++) {
-        const struct extract_pair *p = &x->pairs[i];
-        if (p->kind != EXTRACT_FACTORED)
-            continue;
-        for (size_t k = 0; k < p->found && k < p->limit; k++)
-            all[(*n)++] = (struct offer){
-                i, k,
-                p->s[k] * p->s[k] / (double)extract_rank_bytes(x, p)};
-    }
-    return all;
 }
 
 /* A .pq has aligned records with checksums; safetensors have no such thing. */
@@ -235,52 +138,55 @@ static uint64_t other_bytes(const struct extract *x)
     return sum;
 }
 
-static int choose_by_size(struct extract *x, bool *again, struct pq_error *e)
+/* What --max-size leaves for factors, and for the entries of each. */
+static int set_budget(struct extract *x, struct pq_rank_rule *rule,
+                      struct pq_error *e)
 {
     const uint64_t others = other_bytes(x);
-    uint64_t left = x->o->max_size - others;
-    size_t n;
 
     if (others > x->o->max_size)
         return pq_fail(e, PQ_EARG,
                        "--max-size: what is not factored, with names and "
                        "config, takes up to %llu bytes",
                        (unsigned long long)others);
-    struct offer *all = list_offers(x, &n, e);
-    if (!all)
-        return -1;
-    qsort(all, n, sizeof *all, by_gain);
+    rule->bytes = x->o->max_size - others;
+    rule->may_drop = true;
     for (size_t i = 0; i < x->n; i++)
-        x->pairs[i].rank = 0;
-    for (size_t i = 0; i < n; i++) {
-        struct extract_pair *p = &x->pairs[all[i].pair];
-        const uint64_t bytes =
-            extract_rank_bytes(x, p) + (p->rank ? 0 : entry_bytes(x, p));
-        if (bytes > left || all[i].k != p->rank || all[i].gain <= 0)
-            continue;
-        left -= bytes;
-        p->rank++;
-    }
-    free(all);
-    *again = false;
-    for (size_t i = 0; i < x->n; i++) {
-        struct extract_pair *p = &x->pairs[i];
-        p->again = p->kind == EXTRACT_FACTORED && p->rank == p->found &&
-                   p->found < p->limit;
-        *again |= p->again;
-    }
+        if (x->pairs[i].factor)
+            x->pairs[i].factor->first_bytes = entry_bytes(x, &x->pairs[i]);
     return 0;
+}
+
+/* What was found may be too little: search on, or save the matrix. */
+static void look_at(const struct pq_rank_rule *rule, struct extract_pair *p)
+{
+    const struct pq_ranked *f = p->factor;
+    const bool enough = pq_ranked_enough(f, f->kept, rule);
+
+    p->again = f->n < p->limit &&
+               (rule->may_drop ? f->rank == f->kept : !enough);
+    if (!enough && !p->again)
+        p->kind = EXTRACT_SAVED;
 }
 
 static int choose(struct extract *x, bool *again, struct pq_error *e)
 {
+    struct pq_rank_rule rule = {
+        .rank = x->o->rank,
+        .energy = energy_of(x->o),
+        .element_bits = pq_dtype_bits(x->o->dtype)};
+
+    if ((x->o->max_size && set_budget(x, &rule, e)) ||
+        pq_ranking_choose(&x->ranking, &rule, e))
+        return -1;
     *again = false;
-    if (x->o->max_size)
-        return choose_by_size(x, again, e);
-    if (x->o->rank)
-        choose_fixed(x);
-    else
-        *again = choose_by_energy(x);
+    for (size_t i = 0; i < x->n; i++) {
+        struct extract_pair *p = &x->pairs[i];
+        if (p->kind != EXTRACT_FACTORED)
+            continue;
+        look_at(&rule, p);
+        *again |= p->again;
+    }
     return 0;
 }
 
@@ -289,10 +195,9 @@ static int choose(struct extract *x, bool *again, struct pq_error *e)
 static int add_check(struct extract *x, struct pq_plan *plan,
                      struct extract_pair *p, struct pq_error *e)
 {
-    const struct pq_factors f = {x->made, p->u, p->vt, p->s, p->rank};
-
     return pq_step_left(plan, p->name, x->plain_a, p->a, x->plain_b, p->b,
-                        p->turned, &f, x->o->dtype, x->c->kernels, &p->left, e)
+                        p->turned, x->ranking.made, p->factor, x->o->dtype,
+                        x->c->kernels, &p->left, e)
                ? 0
                : -1;
 }
@@ -301,7 +206,7 @@ static int add_check(struct extract *x, struct pq_plan *plan,
 static int measure(struct extract *x, struct pq_error *e)
 {
     struct pq_source *sources[] = {x->plain_a, x->plain_b, x->a, x->b,
-                                   x->made};
+                                   x->ranking.made};
     struct pq_plan plan = {.sources = sources, .n_sources = 5};
     int rc = 0;
 
@@ -310,7 +215,7 @@ static int measure(struct extract *x, struct pq_error *e)
         if (!p->again)
             continue;
         p->again = false;
-        if (p->kind == EXTRACT_FACTORED && p->rank)
+        if (extract_has_factors(p))
             rc = add_check(x, &plan, p, e);
     }
     if (!rc)
@@ -327,14 +232,14 @@ static bool mend(struct extract *x)
 
     for (size_t i = 0; i < x->n && x->o->max_error > 0; i++) {
         struct extract_pair *p = &x->pairs[i];
-        const size_t end = p->found < p->limit ? p->found : p->limit;
+        struct pq_ranked *f = p->factor;
         if (p->kind != EXTRACT_FACTORED ||
             p->left.left_sq <= most * p->left.norm_sq)
             continue;
-        p->again = p->rank < end;
-        p->rank += p->rank / 8 + 1;
-        if (p->rank > end)
-            p->rank = end;
+        p->again = f->rank < f->kept;
+        f->rank += f->rank / 8 + 1;
+        if (f->rank > f->kept)
+            f->rank = f->kept;
         if (!p->again)
             p->kind = EXTRACT_SAVED;
         again |= p->again;
@@ -347,7 +252,7 @@ static void set_rest(struct extract *x)
 {
     for (size_t i = 0; i < x->n; i++) {
         struct extract_pair *p = &x->pairs[i];
-        if (p->kind == EXTRACT_FACTORED && p->rank)
+        if (extract_has_factors(p))
             continue;
         p->left.norm_sq = p->f.diff_sq;
         p->left.left_sq = p->kind == EXTRACT_FACTORED ? p->f.diff_sq : 0;
@@ -378,7 +283,7 @@ static int add_nothing(struct extract *x, struct pq_error *e)
     struct extract_pair *p;
 
     for (size_t i = 0; i < x->n; i++)
-        if (x->pairs[i].kind == EXTRACT_FACTORED && x->pairs[i].rank)
+        if (extract_has_factors(&x->pairs[i]))
             return 0;
     p = smallest(x);
     if (!p)
@@ -387,17 +292,17 @@ static int add_nothing(struct extract *x, struct pq_error *e)
                        "adapter would be the whole model");
     if (extract_set_turned(x, p, e))
         return -1;
-    const uint64_t u[] = {p->rows, 1}, vt[] = {1, p->cols};
-    float *zeros = pq_zalloc((size_t)p->a->n_elements, sizeof *zeros);
-    p->s = pq_arena_alloc(&x->arena, 1, sizeof *p->s);
-    if (zeros && p->s) {
-        p->u = pq_made_add(x->made, p->name, PQ_F32, u, 2, zeros, e);
-        p->vt = pq_made_add(x->made, p->name, PQ_F32, vt, 2, zeros, e);
-    }
-    free(zeros);
+    float *zeros = pq_zalloc((size_t)(p->rows + p->cols), sizeof *zeros);
+    const struct pq_lowrank none = {.rows = p->rows, .cols = p->cols,
+                                    .rank = 1, .u = zeros, .s = &(double){0},
+                                    .vt = zeros};
+    if (!zeros)
+        return pq_fail_nomem(e);
     p->kind = EXTRACT_FACTORED;
-    p->found = p->rank = 1;
-    return p->u && p->vt ? 0 : pq_fail_nomem(e);
+    p->factor = &x->ranking.factors[x->ranking.n];
+    const int rc = pq_ranking_keep(&x->ranking, p->name, &none, 1, e);
+    free(zeros);
+    return rc;
 }
 
 static int check(struct extract *x, struct pq_error *e)
@@ -442,6 +347,16 @@ static void set_limits(struct extract *x, size_t *n, size_t *most)
     }
 }
 
+/* How often some matrix may be searched. */
+static size_t count_rounds(size_t rank, size_t most)
+{
+    size_t n = 1;
+
+    for (; rank < most; rank *= MORE)
+        n++;
+    return n;
+}
+
 int extract_find_ranks(struct extract *x, struct pq_error *e)
 {
     size_t n, most, rank = x->o->rank ? x->o->rank : FIRST;
@@ -449,8 +364,8 @@ int extract_find_ranks(struct extract *x, struct pq_error *e)
 
     set_limits(x, &n, &most);
     if (extract_settle(x, e) || (n && pq_linalg_ready(e)) ||
-        pq_made_new("factors", 2 * (n * MOST_ROUNDS + 1), x->c->memory / 4,
-                    x->c->tmpdir, &x->made, e))
+        pq_ranking_init(&x->ranking, n * count_rounds(rank, most) + 1,
+                        x->c->memory / 4, x->c->tmpdir, e))
         return -1;
     x->c->memory -= x->c->memory / 4;
     again = n > 0;

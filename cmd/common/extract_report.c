@@ -20,11 +20,12 @@ static double relative(double left_sq, double norm_sq)
 
 static double energy(const struct extract_pair *p)
 {
+    const struct pq_ranked *f = p->factor;
     double sum = 0;
 
-    for (size_t i = 0; i < p->rank; i++)
-        sum += p->s[i] * p->s[i];
-    return p->norm_sq > 0 ? sum / p->norm_sq : 1;
+    for (size_t i = 0; i < f->rank; i++)
+        sum += f->s[i] * f->s[i];
+    return f->norm_sq > 0 ? sum / f->norm_sq : 1;
 }
 
 static bool is_told(const struct extract_pair *p)
@@ -41,11 +42,11 @@ static void print_line(const struct extract *x, const struct extract_pair *p)
     cmd_shape_text(p->a, shape, sizeof shape);
     if (p->kind != EXTRACT_FACTORED)
         cmd_msg(x->c, "%s %s: as it is", name, shape);
-    else if (p->rank == 0)
+    else if (p->factor->rank == 0)
         cmd_msg(x->c, "%s %s: left out, error 1", name, shape);
     else
         cmd_msg(x->c, "%s %s: rank %zu, energy %.6f, error %.3g", name, shape,
-                p->rank, energy(p),
+                p->factor->rank, energy(p),
                 relative(p->left.left_sq, p->left.norm_sq));
 }
 
@@ -59,7 +60,7 @@ static void put_pair(struct pq_buf *b, const struct extract_pair *p)
                       (unsigned long long)p->a->shape[i]);
     pq_buf_puts(b, "]");
     if (p->kind == EXTRACT_FACTORED) {
-        pq_buf_printf(b, ",\"rank\":%zu,\"energy\":", p->rank);
+        pq_buf_printf(b, ",\"rank\":%zu,\"energy\":", p->factor->rank);
         pq_json_put_f64(b, energy(p));
     }
     pq_buf_puts(b, ",\"norm\":");
@@ -106,7 +107,7 @@ int extract_report(struct extract *x, struct pq_error *e)
         const struct extract_pair *p = &x->pairs[i];
         norm_sq += p->left.norm_sq;
         left_sq += p->left.left_sq;
-        matrices += p->kind == EXTRACT_FACTORED && p->rank;
+        matrices += extract_has_factors(p);
         if (x->c->verbose > 0 && is_told(p))
             print_line(x, p);
     }

@@ -5,6 +5,7 @@
 
 #include "config.h"
 #include "pq_names.h"
+#include "tokens.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -95,6 +96,18 @@ int merge_models_init(struct merge_models *m, struct merge_job *j, size_t base,
     return 0;
 }
 
+static void release_vocab(struct merge_models *m)
+{
+    struct merge_vocab *v = &m->vocab;
+
+    for (size_t i = 0; v->tokens && i <= m->n; i++)
+        tokens_release(&v->tokens[i]);
+    free(v->tokens);
+    free(v->maps);
+    free(v->means);
+    pq_buf_release(&v->text);
+}
+
 void merge_models_release(struct merge_models *m)
 {
     for (size_t i = 0; i < m->n; i++) {
@@ -107,7 +120,7 @@ void merge_models_release(struct merge_models *m)
         free(x->layers);
         free(x->used);
     }
-    merge_vocab_release(m);
+    release_vocab(m);
     pq_arena_release(&m->arena);
     free(m->list);
     memset(m, 0, sizeof *m);
@@ -173,6 +186,17 @@ const struct pq_tensor *merge_model_tensor(struct merge_model *m,
     return m->tied && pq_name_is_head(name) && pq_name_is_weight(name)
                ? token_table(m)
                : NULL;
+}
+
+uint64_t merge_model_rows(const struct merge_model *x)
+{
+    const struct pq_catalog *c = x->plain->catalog;
+
+    for (size_t i = 0; i < c->n_tensors; i++)
+        if (pq_name_is_token_table(c->tensors[i].name) &&
+            c->tensors[i].rank == 2)
+            return c->tensors[i].shape[0];
+    return 0;
 }
 
 struct pq_source *merge_model_stored(const struct merge_model *m, size_t i)

@@ -64,6 +64,8 @@ PQ_MUST_USE int merge_models_sources(struct merge_models *m,
  */
 const struct pq_tensor *merge_model_tensor(struct merge_model *m,
                                            const char *name);
+/* Rows of its table of tokens, or 0. */
+uint64_t merge_model_rows(const struct merge_model *m);
 /*
  * Where the tensor of that number is as it is stored: what was opened, or,
  * if it has another vocabulary now, the view.
@@ -80,9 +82,6 @@ struct merge_model *merge_models_donor(struct merge_models *m);
  * differ.
  */
 PQ_MUST_USE int merge_vocab_apply(struct merge_models *m, struct pq_error *e);
-/* Rows of a model's table of tokens, or 0. */
-uint64_t merge_vocab_rows(const struct merge_model *x);
-void merge_vocab_release(struct merge_models *m);
 
 /* ---- merge_tokenizer.c: the files of a tokenizer ------------------------------ */
 

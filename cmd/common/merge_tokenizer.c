@@ -100,7 +100,7 @@ static int set_vocab_size(struct merge_models *m, struct pq_catalog *out,
     const struct merge_model *donor = merge_models_donor(m);
     char number[32];
 
-    if (!m->vocab.n_rows || m->vocab.n_rows == merge_vocab_rows(donor) ||
+    if (!m->vocab.n_rows || m->vocab.n_rows == merge_model_rows(donor) ||
         !pq_catalog_blob(out, "config.json"))
         return 0;
     if (!cmd_config_has(out, "vocab_size", e))

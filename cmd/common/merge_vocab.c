@@ -52,17 +52,6 @@ static bool is_table(const struct pq_tensor *t, uint64_t rows)
            t->rank > 0 && t->shape[0] == rows;
 }
 
-uint64_t merge_vocab_rows(const struct merge_model *x)
-{
-    const struct pq_catalog *c = x->plain->catalog;
-
-    for (size_t i = 0; i < c->n_tensors; i++)
-        if (pq_name_is_token_table(c->tensors[i].name) &&
-            c->tensors[i].rank == 2)
-            return c->tensors[i].shape[0];
-    return 0;
-}
-
 /* ---- nothing is said ------------------------------------------------------- */
 
 static int differ(const struct merge_models *m, size_t i, const char *how,
@@ -79,7 +68,7 @@ static int compare_tables(struct merge_models *m, size_t i,
                           struct pq_error *e)
 {
     const struct pq_catalog *c = m->list[0].plain->catalog;
-    const uint64_t rows = merge_vocab_rows(&m->list[0]);
+    const uint64_t rows = merge_model_rows(&m->list[0]);
     char how[200];
 
     for (size_t k = 0; k < c->n_tensors; k++) {
@@ -104,7 +93,7 @@ static int compare_tokens(struct merge_models *m, size_t i,
                           const struct tokens *a, const struct tokens *b,
                           struct pq_error *e)
 {
-    const uint64_t rows = merge_vocab_rows(&m->list[0]);
+    const uint64_t rows = merge_model_rows(&m->list[0]);
     char how[200];
     size_t k = 0;
 
@@ -169,7 +158,7 @@ static int read_models(struct unify *u)
     for (size_t i = 0; i < u->m->n; i++) {
         const struct pq_source *s = u->m->list[i].opened;
         const struct pq_blob *b = pq_catalog_blob(s->catalog, tokenizer_json);
-        u->rows[i] = merge_vocab_rows(&u->m->list[i]);
+        u->rows[i] = merge_model_rows(&u->m->list[i]);
         if (u->rows[i] == 0)
             return pq_fail(u->e, PQ_EARG, "%s: has no table of tokens",
                            s->name);
@@ -484,16 +473,4 @@ int merge_vocab_apply(struct merge_models *m, struct pq_error *e)
     free(u.list);
     free(u.added);
     return rc;
-}
-
-void merge_vocab_release(struct merge_models *m)
-{
-    struct merge_vocab *v = &m->vocab;
-
-    for (size_t i = 0; v->tokens && i <= m->n; i++)
-        tokens_release(&v->tokens[i]);
-    free(v->tokens);
-    free(v->maps);
-    free(v->means);
-    pq_buf_release(&v->text);
 }

@@ -287,20 +287,6 @@ static int read_effect(struct view *v, struct effect *d, uint64_t offset,
     return rc;
 }
 
-static size_t find(const struct view *v, uint64_t offset)
-{
-    size_t low = 0, high = v->catalog.n_tensors;
-
-    while (high - low > 1) {
-        const size_t middle = low + (high - low) / 2;
-        if (v->catalog.tensors[middle].parts[0].offset <= offset)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 /* Ranges lie in one part: sources are read by parts. */
 static int view_read(struct pq_source *s, uint64_t offset, void *buf,
                      size_t n, struct pq_error *e)
@@ -309,7 +295,7 @@ static int view_read(struct pq_source *s, uint64_t offset, void *buf,
 
     if (n == 0)
         return 0;
-    const size_t i = find(v, offset);
+    const size_t i = pq_catalog_tensor_at(&v->catalog, offset);
     return read_effect(v, &v->effects[i],
                       offset - v->catalog.tensors[i].parts[0].offset, buf, n,
                       e);

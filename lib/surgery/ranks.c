@@ -66,6 +66,36 @@ static const struct pq_tensor *keep(struct pq_ranking *f, const char *name,
     return pq_made_add(f->made, full, PQ_F32, shape, 2, x, e);
 }
 
+int pq_ranking_again(struct pq_ranking *f, struct pq_ranked *t,
+                     const struct pq_lowrank *r, size_t most,
+                     struct pq_error *e)
+{
+    const size_t n = most && most < r->rank ? most : r->rank;
+    const uint64_t longest = r->rows > r->cols ? r->rows : r->cols;
+    double *s = pq_arena_alloc(&f->arena, r->rank, sizeof *s);
+    uint64_t room;
+
+    *t = (struct pq_ranked){.name = t->name, .rows = r->rows, .cols = r->cols,
+                            .n = r->rank, .s = s, .norm_sq = r->norm_sq,
+                            .kept = n, .rank = n,
+                            .first_bytes = t->first_bytes};
+    float *x = pq_mul(longest, n, &room) ? pq_alloc((size_t)room, sizeof *x)
+                                         : NULL;
+    if (!s || !x) {
+        free(x);
+        return pq_fail_nomem(e);
+    }
+    memcpy(s, r->s, r->rank * sizeof *s);
+    scale_rows(r->vt, s, n, (size_t)r->cols, x);
+    t->a = keep(f, t->name, 'A', x, n, r->cols, e);
+    if (t->a) {
+        scale_columns(r->u, s, n, r->rank, (size_t)r->rows, x);
+        t->bt = keep(f, t->name, 'B', x, n, r->rows, e);
+    }
+    free(x);
+    return t->bt ? 0 : -1;
+}
+
 int pq_ranking_keep(struct pq_ranking *f, const char *name,
                     const struct pq_lowrank *r, size_t most,
                     struct pq_error *e)
@@ -73,33 +103,37 @@ int pq_ranking_keep(struct pq_ranking *f, const char *name,
     if (f->n == f->cap)
         return pq_fail(e, PQ_ELIMIT, "more than %zu matrices", f->cap);
     struct pq_ranked *t = &f->factors[f->n];
-    const size_t n = most && most < r->rank ? most : r->rank;
-    const uint64_t longest = r->rows > r->cols ? r->rows : r->cols;
-    double *s = pq_arena_alloc(&f->arena, r->rank, sizeof *s);
-    uint64_t room;
 
-    *t = (struct pq_ranked){.rows = r->rows, .cols = r->cols, .n = r->rank,
-                            .s = s, .norm_sq = r->norm_sq, .kept = n,
-                            .rank = n};
     t->name = pq_arena_strndup(&f->arena, name, strlen(name));
-    float *x = pq_mul(longest, n, &room) ? pq_alloc((size_t)room, sizeof *x)
-                                         : NULL;
-    if (!s || !t->name || !x) {
-        free(x);
+    if (!t->name)
         return pq_fail_nomem(e);
-    }
-    memcpy(s, r->s, r->rank * sizeof *s);
-    scale_rows(r->vt, s, n, (size_t)r->cols, x);
-    t->a = keep(f, name, 'A', x, n, r->cols, e);
-    if (t->a) {
-        scale_columns(r->u, s, n, r->rank, (size_t)r->rows, x);
-        t->bt = keep(f, name, 'B', x, n, r->rows, e);
-    }
-    free(x);
-    if (!t->bt)
+    if (pq_ranking_again(f, t, r, most, e))
         return -1;
     f->n++;
     return 0;
+}
+
+/* A tensor of the first rows of another. */
+const struct pq_tensor *pq_ranked_rows(const struct pq_ranked *f, bool b,
+                                       const char *name, struct pq_arena *a)
+{
+    struct pq_tensor *v = pq_arena_alloc(a, 1, sizeof *v);
+    struct pq_part *part = pq_arena_alloc(a, 1, sizeof *part);
+    uint64_t *shape = pq_arena_alloc(a, 2, sizeof *shape);
+    const struct pq_tensor *kept = b ? f->bt : f->a;
+
+    if (!v || !part || !shape)
+        return NULL;
+    shape[0] = f->rank;
+    shape[1] = kept->shape[1];
+    *v = *kept;
+    *part = kept->parts[0];
+    v->name = name;
+    v->parts = part;
+    v->shape = part->shape = shape;
+    v->n_elements = shape[0] * shape[1];
+    part->bytes = v->n_elements * sizeof(float);
+    return v;
 }
 
 /* ---- ranks ------------------------------------------------------------- */
@@ -162,7 +196,6 @@ static size_t rank_wanted(const struct pq_ranked *f,
 struct offer {
     size_t factor, rank;
     double worth;
-    uint64_t bytes;
 };
 
 static int compare_offers(const void *a, const void *b)
@@ -182,10 +215,11 @@ static uint64_t rank_bytes(const struct pq_ranked *f,
     return (f->rows + f->cols) * (rule->element_bits / 8);
 }
 
-/* All ranks beyond the first, the best first; sets ranks to 1. */
+/* All ranks beyond those that all get, the best first; sets ranks to these. */
 static struct offer *make_offers(struct pq_ranking *f,
                                  const struct pq_rank_rule *rule, size_t *n)
 {
+    const size_t given = rule->may_drop ? 0 : 1;
     size_t total = 0;
 
     for (size_t i = 0; i < f->n; i++)
@@ -193,12 +227,11 @@ static struct offer *make_offers(struct pq_ranking *f,
     struct offer *all = pq_alloc(total, sizeof *all), *next = all;
     for (size_t i = 0; all && i < f->n; i++) {
         struct pq_ranked *t = &f->factors[i];
-        for (size_t k = 1; k < t->rank; k++) {
-            const double s = t->s[k];
-            const uint64_t bytes = rank_bytes(t, rule);
-            *next++ = (struct offer){i, k + 1, s * s / (double)bytes, bytes};
-        }
-        t->rank = t->rank ? 1 : 0;
+        for (size_t k = given; k < t->rank; k++)
+            *next++ = (struct offer){i, k + 1,
+                                     t->s[k] * t->s[k] /
+                                         (double)rank_bytes(t, rule)};
+        t->rank = t->rank ? given : 0;
     }
     *n = all ? (size_t)(next - all) : 0;
     if (all)
@@ -219,8 +252,8 @@ static int spend(struct pq_ranking *f, const struct pq_rank_rule *rule,
 
     if (!all)
         return pq_fail_nomem(e);
-    for (size_t i = 0; i < f->n; i++)
-        used += rank_bytes(&f->factors[i], rule);
+    for (size_t i = 0; i < f->n && !rule->may_drop; i++)
+        used += rank_bytes(&f->factors[i], rule) + f->factors[i].first_bytes;
     int rc = used <= rule->bytes
                  ? 0
                  : pq_fail(e, PQ_EARG,
@@ -230,9 +263,12 @@ static int spend(struct pq_ranking *f, const struct pq_rank_rule *rule,
                            (unsigned long long)rule->bytes);
     for (size_t i = 0; !rc && i < n; i++) {
         struct pq_ranked *t = &f->factors[all[i].factor];
-        if (t->rank + 1 != all[i].rank || all[i].bytes > rule->bytes - used)
+        const uint64_t bytes =
+            rank_bytes(t, rule) + (t->rank ? 0 : t->first_bytes);
+        if (t->rank + 1 != all[i].rank || bytes > rule->bytes - used ||
+            (rule->may_drop && all[i].worth <= 0))
             continue;
-        used += all[i].bytes;
+        used += bytes;
         t->rank++;
     }
     free(all);

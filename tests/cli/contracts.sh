@@ -341,7 +341,10 @@ contract_15_read_only() {
         go "$S/rod" "$S/d/"; fine
         go "$(input dir)" "$S/e/"
         same "$S/d" "$S/e"
-        [ -w "$S/d/config.json" ] || bad "the output is read-only as the input was: $RAN"
+        for to in "$S"/d/*; do
+            [ -w "$to" ] || bad "the output is read-only as the input was: $RAN"
+        done
+        to=$S/a.$(suffix)
     fi
     chmod -R u+w "$S"
     [ "$(id -u)" = 0 ] && return

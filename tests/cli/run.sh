@@ -34,7 +34,8 @@ prepare() {
         $'caf\xc3\xa9.\xe6\xa8\xa1.weight=F32[2,64]rand' '\ud83d\ude00.weight=BF16[3,5]rand' \
         '=F32[3]rand' 'x\"y\\.weight=F32[1,1]rand'
     $H st "$W/odd/latin.safetensors" $'caf\xe9.weight=F32[2,64]rand'
-    $H many "$W/in/many.plain.safetensors" $many 1 step
+    $H many "$W/in/many.plain.safetensors" $many 1 step \
+        'model.layers.0.mlp.up_proj.weight=F32[8,8]step'
     mkdir "$W/in/dir.plain"
     cp "$MODEL"/*.json "$W/in/dir.plain/"
     cp "$MODEL/model.safetensors" "$W/in/dir.plain/"

@@ -15,7 +15,7 @@ static const struct {
     const char *usage;
 } commands[] = {
     {"st", 1, cmd_st, "FILE [-m METADATA] NAME=DTYPE[SHAPE]FILL..."},
-    {"many", 4, cmd_many, "FILE N SHAPE FILL"},
+    {"many", 4, cmd_many, "FILE N SHAPE FILL TENSOR..."},
     {"vary", 2, cmd_vary, "FILE ELEMENTS"},
     {"tty", 1, cmd_tty, "CMD..."},
     {"epipe", 2, cmd_epipe, "default|ignore CMD..."},

@@ -167,12 +167,15 @@ int cmd_st(int argc, char **argv)
     return 0;
 }
 
-/* many FILE N BYTES-A-TENSOR: names as a large model has them. */
+/*
+ * many FILE N SHAPE FILL TENSOR...: N vectors, named as a large model names
+ * them, and tensors as st takes them.
+ */
 int cmd_many(int argc, char **argv)
 {
-    (void)argc;
+    const size_t more = (size_t)argc - 4;
     const size_t n = (size_t)number(argv[1], 0, 10000000);
-    struct tensor *t = must(calloc(n, sizeof *t));
+    struct tensor *t = must(calloc(n + more + 1, sizeof *t));
 
     for (size_t i = 0; i < n; i++) {
         char text[128];
@@ -180,7 +183,9 @@ int cmd_many(int argc, char **argv)
                  i / 10, i % 10, argv[2], argv[3]);
         t[i] = parse_tensor(text);
     }
-    write_safetensors(argv[0], NULL, t, n);
+    for (size_t i = 0; i < more; i++)
+        t[n + i] = parse_tensor(argv[4 + i]);
+    write_safetensors(argv[0], NULL, t, n + more);
     return 0;
 }
 
