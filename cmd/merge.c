@@ -113,26 +113,33 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
 
 /* ---- operands ---------------------------------------------------------- */
 
+/* Weights may be sample counts. */
+#define MAX_WEIGHT 1e15
+
 /*
  * "PATH:WEIGHT" -> the path, which the job owns, and the weight; a file of
- * that very name wins.  What stands behind the last colon counts as a
- * weight only if it is a number.
+ * that very name wins.
  */
 static int split_weight(struct merge_job *j, const char *operand,
                         struct merge_input *in, struct pq_error *e)
 {
     const char *colon = strrchr(operand, ':');
-    struct pq_error ignored = PQ_ERROR_INIT;
-    size_t n = strlen(operand);
+    struct pq_error why = PQ_ERROR_INIT;
 
     in->weight = 1;
-    in->weighted =
-        colon && colon != operand && access(operand, F_OK) != 0 &&
-        cmd_real(colon + 1, -1e6, 1e6, &in->weight, &ignored) == 0;
-    if (in->weighted)
-        n = (size_t)(colon - operand);
-    in->path = pq_arena_strndup(&j->arena, operand, n);
-    return in->path ? 0 : pq_fail_nomem(e);
+    in->path = operand;
+    if (!colon || colon == operand || access(operand, F_OK) == 0)
+        return 0;
+    in->path = pq_arena_strndup(&j->arena, operand, (size_t)(colon - operand));
+    if (!in->path)
+        return pq_fail_nomem(e);
+    in->weighted = cmd_real(colon + 1, -MAX_WEIGHT, MAX_WEIGHT, &in->weight,
+                            &why) == 0;
+    if (!in->weighted && access(in->path, F_OK) == 0)
+        return pq_fail(e, PQ_EARG, "%s: the weight %s", operand, why.msg);
+    if (!in->weighted)
+        in->path = operand;
+    return 0;
 }
 
 static int take_adapter(struct merge_input *in, struct pq_error *e)
@@ -256,9 +263,10 @@ static int merge(struct merge_job *j, struct pq_error *e)
     }
     if (j->n_models > 1)
         return pq_fail(e, PQ_EARG,
-                       "%zu models and %zu adapters: fold adapters into their "
+                       "%zu models and %zu adapter%s: fold adapters into their "
                        "model first, then merge the models",
-                       j->n_models, j->n_inputs - j->n_models);
+                       j->n_models, j->n_inputs - j->n_models,
+                       j->n_inputs - j->n_models > 1 ? "s" : "");
     if (j->n_models == 0)
         return merge_adapters(j, e);
     if (cmd_reduces(&o->ranks))

@@ -8,6 +8,7 @@
  */
 #include "pq_error.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -99,7 +100,13 @@ int pq_error_in(struct pq_error *e, const char *fmt, ...)
     va_start(ap, fmt);
     format(e->msg, WHERE_BYTES, fmt, ap);
     va_end(ap);
-    append(e->msg, MSG_BYTES, ": ");
+    /* who read the tensor and who used it may both say which one it was */
+    const size_t n = strlen(e->msg);
+    const bool said = strncmp(cause, e->msg, n) == 0 && cause[n] == ':';
+    if (said)
+        e->msg[0] = '\0';
+    else
+        append(e->msg, MSG_BYTES, ": ");
     append(e->msg, MSG_BYTES, cause);
     return -1;
 }

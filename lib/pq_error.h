@@ -65,7 +65,10 @@ int pq_fail_sys(struct pq_error *e, int sys, const char *fmt, ...)
 /* Says an allocation failed.  Returns -1. */
 int pq_fail_nomem(struct pq_error *e);
 
-/* Puts "WHERE: " before the message of a recorded failure.  Returns -1. */
+/*
+ * Puts "WHERE: " before the message of a recorded failure, unless it begins
+ * with that.  Returns -1.
+ */
 int pq_error_in(struct pq_error *e, const char *fmt, ...) PQ_PRINTF(2, 3);
 
 #ifdef __cplusplus

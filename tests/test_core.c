@@ -22,6 +22,10 @@ Test(error, first_wins)
     pq_error_in(&e, "tensor %s", "x");
     pq_error_in(&e, "m.safetensors");
     cr_expect_str_eq(e.msg, "m.safetensors: tensor x: bad 7");
+    pq_error_in(&e, "m.safetensors: tensor x");
+    cr_expect_str_eq(e.msg, "m.safetensors: tensor x: bad 7");
+    pq_error_in(&e, "m");
+    cr_expect_str_eq(e.msg, "m: m.safetensors: tensor x: bad 7");
     cr_expect_eq(pq_fail(NULL, PQ_EFORMAT, "x"), -1);
     cr_expect_eq(pq_error_in(NULL, "x"), -1);
 }

@@ -229,6 +229,21 @@ PQ_MUST_USE int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
                               const struct pq_write_options *w,
                               const struct pq_catalog *in,
                               struct pq_sink **k, struct pq_error *e);
+/* ---- target.c -------------------------------------------------------- */
+
+/*
+ * Fails where an adapter would take the place of a model, or a model that of
+ * an adapter.  cmd_make_sink() asks.
+ */
+PQ_MUST_USE int cmd_check_target(const struct cmd *c,
+                                 const struct pq_catalog *out,
+                                 const char *path, struct pq_error *e);
+/* Fails where the output `path` is an operand or a file of one. */
+PQ_MUST_USE int cmd_check_not_input(const struct cmd *c, const char *path,
+                                    struct pq_error *e);
+
+/* ---- model.c again ----------------------------------------------------- */
+
 /*
  * An upstream failure that was met before the first byte went out (scales
  * are looked for before anything is written): the next program in the pipe

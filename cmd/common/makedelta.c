@@ -199,6 +199,8 @@ int cmd_make_delta(struct cmd *c, const char *path, int level,
 {
     struct maker m = {.c = c, .stats_a.digest = true, .stats_b.digest = true};
 
+    if (cmd_check_not_input(c, path, e))
+        return -1;
     c->output = path;
     c->output_format = pq_format_pqstream.name;
     pq_delta_init(&m.delta);

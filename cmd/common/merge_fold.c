@@ -348,9 +348,11 @@ static int run_fold(struct fold *f, struct pq_error *e)
     for (size_t i = 0; i < j->n_inputs; i++)
         if (!j->inputs[i].adapter)
             f->base = j->inputs[i].source;
-    if (plan_fold(f, e) || merge_add_sources(j, f->decoded, e) ||
-        merge_run_plan(j, f->base->catalog, e))
+    if (plan_fold(f, e) || merge_add_sources(j, f->decoded, e))
         return -1;
+    if (merge_run_plan(j, f->base->catalog, e))
+        return e->code == PQ_EVALUE ? pq_error_in(e, "model plus adapters")
+                                    : -1;
     if (!j->c->dry_run)
         warn(f);
     return merge_end(j, e);

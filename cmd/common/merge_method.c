@@ -184,7 +184,9 @@ static int check_none(const struct merge_job *j)
         odd = "--seed";
     if (o->given & PQ_TAKES_NORMALIZE && !o->normalize)
         odd = "--no-normalize";
-    return odd ? cmd_usage(j->c, "%s is for models without adapters", odd) : 0;
+    return odd ? cmd_usage(j->c, "%s does not go with a model and adapters: "
+                                 "merge either kind alone first", odd)
+               : 0;
 }
 
 /* fedavg, linear: sums of factors, of which weights are all that counts. */

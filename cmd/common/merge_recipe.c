@@ -140,12 +140,14 @@ static int check_method(const struct recipe_job *r,
         return pq_fail(e, PQ_EARG, "%s needs a base_model", m->name);
     if (m->base != PQ_BASE_NONE && !has_base)
         return pq_fail(e, PQ_EARG,
-                       "line %u: the base_model %s is not among the sources",
+                       "line %u: the base_model %s is not among the sources; "
+                       "list it with its layer_range, too",
                        run->said->line, run->said->base_model);
     if (n < m->least || n > m->most)
-        return pq_fail(e, PQ_EARG, "%s%s takes %u%s models, not %zu", m->name,
+        return pq_fail(e, PQ_EARG, "%s%s takes %u%s model%s, not %zu", m->name,
                        has_base ? " beside its base" : "", m->least,
-                       m->most > m->least ? " or more" : "", n);
+                       m->most > m->least ? " or more" : "",
+                       m->most > 1 ? "s" : "", n);
     return 0;
 }
 

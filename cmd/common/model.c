@@ -144,8 +144,8 @@ static int place_named(const struct cmd *c, const char *path, bool directory,
                                          : pq_format_for_path(path);
     if (kind == S_IFDIR || (n > 0 && path[n - 1] == '/')) {
         if (c->output_format != NULL && p->format != &pq_format_safetensors)
-            return cmd_usage(c, "-O %s: a directory holds safetensors",
-                             c->output_format);
+            return cmd_usage(c, "%.200s: a directory holds safetensors, not "
+                                "%s", path, c->output_format);
         p->format = NULL;
         return 0;
     }
@@ -274,6 +274,8 @@ int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
 
     if ((standard ? place_stdout(c, &p)
                   : place_named(c, c->output, in->directory, &p)) != 0)
+        return -1;
+    if (!standard && cmd_check_target(c, out, c->output, e) != 0)
         return -1;
     /* a tool without the option restores a model, with its history */
     const bool records = (c->tool->shared & CMD_PROVENANCE) != 0;

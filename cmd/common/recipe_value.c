@@ -130,7 +130,8 @@ static int read_setting(struct recipe_setting *s, const struct recipe_node *n,
     for (size_t i = 0; i < count; i++) {
         const struct recipe_node *x = list ? &n->items[i] : n;
         if (list && x->kind != RECIPE_MAP)
-            return recipe_fail(x, e, "numbers and filters in one list");
+            return recipe_fail(x, e, "numbers and filters in one list; for "
+                                     "all other tensors write {value: X}");
         if (x->kind == RECIPE_MAP ? read_conditional(&values[i], x, flag, a, e)
                                   : read_points(&values[i], x, flag, a, e))
             return -1;

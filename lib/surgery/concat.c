@@ -84,9 +84,9 @@ static int check(const struct concat *c, struct pq_error *e)
         const struct pq_tensor *t = c->pieces[i].tensor;
         if (!fits(c, t))
             return pq_fail(e, PQ_EARG,
-                           "tensor %s: its shape is not that of the other "
-                           "adapters",
-                           t->name);
+                           "%s: tensor %s: its shape does not fit the other "
+                           "adapters (made for another model?)",
+                           c->pieces[i].source->name, t->name);
         rows += t->shape[0];
         cols += columns_of(t);
     }

@@ -128,7 +128,8 @@ static int check(struct product *p, struct pq_error *e)
         if (b->shape[0] != p->rows || columns_of(a) != p->cols ||
             columns_of(b) != a->shape[0] || a->shape[0] == 0)
             return pq_fail(e, PQ_EARG,
-                           "%s: %s and %s do not fit the other adapters",
+                           "%s: %s and %s do not fit the other adapters (made "
+                           "for another model?)",
                            p->a[i].source->name, a->name, b->name);
         p->n += (size_t)a->shape[0];
         p->largest = a->n_elements > p->largest ? (size_t)a->n_elements

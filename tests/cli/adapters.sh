@@ -84,6 +84,10 @@ averaged() {
     same s/adapter_config.json party-1/adapter_config.json
     run pq-diff -q --tolerance 1e-6 s/adapter_model.safetensors "$A"/fedavg.safetensors
     [ $RC = 0 ] || bad "not the average: $RAN"
+    # weights as large as counts of tokens
+    run pq-merge --no-provenance --normalize party-1:30 party-2:10 -o t1/; done_well
+    run pq-merge --no-provenance --normalize party-1:3e12 party-2:1e12 -o t4/; done_well
+    same t1 t4
     run pq-merge --method fedavg party-1 five -o x/; refused 'rank 3 in'; absent x
     run pq-merge --method fedavg --rank 2 party-1 party-2 -o x/; misused; absent x
     run pq-merge --method fedavg base-llama base-llama -o x/; misused; absent x

@@ -262,7 +262,30 @@ environment() {
     PQ_MEMORY=1 run pq-convert -o v.pq "$ST"; misused
     PQ_THREADS=1 PQ_CPU=scalar PQ_MEMORY=64M run pq-convert -o v.pq "$ST"; done_well
 }
-for t in directory_made directory_replaced directory_with_foreign_entry directory_in_a_stream \
+# an adapter takes no model's place, nor the other way; a delta that of no input
+not_replaced() {
+    rm -rf base lora tuned
+    cp -r "$MODEL" base; cp -r "$ROOT/testdata/peft/tiny-lora" lora
+    run pq-merge base lora -o tuned/; done_well
+    cp tuned/model.safetensors t.safetensors
+    run pq-merge base lora -o lora/; refused 'lora/: not replaced: it holds an adapter'
+    run pq-merge -n base lora -o lora; refused 'lora: not replaced: it holds an adapter'
+    run pq-merge base lora -o lora/adapter_model.safetensors; refused 'not replaced: it holds an adapter'
+    same lora "$ROOT/testdata/peft/tiny-lora"
+    run pq-extract --rank 2 base tuned -o tuned; refused 'tuned: not replaced: it holds a model'
+    run pq-extract --rank 2 base tuned -o tuned/model.safetensors; refused 'not replaced: it holds a model'
+    run pq-extract --rank 2 base t.safetensors -o t.safetensors; refused 'not replaced: it holds a model'
+    run pq-diff base tuned --delta tuned/model.safetensors; refused 'not replaced: it belongs to the input tuned'
+    run pq-diff base t.safetensors --delta ./t.safetensors; refused 'not replaced: it belongs to the input t.safetensors'
+    run pq-diff base tuned --plot base/model.safetensors; refused 'not replaced: it belongs to the input base'
+    cmp -s tuned/model.safetensors t.safetensors || bad 'a model was replaced'
+    same base "$MODEL"
+    # one of its own kind is
+    run pq-merge base lora -o tuned/; done_well
+    run pq-merge lora lora -o lora/; done_well
+    run pq-extract --rank 2 base tuned -o lora/; done_well
+}
+for t in directory_made not_replaced directory_replaced directory_with_foreign_entry directory_in_a_stream \
     suffix_rules bad_type shards shard_missing shard_with_path index_disagrees nan_refused \
     overflow_refused selection rules provenance round_trip encoded_input rewritten_stdout \
     modes_and_links pq_itself environment; do

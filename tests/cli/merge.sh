@@ -11,6 +11,9 @@ for d in "$PEFT"/* "$MODEL"; do cp -r "$d" .; done
 folded() {
     run pq-merge tiny-llama tiny-lora -o m/; done_well
     for f in config.json tokenizer.json; do same m/$f tiny-llama/$f; done
+    run pq-merge tiny-llama tiny-lora:x -o n/; refused "tiny-lora:x: the weight 'x' is not a number"
+    run pq-merge tiny-llama tiny-lora:1e16 -o n/; refused 'tiny-lora:1e16: the weight 1e16 is not between'
+    run pq-merge tiny-llama nothing:x -o n/; refused 'nothing:x: No such file'
     run pq-merge tiny-lora tiny-llama:1 -o n/; refused 'a model takes no weight'
     run pq-merge tiny-lora:1 tiny-llama -o n/; done_well # whatever the order
     cmp -s m/model.safetensors n/model.safetensors || bad "the order shows: $RAN"

@@ -1,0 +1,123 @@
+/*
+ * What an output must not replace.
+ *
+ * A model that is written where it was read from is a wish; an adapter in the
+ * place of a model, or a model in that of an adapter, is a slip that costs
+ * what cannot be made again.  A directory is told by the names of its files.
+ */
+#include "cmd.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "dir.h"
+#include "pq_mem.h"
+#include "pq_peft.h"
+
+/* What is at DIR/NAME, with DIR of n bytes; false if nothing is. */
+static bool look(const char *dir, size_t n, const char *name, struct stat *st)
+{
+    const size_t all = n + strlen(name) + 2;
+    char *path = pq_alloc(all, 1);
+
+    if (!path)
+        return false;
+    snprintf(path, all, "%.*s%s%s", (int)n, dir, n ? "/" : "", name);
+    const bool found = stat(path, st) == 0;
+    free(path);
+    return found;
+}
+
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* The directory `st`, or the one in which the file `path` is. */
+static bool holder(const char *path, const struct stat *st, struct stat *dir)
+{
+    const char *slash = strrchr(path, '/');
+
+    *dir = *st;
+    return S_ISDIR(st->st_mode) ||
+           look(path, slash ? (size_t)(slash - path) : 0,
+                slash == path ? "/" : ".", dir);
+}
+
+/* The file or the directory `path` is operand i, or a file in it. */
+static bool is_operand(const struct cmd *c, size_t i, const char *path,
+                       const struct stat *st)
+{
+    struct stat in, dir;
+
+    if (stat(c->operands[i], &in) != 0)
+        return false;
+    return same_file(&in, st) ||
+           (holder(path, st, &dir) && same_file(&in, &dir));
+}
+
+int cmd_check_not_input(const struct cmd *c, const char *path,
+                        struct pq_error *e)
+{
+    struct stat st;
+
+    if (stat(path, &st) != 0 || (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
+        return 0;
+    for (size_t i = 0; i < c->n_operands; i++)
+        if (is_operand(c, i, path, &st))
+            return pq_fail(e, PQ_EARG,
+                           "%s: not replaced: it belongs to the input %s",
+                           path, c->operands[i]);
+    return 0;
+}
+
+/* The kind of thing that the directory `path` holds, or NULL. */
+static const char *other_kind(const char *path, bool adapter)
+{
+    const size_t n = strlen(path);
+    struct stat st;
+
+    if (adapter)
+        return look(path, n, PQ_DIR_MODEL, &st) ||
+                       look(path, n, PQ_DIR_INDEX, &st)
+                   ? "a model"
+                   : NULL;
+    return look(path, n, PQ_DIR_ADAPTER, &st) ? "an adapter" : NULL;
+}
+
+/* The same of a file: by its name, or as an operand, which is a model. */
+static const char *other_file(const struct cmd *c, const char *path,
+                              const struct stat *st, bool adapter)
+{
+    const char *slash = strrchr(path, '/');
+    const char *base = slash ? slash + 1 : path;
+    struct stat in;
+
+    if (!adapter)
+        return strcmp(base, PQ_DIR_ADAPTER) == 0 ? "an adapter" : NULL;
+    for (size_t i = 0; i < c->n_operands; i++)
+        if (stat(c->operands[i], &in) == 0 && same_file(&in, st))
+            return "a model";
+    return strcmp(base, PQ_DIR_MODEL) == 0 ? "a model" : NULL;
+}
+
+int cmd_check_target(const struct cmd *c, const struct pq_catalog *out,
+                     const char *path, struct pq_error *e)
+{
+    const bool adapter = pq_peft_is_adapter(out);
+    const char *kind = NULL;
+    struct stat st;
+
+    if (stat(path, &st) != 0)
+        return 0;
+    if (S_ISDIR(st.st_mode))
+        kind = other_kind(path, adapter);
+    else if (S_ISREG(st.st_mode))
+        kind = other_file(c, path, &st, adapter);
+    return kind ? pq_fail(e, PQ_EARG,
+                          "%s: not replaced: it holds %s, and the output is "
+                          "%s; give another name",
+                          path, kind, adapter ? "an adapter" : "a model")
+                : 0;
+}
