@@ -235,12 +235,11 @@ PQ_MUST_USE int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
  * Fails where an adapter would take the place of a model, or a model that of
  * an adapter.  cmd_make_sink() asks.
  */
-PQ_MUST_USE int cmd_check_target(const struct cmd *c,
-                                 const struct pq_catalog *out,
+PQ_MUST_USE int cmd_check_target(const struct pq_catalog *out,
                                  const char *path, struct pq_error *e);
-/* Fails where the output `path` is an operand or a file of one. */
-PQ_MUST_USE int cmd_check_not_input(const struct cmd *c, const char *path,
-                                    struct pq_error *e);
+/* Fails where the output `path` is a directory among operands, or in one. */
+PQ_MUST_USE int cmd_check_outside(const struct cmd *c, const char *path,
+                                  struct pq_error *e);
 
 /* ---- model.c again ----------------------------------------------------- */
 

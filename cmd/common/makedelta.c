@@ -199,7 +199,7 @@ int cmd_make_delta(struct cmd *c, const char *path, int level,
 {
     struct maker m = {.c = c, .stats_a.digest = true, .stats_b.digest = true};
 
-    if (cmd_check_not_input(c, path, e))
+    if (cmd_check_outside(c, path, e))
         return -1;
     c->output = path;
     c->output_format = pq_format_pqstream.name;

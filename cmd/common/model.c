@@ -275,7 +275,7 @@ int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
     if ((standard ? place_stdout(c, &p)
                   : place_named(c, c->output, in->directory, &p)) != 0)
         return -1;
-    if (!standard && cmd_check_target(c, out, c->output, e) != 0)
+    if (!standard && cmd_check_target(out, c->output, e) != 0)
         return -1;
     /* a tool without the option restores a model, with its history */
     const bool records = (c->tool->shared & CMD_PROVENANCE) != 0;

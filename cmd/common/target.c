@@ -4,6 +4,7 @@
  * A model that is written where it was read from is a wish; an adapter in the
  * place of a model, or a model in that of an adapter, is a slip that costs
  * what cannot be made again.  A directory is told by the names of its files.
+ * A file with a name of its own is replaced by whatever goes there.
  */
 #include "cmd.h"
 
@@ -45,27 +46,25 @@ static bool holder(const char *path, const struct stat *st, struct stat *dir)
                 slash == path ? "/" : ".", dir);
 }
 
-/* The file or the directory `path` is operand i, or a file in it. */
-static bool is_operand(const struct cmd *c, size_t i, const char *path,
+/* The directory `path`, or the one in which it is, is operand i. */
+static bool in_operand(const struct cmd *c, size_t i, const char *path,
                        const struct stat *st)
 {
     struct stat in, dir;
 
-    if (stat(c->operands[i], &in) != 0)
-        return false;
-    return same_file(&in, st) ||
-           (holder(path, st, &dir) && same_file(&in, &dir));
+    return stat(c->operands[i], &in) == 0 && holder(path, st, &dir) &&
+           same_file(&in, &dir);
 }
 
-int cmd_check_not_input(const struct cmd *c, const char *path,
-                        struct pq_error *e)
+int cmd_check_outside(const struct cmd *c, const char *path,
+                      struct pq_error *e)
 {
     struct stat st;
 
     if (stat(path, &st) != 0 || (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
         return 0;
     for (size_t i = 0; i < c->n_operands; i++)
-        if (is_operand(c, i, path, &st))
+        if (in_operand(c, i, path, &st))
             return pq_fail(e, PQ_EARG,
                            "%s: not replaced: it belongs to the input %s",
                            path, c->operands[i]);
@@ -86,24 +85,19 @@ static const char *other_kind(const char *path, bool adapter)
     return look(path, n, PQ_DIR_ADAPTER, &st) ? "an adapter" : NULL;
 }
 
-/* The same of a file: by its name, or as an operand, which is a model. */
-static const char *other_file(const struct cmd *c, const char *path,
-                              const struct stat *st, bool adapter)
+/* The same of a file, told by its name. */
+static const char *other_file(const char *path, bool adapter)
 {
     const char *slash = strrchr(path, '/');
     const char *base = slash ? slash + 1 : path;
-    struct stat in;
 
-    if (!adapter)
-        return strcmp(base, PQ_DIR_ADAPTER) == 0 ? "an adapter" : NULL;
-    for (size_t i = 0; i < c->n_operands; i++)
-        if (stat(c->operands[i], &in) == 0 && same_file(&in, st))
-            return "a model";
-    return strcmp(base, PQ_DIR_MODEL) == 0 ? "a model" : NULL;
+    if (adapter)
+        return strcmp(base, PQ_DIR_MODEL) == 0 ? "a model" : NULL;
+    return strcmp(base, PQ_DIR_ADAPTER) == 0 ? "an adapter" : NULL;
 }
 
-int cmd_check_target(const struct cmd *c, const struct pq_catalog *out,
-                     const char *path, struct pq_error *e)
+int cmd_check_target(const struct pq_catalog *out, const char *path,
+                     struct pq_error *e)
 {
     const bool adapter = pq_peft_is_adapter(out);
     const char *kind = NULL;
@@ -114,7 +108,7 @@ int cmd_check_target(const struct cmd *c, const struct pq_catalog *out,
     if (S_ISDIR(st.st_mode))
         kind = other_kind(path, adapter);
     else if (S_ISREG(st.st_mode))
-        kind = other_file(c, path, &st, adapter);
+        kind = other_file(path, adapter);
     return kind ? pq_fail(e, PQ_EARG,
                           "%s: not replaced: it holds %s, and the output is "
                           "%s; give another name",

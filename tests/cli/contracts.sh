@@ -296,6 +296,11 @@ contract_13_output_over_input() {
     can pq-only || [ "$INPUT" = delta ] && return
     go "$(input dir)" "$S/a/"; fine
     cp -r "$(input dir)" "$S/b"
+    if can adapter; then
+        go "$S/b" "$S/b/"; refused 'not replaced: it holds a model'
+        same "$(input dir)" "$S/b"
+        return
+    fi
     go "$S/b" "$S/b/"; fine
     same "$S/a" "$S/b"
 }
