@@ -30,7 +30,7 @@ static void refuse(const char *text, const char *message)
 
 #define HEAD "merge_method: linear\nmodels: [{model: a}]\n"
 
-/* ---- what is read ---------------------------------------------------------- */
+/* ---- what is read --------------------------------------------------- */
 
 Test(recipe, models)
 {
@@ -145,7 +145,7 @@ Test(recipe, curves_and_filters)
     recipe_release(&r);
 }
 
-/* ---- what is refused ------------------------------------------------------- */
+/* ---- what is refused ------------------------------------------------ */
 
 Test(recipe, unknown_keys)
 {
@@ -281,7 +281,7 @@ Test(recipe, squares, .timeout = 20)
     }
 }
 
-/* ---- names ----------------------------------------------------------------- */
+/* ---- names ---------------------------------------------------------- */
 
 Test(recipe, layers_are_renamed)
 {

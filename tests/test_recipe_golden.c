@@ -53,7 +53,7 @@ static void remove_model(const char *path)
     rmdir(folder);
 }
 
-/* ---- tensors --------------------------------------------------------------- */
+/* ---- tensors -------------------------------------------------------- */
 
 static const struct pq_tensor *named(const struct pq_source *s,
                                      const char *name)
@@ -98,7 +98,7 @@ static void compare(struct pq_source *got, struct pq_source *want,
     free(y);
 }
 
-/* ---- config.json, tokenizer.json ------------------------------------------- */
+/* ---- config.json, tokenizer.json ------------------------------------ */
 
 static cJSON *json_of(const struct pq_source *s, const char *file)
 {
@@ -152,7 +152,7 @@ static void check_vocabulary(const struct pq_source *s, const cJSON *words)
     tokens_release(&t);
 }
 
-/* ---- all of a recipe ------------------------------------------------------- */
+/* ---- all of a recipe ------------------------------------------------ */
 
 static void check(const char *name)
 {

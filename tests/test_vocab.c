@@ -10,7 +10,7 @@
 #include "pq_vocab.h"
 #include "tokens.h"
 
-/* ---- tokenizer.json -------------------------------------------------------- */
+/* ---- tokenizer.json ------------------------------------------------- */
 
 static const char bpe[] =
     "{\n"
@@ -111,7 +111,7 @@ Test(vocab, tokens_are_appended)
     pq_buf_release(&out);
 }
 
-/* ---- the view -------------------------------------------------------------- */
+/* ---- the view ------------------------------------------------------- */
 
 static const float table0[3][2] = {{0, 1}, {2, 3}, {4, 5}};
 static const float table1[4][2] = {{10, 11}, {12, 13}, {14, 15}, {16, 17}};

@@ -215,6 +215,8 @@ int merge_check_adapters(const struct merge_job *j)
     if (j->o->base)
         return cmd_usage(j->c, "--base is for models: adapters alone have "
                                "none");
+    if (j->o->vocab != MERGE_VOCAB_UNSAID)
+        return cmd_usage(j->c, "--vocab is for models");
     if (j->o->fedavg)
         return check_sum(j, "fedavg");
     if (!m || strcmp(m->name, "linear") == 0)

@@ -7,12 +7,13 @@
 #include "merge_recipe.h"
 
 #include "config.h"
+#include "reduce.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-/* ---- models ---------------------------------------------------------------- */
+/* ---- models --------------------------------------------------------- */
 
 /* Does the path lead to what another one does? */
 static bool same_file(const char *a, const char *b)
@@ -87,7 +88,7 @@ static int find_model(struct recipe_job *r, const char *recipe,
     return open_input(r, path, e);
 }
 
-/* ---- slices ---------------------------------------------------------------- */
+/* ---- slices --------------------------------------------------------- */
 
 static int find_sources(struct recipe_job *r, const char *recipe,
                         struct recipe_run *run, struct pq_error *e)
@@ -177,7 +178,7 @@ static int make_runs(struct recipe_job *r, const char *recipe,
     return 0;
 }
 
-/* ---- layers ---------------------------------------------------------------- */
+/* ---- layers --------------------------------------------------------- */
 
 /* A model that is cut has one stack of layers, and as many as are asked. */
 static int check_range(const struct recipe_job *r, const struct recipe_run *run,
@@ -208,7 +209,7 @@ static int check_ranges(const struct recipe_job *r, struct pq_error *e)
     return 0;
 }
 
-/* ---- the output ------------------------------------------------------------ */
+/* ---- the output ----------------------------------------------------- */
 
 static int set_vocabulary(struct recipe_job *r, const char *recipe,
                           struct pq_error *e)
@@ -277,7 +278,7 @@ static void set_files(struct recipe_job *r)
     }
 }
 
-/* ---- the job --------------------------------------------------------------- */
+/* ---- the job -------------------------------------------------------- */
 
 static int read_recipe(struct recipe_job *r, const char *path,
                        struct pq_error *e)
@@ -346,9 +347,12 @@ int merge_recipe(struct merge_job *j, struct pq_error *e)
 
     if (j->c->n_operands)
         return cmd_usage(j->c, "a recipe names its models itself: no operands");
-    if (given->method || given->base || given->given)
+    if (given->method || given->fedavg || given->base || given->given)
         return cmd_usage(j->c, "--recipe: the recipe says the method, the base "
                                "and their parameters itself");
+    if (given->residual || cmd_reduces(&given->ranks))
+        return cmd_usage(j->c, "--residual-base, --rank and --energy are for "
+                               "adapters");
     j->quant.report = cmd_report_tensor;
     const int rc = run(&r, given->recipe, e);
     /* steps read the views until the plan is gone */

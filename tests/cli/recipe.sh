@@ -89,6 +89,9 @@ syntax() {
     run pq-merge --recipe in -o x/; refused 'a recipe is a file'; absent x
     run pq-merge --recipe in/models.yaml in/a -o x/; misused; absent x
     run pq-merge --recipe in/models.yaml --density 0.5 -o x/; misused; absent x
+    run pq-merge --recipe in/models.yaml --rank 3 -o x/; misused; absent x
+    run pq-merge --recipe in/models.yaml --method fedavg -o x/; misused; absent x
+    run pq-merge --vocab base in/tiny-lora in/tiny-lora -o x/; misused; absent x
     run pq-merge --recipe in/models.yaml --seed 3 -o x/; misused; absent x
 }
 models() {
