@@ -61,7 +61,7 @@ static bool as_it_was(const struct recipe_job *r)
     return next == (uint64_t)donor->n_layers;
 }
 
-/* ---- lists ----------------------------------------------------------------- */
+/* ---- lists ------------------------------------------------------------- */
 
 static int put_item(const cJSON *list, uint64_t layer, struct pq_buf *b,
                     struct pq_error *e)
@@ -114,7 +114,7 @@ static int set_list(const struct recipe_job *r, const char *key,
     return rc;
 }
 
-/* ---- keys ------------------------------------------------------------------ */
+/* ---- keys -------------------------------------------------------------- */
 
 static int set_key(const struct recipe_job *r, const cJSON *item,
                    bool *counted, struct pq_error *e)

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- one model ------------------------------------------------------------- */
+/* ---- one model --------------------------------------------------------- */
 
 static int decode(struct merge_models *m, struct merge_model *x,
                   struct pq_error *e)
@@ -80,7 +80,7 @@ static int add_model(struct merge_models *m, const struct merge_input *in,
     return e->code ? pq_error_in(e, "%s", in->source->name) : 0;
 }
 
-/* ---- all of them ----------------------------------------------------------- */
+/* ---- all of them ------------------------------------------------------- */
 
 int merge_models_init(struct merge_models *m, struct merge_job *j, size_t base,
                       struct pq_error *e)
@@ -150,7 +150,7 @@ struct merge_model *merge_models_donor(struct merge_models *m)
     return &m->list[m->base < m->n ? m->base : 0];
 }
 
-/* ---- tensors --------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------- */
 
 static const struct pq_tensor *take(struct merge_model *m, size_t i)
 {

@@ -74,7 +74,7 @@ struct pq_source *merge_model_stored(const struct merge_model *m, size_t i);
 /* The model whose config and files the output has. */
 struct merge_model *merge_models_donor(struct merge_models *m);
 
-/* ---- merge_vocab.c ----------------------------------------------------------- */
+/* ---- merge_vocab.c ----------------------------------------------------- */
 
 /*
  * Gives all models one vocabulary as the policy says (m->vocab.policy and
@@ -83,7 +83,7 @@ struct merge_model *merge_models_donor(struct merge_models *m);
  */
 PQ_MUST_USE int merge_vocab_apply(struct merge_models *m, struct pq_error *e);
 
-/* ---- merge_tokenizer.c: the files of a tokenizer ------------------------------ */
+/* ---- merge_tokenizer.c: the files of a tokenizer ----------------------- */
 
 /* A small file of a folder; *there is false, and `to` empty, without one. */
 PQ_MUST_USE int merge_tokenizer_file(const char *folder, const char *name,

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* ---- models ---------------------------------------------------------------- */
+/* ---- models ------------------------------------------------------------ */
 
 /* Does the path lead to what another one does? */
 static bool same_file(const char *a, const char *b)
@@ -87,7 +87,7 @@ static int find_model(struct recipe_job *r, const char *recipe,
     return open_input(r, path, e);
 }
 
-/* ---- slices ---------------------------------------------------------------- */
+/* ---- slices ------------------------------------------------------------ */
 
 static int find_sources(struct recipe_job *r, const char *recipe,
                         struct recipe_run *run, struct pq_error *e)
@@ -177,7 +177,7 @@ static int make_runs(struct recipe_job *r, const char *recipe,
     return 0;
 }
 
-/* ---- layers ---------------------------------------------------------------- */
+/* ---- layers ------------------------------------------------------------ */
 
 /* A model that is cut has one stack of layers, and as many as are asked. */
 static int check_range(const struct recipe_job *r, const struct recipe_run *run,
@@ -208,7 +208,7 @@ static int check_ranges(const struct recipe_job *r, struct pq_error *e)
     return 0;
 }
 
-/* ---- the output ------------------------------------------------------------ */
+/* ---- the output -------------------------------------------------------- */
 
 static int set_vocabulary(struct recipe_job *r, const char *recipe,
                           struct pq_error *e)
@@ -277,7 +277,7 @@ static void set_files(struct recipe_job *r)
     }
 }
 
-/* ---- the job --------------------------------------------------------------- */
+/* ---- the job ----------------------------------------------------------- */
 
 static int read_recipe(struct recipe_job *r, const char *path,
                        struct pq_error *e)

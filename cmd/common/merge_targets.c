@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- parameters ------------------------------------------------------------ */
+/* ---- parameters -------------------------------------------------------- */
 
 /* Those of the source, of the slice, of the recipe: the first that is set. */
 static bool look_up(const struct recipe_job *r, const struct recipe_run *run,
@@ -148,7 +148,7 @@ static struct merge_model *lead_of(const struct recipe_job *r,
     return &r->models.list[run->parts[run->lead].model];
 }
 
-/* ---- one target ------------------------------------------------------------ */
+/* ---- one target -------------------------------------------------------- */
 
 /* The name of a tensor in a source, of whose layers it is number `layer`. */
 static const char *name_in(struct recipe_job *r,
@@ -317,7 +317,7 @@ static bool is_buffer(const struct pq_tensor *t)
            (t->rank != 1 || strstr(t->name, "bias") == NULL);
 }
 
-/* ---- whole models ---------------------------------------------------------- */
+/* ---- whole models ------------------------------------------------------ */
 
 /* Layers are counted apart where a model has several stacks of them. */
 struct stack {
@@ -369,7 +369,7 @@ static int whole_models(struct recipe_job *r, struct pq_error *e)
     return rc;
 }
 
-/* ---- slices ---------------------------------------------------------------- */
+/* ---- slices ------------------------------------------------------------ */
 
 static int outside(struct recipe_job *r, const struct recipe_run *run,
                    bool before, struct pq_error *e)
@@ -424,7 +424,7 @@ static int slices(struct recipe_job *r, struct pq_error *e)
     return outside(r, &r->runs[r->recipe.n - 1], false, e);
 }
 
-/* ---- what is left over ------------------------------------------------------- */
+/* ---- what is left over ------------------------------------------------- */
 
 /* Is a tensor of the model one that this run should have used? */
 static bool concerns(const struct recipe_job *r, const struct recipe_run *run,

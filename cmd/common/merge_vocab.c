@@ -43,7 +43,7 @@ struct unify {
     size_t n_zero;        /* tokens that no model has */
 };
 
-/* ---- tables ---------------------------------------------------------------- */
+/* ---- tables ------------------------------------------------------------ */
 
 /* Its first dimension is the vocabulary. */
 static bool is_table(const struct pq_tensor *t, uint64_t rows)
@@ -52,7 +52,7 @@ static bool is_table(const struct pq_tensor *t, uint64_t rows)
            t->rank > 0 && t->shape[0] == rows;
 }
 
-/* ---- nothing is said ------------------------------------------------------- */
+/* ---- nothing is said --------------------------------------------------- */
 
 static int differ(const struct merge_models *m, size_t i, const char *how,
                   struct pq_error *e)
@@ -149,7 +149,7 @@ static int check_same(struct merge_models *m, struct pq_error *e)
     return rc ? -1 : 0;
 }
 
-/* ---- the vocabularies ------------------------------------------------------ */
+/* ---- the vocabularies -------------------------------------------------- */
 
 static int read_models(struct unify *u)
 {
@@ -191,7 +191,7 @@ static int read_path(struct unify *u)
                : 0;
 }
 
-/* ---- the output's tokens ----------------------------------------------------- */
+/* ---- the output's tokens ----------------------------------------------- */
 
 static int add_union(struct unify *u, struct pq_names *known)
 {
@@ -247,7 +247,7 @@ static int list_tokens(struct unify *u)
     return rc;
 }
 
-/* ---- rows ------------------------------------------------------------------ */
+/* ---- rows -------------------------------------------------------------- */
 
 /* The row of a token in model i, or false. */
 static bool row_of(const struct unify *u, size_t i, const char *text,
@@ -345,7 +345,7 @@ static int make_maps(struct unify *u)
     return rc;
 }
 
-/* ---- views ------------------------------------------------------------------- */
+/* ---- views ------------------------------------------------------------- */
 
 static bool is_identity(const struct pq_row_map *map, size_t i, uint64_t rows)
 {
@@ -417,7 +417,7 @@ static int make_views(struct unify *u)
     return rc;
 }
 
-/* ---- all of it --------------------------------------------------------------- */
+/* ---- all of it --------------------------------------------------------- */
 
 static int write_tokenizer(struct unify *u)
 {

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- keys ------------------------------------------------------------------ */
+/* ---- keys -------------------------------------------------------------- */
 
 /* Keys that are read, and those of mergekit that pq cannot follow. */
 struct keys {
@@ -96,7 +96,7 @@ static int get_model(const struct recipe_node *map, const char *key,
                : 0;
 }
 
-/* ---- sources and slices ---------------------------------------------------- */
+/* ---- sources and slices ------------------------------------------------ */
 
 static int get_range(const struct recipe_node *map, struct recipe_source *s,
                      struct pq_error *e)
@@ -214,7 +214,7 @@ static int read_models(struct recipe *r, const struct recipe_node *list,
     return read_sources(r, list, &r->slices[0], e);
 }
 
-/* ---- the rest ------------------------------------------------------------------ */
+/* ---- the rest ---------------------------------------------------------- */
 
 static int get_dtype(const struct recipe_node *root, const char *key,
                      struct recipe *r, struct pq_error *e)
@@ -299,7 +299,7 @@ int recipe_parse(struct recipe *r, const char *text, size_t n,
     return root ? read_root(r, root, e) : -1;
 }
 
-/* ---- files --------------------------------------------------------------------- */
+/* ---- files ------------------------------------------------------------- */
 
 static int read_text(int fd, struct pq_buf *b, struct pq_error *e)
 {

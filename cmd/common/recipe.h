@@ -22,7 +22,7 @@
 #include "pq_dtype.h"
 #include "pq_mem.h"
 
-/* ---- recipe_yaml.c: a text as a tree -------------------------------------- */
+/* ---- recipe_yaml.c: a text as a tree ----------------------------------- */
 
 #define RECIPE_MAX_BYTES (1u << 18) /* of a recipe */
 #define RECIPE_MAX_NODES 20000u /* each alias counts as what it stands for */
@@ -55,7 +55,7 @@ const struct recipe_node *recipe_get(const struct recipe_node *map,
 int recipe_fail(const struct recipe_node *at, struct pq_error *e,
                 const char *fmt, ...) PQ_PRINTF(3, 4);
 
-/* ---- recipe_value.c: parameters --------------------------------------------- */
+/* ---- recipe_value.c: parameters ---------------------------------------- */
 
 enum recipe_parameter {
     RECIPE_WEIGHT, /* of a model */
@@ -91,8 +91,6 @@ struct recipe_parameters {
 };
 
 const char *recipe_parameter_name(enum recipe_parameter p);
-/* Is it one that each model has for itself? */
-bool recipe_parameter_of_model(enum recipe_parameter p);
 /*
  * Reads a `parameters` map (NULL: there is none).  With `whole` also those
  * that are not of one model.
@@ -109,7 +107,7 @@ bool recipe_parameter_at(const struct recipe_parameters *p,
                          enum recipe_parameter which, const char *tensor,
                          double t, double *value);
 
-/* ---- recipe.c: the recipe ------------------------------------------------------ */
+/* ---- recipe.c: the recipe ---------------------------------------------- */
 
 struct recipe_source {
     const char *model;

@@ -29,7 +29,8 @@ const char *recipe_parameter_name(enum recipe_parameter p)
     return names[p];
 }
 
-bool recipe_parameter_of_model(enum recipe_parameter p)
+/* Is it one that each model has for itself? */
+static bool is_of_model(enum recipe_parameter p)
 {
     return p <= RECIPE_SCALE;
 }
@@ -39,7 +40,7 @@ static bool is_flag(enum recipe_parameter p)
     return p >= RECIPE_NORMALIZE;
 }
 
-/* ---- scalars --------------------------------------------------------------- */
+/* ---- scalars ----------------------------------------------------------- */
 
 /* The words of YAML 1.1, and 0 and 1. */
 static int read_flag(const struct recipe_node *n, double *v,
@@ -73,7 +74,7 @@ static int read_scalar(const struct recipe_node *n, bool flag, double *v,
                : 0;
 }
 
-/* ---- values ---------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------ */
 
 static int read_points(struct recipe_value *v, const struct recipe_node *n,
                        bool flag, struct pq_arena *a, struct pq_error *e)
@@ -142,7 +143,7 @@ static int read_setting(struct recipe_setting *s, const struct recipe_node *n,
     return 0;
 }
 
-/* ---- the map --------------------------------------------------------------- */
+/* ---- the map ----------------------------------------------------------- */
 
 /* int8_mask says how mergekit stores a mask; nothing comes of it. */
 static int read_other(const struct recipe_node *n, struct pq_error *e)
@@ -171,7 +172,7 @@ int recipe_parameters_read(struct recipe_parameters *p,
                 return -1;
             continue;
         }
-        if (!whole && !recipe_parameter_of_model(which))
+        if (!whole && !is_of_model(which))
             return recipe_fail(n, e,
                                "%s is not of one model; it goes under the "
                                "parameters of the slice or of the recipe",
@@ -183,7 +184,7 @@ int recipe_parameters_read(struct recipe_parameters *p,
     return 0;
 }
 
-/* ---- looking up ------------------------------------------------------------ */
+/* ---- looking up -------------------------------------------------------- */
 
 static double at(const struct recipe_value *v, double t)
 {

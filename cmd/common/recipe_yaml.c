@@ -37,7 +37,7 @@ static int fail_at(const struct unfold *u, const yaml_node_t *n,
     return pq_fail(u->e, code, "line %u: %s", line_of(n), what);
 }
 
-/* ---- scalars --------------------------------------------------------------- */
+/* ---- scalars ----------------------------------------------------------- */
 
 /* Text of one that is fit for a C string, or NULL. */
 static const char *text_of(struct unfold *u, const yaml_node_t *n)
@@ -77,7 +77,7 @@ static int take_scalar(struct unfold *u, const yaml_node_t *n,
     return to->text ? 0 : -1;
 }
 
-/* ---- lists and maps -------------------------------------------------------- */
+/* ---- lists and maps ---------------------------------------------------- */
 
 static int unfold(struct unfold *u, int number, struct recipe_node *to);
 
@@ -147,7 +147,7 @@ static int take_map(struct unfold *u, const yaml_node_t *n,
     return items ? 0 : -1;
 }
 
-/* ---- nodes ----------------------------------------------------------------- */
+/* ---- nodes ------------------------------------------------------------- */
 
 /* libyaml gives every node the tag of its kind unless it has one. */
 static bool is_tagged(const yaml_node_t *n)
@@ -198,7 +198,7 @@ static int complain(const yaml_parser_t *p, struct pq_error *e)
                    p->problem_mark.line + 1, p->problem ? p->problem : "");
 }
 
-/* ---- before anything is kept ------------------------------------------------- */
+/* ---- before anything is kept ------------------------------------------- */
 
 struct extent {
     size_t depth, nodes, anchors;
@@ -261,7 +261,7 @@ static int check_extent(const char *text, size_t n, struct pq_error *e)
     return rc;
 }
 
-/* ---- the document ------------------------------------------------------------- */
+/* ---- the document ------------------------------------------------------ */
 
 /* Nothing may follow the first document. */
 static int check_end(yaml_parser_t *p, struct pq_error *e)

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- reading --------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------- */
 
 static int broken(struct pq_json *j, const char *what)
 {
@@ -245,7 +245,7 @@ const struct token *tokens_find(const struct tokens *t, const char *text)
     return i == SIZE_MAX ? NULL : &t->list[i];
 }
 
-/* ---- extending ------------------------------------------------------------- */
+/* ---- extending --------------------------------------------------------- */
 
 /* What stands under added_tokens: "[...]", or nothing. */
 static int find_added(const char *text, size_t n, const char **s, size_t *k,

@@ -36,7 +36,7 @@ struct vocab {
     uint64_t limit; /* where the tables begin */
 };
 
-/* ---- one row --------------------------------------------------------------- */
+/* ---- one row ----------------------------------------------------------- */
 
 /* Elements [first, +n) of a row of a model, n <= CHUNK, widened. */
 static int load(const struct vocab *v, const struct table *t,
@@ -116,7 +116,7 @@ static int make_bytes(const struct vocab *v, const struct table *t,
     return 0;
 }
 
-/* ---- reading --------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------- */
 
 /* Rows from `number` on that lie one behind the other in one model, as is. */
 static uint64_t run_length(const struct vocab *v, const struct table *t,
@@ -184,7 +184,7 @@ static void vocab_free(struct pq_source *base)
 
 static const struct pq_source_ops vocab_ops = {vocab_read, NULL, vocab_free};
 
-/* ---- checks ---------------------------------------------------------------- */
+/* ---- checks ------------------------------------------------------------ */
 
 static int check_shape(const struct pq_tensor *a, const struct pq_tensor *b,
                        struct pq_error *e)
@@ -243,7 +243,7 @@ static int check_rows(const struct vocab *v, const struct table *t,
     return 0;
 }
 
-/* ---- making it ------------------------------------------------------------- */
+/* ---- making it --------------------------------------------------------- */
 
 /* The table takes the place of the tensor in the view's catalogue. */
 static int add_table(struct vocab *v, const struct pq_vocab_table *in,
