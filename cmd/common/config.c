@@ -140,7 +140,8 @@ bool cmd_config_has_conv1d(const struct pq_catalog *c, struct pq_error *e)
            pq_model_has_conv1d(type);
 }
 
-bool cmd_config_turned_experts(const struct pq_catalog *c, struct pq_error *e)
+/* Does it say that the experts of a layer are stored [in, out]? */
+static bool has_turned_experts(const struct pq_catalog *c, struct pq_error *e)
 {
     char type[64];
 
@@ -272,7 +273,7 @@ int cmd_config_places(struct pq_peft_places *w, const struct pq_source *base,
     w->base = base->catalog;
     w->has_config = pq_catalog_blob(w->base, "config.json") != NULL;
     w->has_conv1d = cmd_config_has_conv1d(w->base, e);
-    w->experts_in_out = cmd_config_turned_experts(w->base, e);
+    w->experts_in_out = has_turned_experts(w->base, e);
     const int tied = cmd_config_tied(w->base, e);
     if (e->code || cmd_config_refuse_foreign(base, e) ||
         pq_peft_places_init(w, e))

@@ -50,8 +50,6 @@ PQ_MUST_USE int cmd_config_refuse_foreign(const struct pq_source *s,
                                           struct pq_error *e);
 /* Do its layers include GPT-2's Conv1D?  Without a config: all may. */
 bool cmd_config_has_conv1d(const struct pq_catalog *c, struct pq_error *e);
-/* Does it say that the experts of a layer are stored [in, out]? */
-bool cmd_config_turned_experts(const struct pq_catalog *c, struct pq_error *e);
 
 /*
  * Begins the placing of adapters in a base: fills in what its config says

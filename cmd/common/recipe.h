@@ -91,8 +91,6 @@ struct recipe_parameters {
 };
 
 const char *recipe_parameter_name(enum recipe_parameter p);
-/* Is it one that each model has for itself? */
-bool recipe_parameter_of_model(enum recipe_parameter p);
 /*
  * Reads a `parameters` map (NULL: there is none).  With `whole` also those
  * that are not of one model.

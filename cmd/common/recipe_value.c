@@ -29,7 +29,8 @@ const char *recipe_parameter_name(enum recipe_parameter p)
     return names[p];
 }
 
-bool recipe_parameter_of_model(enum recipe_parameter p)
+/* Is it one that each model has for itself? */
+static bool is_of_model(enum recipe_parameter p)
 {
     return p <= RECIPE_SCALE;
 }
@@ -171,7 +172,7 @@ int recipe_parameters_read(struct recipe_parameters *p,
                 return -1;
             continue;
         }
-        if (!whole && !recipe_parameter_of_model(which))
+        if (!whole && !is_of_model(which))
             return recipe_fail(n, e,
                                "%s is not of one model; it goes under the "
                                "parameters of the slice or of the recipe",
