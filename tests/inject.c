@@ -16,13 +16,17 @@
  * loop over N knows when there are no more calls.  Writes to descriptor 2 do
  * not count: messages must come out.
  */
+#include "strict.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -44,12 +48,17 @@ static const char *mark;
 __attribute__((constructor)) static void start(void)
 {
     const char *s = getenv("PQ_FAIL"), *colon = s ? strchr(s, ':') : NULL;
+    char count[32];
 
     mark = getenv("PQ_FAIL_MARK");
     if (!colon || (size_t)(colon - s) >= sizeof kind)
         return;
-    wanted = atol(colon + 1);
+    snprintf(count, sizeof count, "%s", colon + 1);
     all_after = s[strlen(s) - 1] == '+';
+    if (all_after)
+        count[strcspn(count, "+")] = '\0';
+    if (!strict_long(count, 1, LONG_MAX, &wanted))
+        _exit(99);
     memcpy(kind, s, (size_t)(colon - s));
 }
 
