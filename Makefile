@@ -182,7 +182,7 @@ check-layers: ## includes go one way only
 
 check-warnings: ## no warning anywhere
 	@printf '%s\n' $(LIB_SRC) | xargs -P2 -I% $(CC) $(PQ_CFLAGS) $(STRICT) -mavx2 -mf16c -Werror -fsyntax-only %
-	@printf '%s\n' $(CMD_SRC) $(TEST_SRC) | xargs -P2 -I% $(CC) $(PQ_CFLAGS) -Werror -fsyntax-only %
+	@printf '%s\n' $(CMD_SRC) $(TEST_SRC) $(wildcard tests/cli/*/*.c) | xargs -P2 -I% $(CC) $(PQ_CFLAGS) -Werror -fsyntax-only %
 
 $(VENV)/ok: tests/oracle/requirements.txt
 	python3 -m venv $(VENV)
@@ -208,9 +208,9 @@ bench: all $(if $(filter none,$(RIVALS)),,$(VENV)/ok) ## figures beside the riva
 
 # ---- installing -----------------------------------------------------------
 
-# $(call completions,COMMAND): for each tool and shell, with $$file for it
+# $(call completions,COMMAND): for each program and shell, with $$file for it
 define completions
-for tool in $(TOOLS:%=pq-%); do \
+for tool in $(PROGRAMS); do \
 	    shell=bash; file=$(DESTDIR)$(datadir)/bash-completion/completions/$$tool; $(1); \
 	    shell=zsh; file=$(DESTDIR)$(datadir)/zsh/site-functions/_$$tool; $(1); \
 	    shell=fish; file=$(DESTDIR)$(datadir)/fish/vendor_completions.d/$$tool.fish; $(1); \

@@ -4,9 +4,7 @@
  * Bytes are copied, never changed: file to file, directory to file and back,
  * sharded or in one piece, compressed or not.
  */
-#include "cmd.h"
-#include "pq_quant.h"
-#include "report.h"
+#include "job.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -29,12 +27,9 @@ struct convert {
 };
 
 struct job {
-    struct cmd *c;
-    struct convert *o;
-    struct pq_source *in;
-    struct pq_catalog out;
+    struct cmd_job base;
+    const struct convert *o;
     size_t *from; /* [tensors of out] -> tensor of in */
-    struct pq_plan plan;
 };
 
 static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
@@ -87,7 +82,7 @@ static int name_shards(struct pq_catalog *c, size_t n, struct pq_error *e)
 /* Fills shards in order; a tensor larger than a shard has one for itself. */
 static int cut_shards(struct job *j, struct pq_error *e)
 {
-    struct pq_catalog *c = &j->out;
+    struct pq_catalog *c = &j->base.out;
     uint64_t used = 0;
     uint32_t shard = 0;
 
@@ -107,78 +102,61 @@ static int cut_shards(struct job *j, struct pq_error *e)
     return name_shards(c, c->n_tensors ? shard + 1 : 1, e);
 }
 
-static int declare(struct job *j, struct pq_error *e)
+static int declare(struct cmd_job *base, struct pq_error *e)
 {
-    const struct pq_catalog *in = j->in->catalog;
+    struct job *j = (struct job *)base;
+    const struct pq_catalog *in = base->in->catalog;
 
-    if (pq_catalog_copy_meta(&j->out, in, e))
+    if (pq_catalog_copy_meta(&base->out, in, e))
         return -1;
     j->from = pq_alloc(in->n_tensors, sizeof *j->from);
     if (!j->from)
         return pq_fail_nomem(e);
     for (size_t i = 0; i < in->n_tensors; i++) {
-        if (!cmd_selected(j->c, in->tensors[i].name))
+        if (!cmd_selected(base->c, in->tensors[i].name))
             continue;
-        j->from[j->out.n_tensors] = i;
-        if (!pq_tensor_copy(&j->out, &in->tensors[i], e))
+        j->from[base->out.n_tensors] = i;
+        if (!pq_tensor_copy(&base->out, &in->tensors[i], e))
             return -1;
     }
     return j->o->shard ? cut_shards(j, e) : 0;
 }
 
 /* One step a part, in the order of the sink: canonical order cuts tensors. */
-static int add_steps(struct job *j, struct pq_error *e)
+static int add_steps(struct cmd_job *base, struct pq_error *e)
 {
-    const struct pq_sink *k = j->plan.sink;
-    const struct pq_catalog *in = j->in->catalog;
+    const struct job *j = (struct job *)base;
+    const struct pq_sink *k = base->plan.sink;
+    const struct pq_catalog *in = base->in->catalog;
 
+    if (j->o->shard && !base->out.directory)
+        return pq_fail(e, PQ_EARG, "--shard-size is for a directory: -o NAME/");
     for (size_t i = 0; i < k->n_order; i++) {
         const struct pq_place *o = &k->order[i];
         const struct pq_tensor *t = &in->tensors[j->from[o->tensor]];
-        if (pq_step_copy_part(&j->plan, j->in, &t->parts[o->part], t->name,
-                              o->tensor, o->part, e))
+        if (pq_step_copy_part(&base->plan, base->in, &t->parts[o->part],
+                              t->name, o->tensor, o->part, e))
             return -1;
     }
     return 0;
 }
 
-static int convert(struct job *j, struct pq_error *e)
-{
-    const struct pq_write_options w = {.canonical = j->o->canonical,
-                                       .level = (int)j->o->level};
-
-    if (declare(j, e) ||
-        cmd_make_sink(j->c, &j->out, &w, j->in->catalog, &j->plan.sink, e))
-        return -1;
-    if (j->o->shard && !j->out.directory)
-        return pq_fail(e, PQ_EARG, "--shard-size is for a directory: -o NAME/");
-    if (add_steps(j, e))
-        return -1;
-    j->plan.sources = &j->in;
-    j->plan.n_sources = 1;
-    return cmd_run_plan(j->c, &j->plan, e) ||
-                   cmd_report_plan(j->c, &j->plan, e)
-               ? -1
-               : 0;
-}
-
 static int run(struct cmd *c, struct pq_error *e)
 {
-    struct job j = {.c = c, .o = c->state};
+    const struct convert *o = c->state;
+    struct job j = {.base = {.c = c,
+                             .declare = declare,
+                             .add_steps = add_steps,
+                             .write = {.canonical = o->canonical,
+                                       .level = (int)o->level}},
+                    .o = o};
 
     /* --canonical says which format is meant, also in a pipe */
-    if (j.o->canonical && !c->output && !c->output_format)
+    if (o->canonical && !c->output && !c->output_format)
         c->output_format = "safetensors";
-    pq_catalog_init(&j.out);
-    int rc = cmd_open_input(c, 0, &j.in, e);
-    if (!rc)
-        rc = convert(&j, e);
-    pq_sink_free(j.plan.sink);
-    pq_plan_release(&j.plan);
-    pq_catalog_release(&j.out);
-    pq_source_free(j.in);
+    const int status = cmd_job_run(&j.base, e);
     free(j.from);
-    return rc ? CMD_TROUBLE : CMD_OK;
+    return status;
 }
 
 static const char *const examples[] = {

@@ -5,11 +5,9 @@
  * default the type it had before) and all other tensors are copied.  GPT-2's
  * Conv1D weights, which are stored turned when encoded, are turned back.
  */
-#include "cmd.h"
 #include "config.h"
+#include "job.h"
 #include "pq_names.h"
-#include "pq_quant.h"
-#include "report.h"
 
 #include <string.h>
 
@@ -27,14 +25,8 @@ struct dequantize {
 };
 
 struct job {
-    struct cmd *c;
-    struct dequantize *o;
-    struct pq_source *in;
-    struct pq_source *decoded; /* made when a tensor is to be turned, too */
-    struct pq_source *sources[2];
-    struct pq_catalog out;
-    struct pq_plan plan;
-    struct pq_quant quant;
+    struct cmd_job base;
+    const struct dequantize *o;
     bool conv1d;
 };
 
@@ -58,7 +50,7 @@ static bool chosen(const struct job *j, const struct pq_tensor *t)
 {
     return (t->codec.encoding != PQ_PLAIN ||
             (pq_dtype_is_float(t->dtype) && pq_dtype_bits(t->dtype) == 8)) &&
-           cmd_selected(j->c, t->name);
+           cmd_selected(j->base.c, t->name);
 }
 
 static bool turned(const struct job *j, const struct pq_tensor *t)
@@ -73,7 +65,7 @@ static enum pq_dtype output_dtype(const struct job *j,
 {
     char name[32];
     struct pq_error ignored = PQ_ERROR_INIT;
-    const struct pq_catalog *in = j->in->catalog;
+    const struct pq_catalog *in = j->base.in->catalog;
 
     if (j->o->given)
         return j->o->dtype;
@@ -95,28 +87,29 @@ static int refuse_broken(const struct job *j, const struct pq_tensor *t,
 {
     const char *dot = strrchr(t->name, '.');
 
-    if (t->codec.encoding != PQ_PLAIN || !cmd_selected(j->c, t->name) ||
+    if (t->codec.encoding != PQ_PLAIN || !cmd_selected(j->base.c, t->name) ||
         (!strstr(t->name, ".quant_state.") && !(dot && !strcmp(dot, ".SCB"))))
         return 0;
     return pq_fail(e, PQ_EFORMAT,
                    "%s: tensor %s: the parts of this encoding do not fit "
                    "together",
-                   j->in->name, t->name);
+                   j->base.in->name, t->name);
 }
 
-static int declare(struct job *j, struct pq_error *e)
+static int declare_tensors(struct job *j, struct pq_error *e)
 {
-    const struct pq_catalog *in = j->in->catalog;
+    const struct pq_catalog *in = j->base.in->catalog;
 
-    if (pq_catalog_copy_meta(&j->out, in, e))
+    if (pq_catalog_copy_meta(&j->base.out, in, e))
         return -1;
     for (size_t i = 0; i < in->n_tensors; i++) {
         const struct pq_tensor *t = &in->tensors[i];
         const struct pq_spec to = {.dtype = output_dtype(j, t)};
         if (refuse_broken(j, t, e))
             return -1;
-        if (chosen(j, t) ? !pq_quant_declare(&j->out, t, &to, turned(j, t), e)
-                         : !pq_tensor_copy(&j->out, t, e))
+        if (chosen(j, t) ? !pq_quant_declare(&j->base.out, t, &to,
+                                             turned(j, t), e)
+                         : !pq_tensor_copy(&j->base.out, t, e))
             return -1;
     }
     return 0;
@@ -124,9 +117,9 @@ static int declare(struct job *j, struct pq_error *e)
 
 static bool any_turned(const struct job *j)
 {
-    for (size_t i = 0; i < j->in->catalog->n_tensors; i++)
-        if (chosen(j, &j->in->catalog->tensors[i]) &&
-            turned(j, &j->in->catalog->tensors[i]))
+    for (size_t i = 0; i < j->base.in->catalog->n_tensors; i++)
+        if (chosen(j, &j->base.in->catalog->tensors[i]) &&
+            turned(j, &j->base.in->catalog->tensors[i]))
             return true;
     return false;
 }
@@ -134,29 +127,28 @@ static bool any_turned(const struct job *j)
 /* Turned tensors are cast, by columns, from numbers decoded on the way. */
 static int add_step(struct job *j, size_t i, struct pq_error *e)
 {
-    const struct pq_tensor *t = &j->in->catalog->tensors[i];
-    const struct pq_spec to = {.dtype = j->out.tensors[i].dtype};
+    struct cmd_job *b = &j->base;
+    const struct pq_tensor *t = &b->in->catalog->tensors[i];
+    const struct pq_spec to = {.dtype = b->out.tensors[i].dtype};
 
     if (!chosen(j, t))
-        return pq_step_copy(&j->plan, j->in, t, i, e);
+        return pq_step_copy(&b->plan, b->in, t, i, e);
     if (!turned(j, t))
-        return pq_step_decode(&j->plan, j->in, t, &j->out, i, &j->quant, e)
+        return pq_step_decode(&b->plan, b->in, t, &b->out, i, &b->quant, e)
                    ? 0
                    : -1;
-    return pq_step_encode(&j->plan, j->decoded,
-                          &j->decoded->catalog->tensors[i], &j->out, i, &to,
-                          true, &j->quant, e)
+    return pq_step_encode(&b->plan, b->decoded,
+                          &b->decoded->catalog->tensors[i], &b->out, i, &to,
+                          true, &b->quant, e)
                ? 0
                : -1;
 }
 
 static int add_steps(struct job *j, struct pq_error *e)
 {
-    if (any_turned(j) &&
-        pq_decoded_new(j->in, j->c->kernels, j->c->memory / 4, j->c->tmpdir,
-                       &j->decoded, e))
+    if (any_turned(j) && cmd_job_decode(&j->base, e))
         return -1;
-    for (size_t i = 0; i < j->in->catalog->n_tensors; i++)
+    for (size_t i = 0; i < j->base.in->catalog->n_tensors; i++)
         if (add_step(j, i, e))
             return -1;
     return 0;
@@ -164,10 +156,10 @@ static int add_steps(struct job *j, struct pq_error *e)
 
 static bool all_of_type(const struct job *j, enum pq_dtype dtype)
 {
-    for (size_t i = 0; i < j->out.n_tensors; i++)
-        if (j->out.tensors[i].rank > 1 &&
-            pq_dtype_is_float(j->out.tensors[i].dtype) &&
-            j->out.tensors[i].dtype != dtype)
+    for (size_t i = 0; i < j->base.out.n_tensors; i++)
+        if (j->base.out.tensors[i].rank > 1 &&
+            pq_dtype_is_float(j->base.out.tensors[i].dtype) &&
+            j->base.out.tensors[i].dtype != dtype)
             return false;
     return true;
 }
@@ -175,49 +167,38 @@ static bool all_of_type(const struct job *j, enum pq_dtype dtype)
 /* Nothing encoded is left: the config must not say otherwise. */
 static int edit_config(struct job *j, struct pq_error *e)
 {
-    for (size_t i = 0; i < j->out.n_tensors; i++)
-        if (j->out.tensors[i].codec.encoding != PQ_PLAIN)
+    for (size_t i = 0; i < j->base.out.n_tensors; i++)
+        if (j->base.out.tensors[i].codec.encoding != PQ_PLAIN)
             return 0;
-    if (cmd_config_set(&j->out, "quantization_config", NULL, e))
+    if (cmd_config_set(&j->base.out, "quantization_config", NULL, e))
         return -1;
     /* a model whose other weights keep their type keeps its dtype, too */
     return j->o->given && all_of_type(j, j->o->dtype)
-               ? cmd_config_set_dtype(&j->out, j->o->dtype, e)
+               ? cmd_config_set_dtype(&j->base.out, j->o->dtype, e)
                : 0;
 }
 
-static int convert(struct job *j, struct pq_error *e)
+static int declare(struct cmd_job *base, struct pq_error *e)
 {
-    j->conv1d = cmd_config_has_conv1d(j->in->catalog, e);
-    if (e->code || cmd_config_refuse_foreign(j->in, e) || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
-        cmd_make_sink(j->c, &j->out, NULL, j->in->catalog, &j->plan.sink, e))
-        return -1;
-    j->sources[0] = j->in;
-    j->sources[1] = j->decoded;
-    j->plan.sources = j->sources;
-    j->plan.n_sources = j->decoded ? 2 : 1;
-    return cmd_run_plan(j->c, &j->plan, e) ||
-                   cmd_report_plan(j->c, &j->plan, e)
+    struct job *j = (struct job *)base;
+
+    j->conv1d = cmd_config_has_conv1d(base->in->catalog, e);
+    return e->code || cmd_config_refuse_foreign(base->in, e) ||
+                   declare_tensors(j, e) || edit_config(j, e) ||
+                   add_steps(j, e)
                ? -1
                : 0;
 }
 
 static int run(struct cmd *c, struct pq_error *e)
 {
-    struct job j = {.c = c, .o = c->state};
+    struct job j = {.base = {.c = c,
+                             .declare = declare,
+                             /* the bits are carried */
+                             .quant = {.allow_nonfinite = true}},
+                    .o = c->state};
 
-    j.quant.kernels = c->kernels;
-    j.quant.allow_nonfinite = true; /* the bits are carried */
-    pq_catalog_init(&j.out);
-    int rc = cmd_open_input(c, 0, &j.in, e);
-    if (!rc)
-        rc = convert(&j, e);
-    pq_sink_free(j.plan.sink);
-    pq_plan_release(&j.plan);
-    pq_catalog_release(&j.out);
-    pq_source_free(j.decoded);
-    pq_source_free(j.in);
-    return rc ? CMD_TROUBLE : CMD_OK;
+    return cmd_job_run(&j.base, e);
 }
 
 static const char *const examples[] = {

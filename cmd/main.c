@@ -3,7 +3,8 @@
  *
  *     pq-quantize ...     the tool
  *     pq quantize ...     the same
- *     pq                  the list of tools
+ *     pq help quantize    pq-quantize --help
+ *     pq, pq help         the list of tools
  */
 #include "cmd.h"
 
@@ -29,7 +30,7 @@ static int list_tools(void)
           "       pq-TOOL [options] [MODEL]\n\nTools:\n", stdout);
     for (size_t i = 0; cmd_tools[i] != NULL; i++)
         printf("  %-12s %s\n", cmd_tools[i]->name, cmd_tools[i]->purpose);
-    fputs("\n'pq TOOL --help' tells more.\n", stdout);
+    fputs("\n'pq help TOOL' tells more.\n", stdout);
     return CMD_OK;
 }
 
@@ -38,9 +39,33 @@ static bool is_option(const char *arg, const char *letter, const char *name)
     return strcmp(arg, letter) == 0 || strcmp(arg, name) == 0;
 }
 
+/* "pq help [TOOL]": the words behind "help". */
+static int help(const struct cmd *c, int n, char **words)
+{
+    if (n == 0)
+        return list_tools();
+    if (n > 1)
+        return cmd_usage(c, "help takes one tool");
+    const struct pq_tool *tool = cmd_tool_named(words[0]);
+    if (tool == NULL)
+        return cmd_usage(c, "there is no tool '%.100s'", words[0]);
+    cmd_help(tool, stdout);
+    return CMD_OK;
+}
+
+/* "--completion=SHELL", which `make install` runs. */
+static int completion(const struct cmd *c, const char *shell)
+{
+    return cmd_completion_of_all(shell, stdout) == 0
+               ? CMD_OK
+               : cmd_usage(c, "--completion: '%.100s' is none of bash, zsh and "
+                              "fish", shell);
+}
+
 /* "pq" itself: a tool, or one of its own few options. */
 static int pq(int argc, char **argv)
 {
+    static const char complete[] = "--completion=";
     const char *what = argc > 1 ? argv[1] : "--help";
     const struct pq_tool *tool = cmd_tool_named(what);
     const struct cmd c = {.program = "pq"};
@@ -48,15 +73,19 @@ static int pq(int argc, char **argv)
 
     if (tool != NULL)
         return cmd_main(tool, argc - 1, argv + 1);
-    if (is_option(what, "-h", "--help")) {
+    if (strcmp(what, "help") == 0) {
+        status = help(&c, argc - 2, argv + 2);
+    } else if (is_option(what, "-h", "--help")) {
         status = list_tools();
     } else if (is_option(what, "-V", "--version")) {
         const bool verbose = argc > 2 && is_option(argv[2], "-v", "--verbose");
         cmd_version(NULL, verbose, stdout);
+    } else if (strncmp(what, complete, sizeof complete - 1) == 0) {
+        status = completion(&c, what + sizeof complete - 1);
     } else {
-        cmd_usage(&c, "%s '%.100s'",
-                  what[0] == '-' ? "unknown option" : "there is no tool", what);
-        status = CMD_TROUBLE;
+        status = cmd_usage(&c, "%s '%.100s'",
+                           what[0] == '-' ? "unknown option"
+                                          : "there is no tool", what);
     }
     return cmd_finish(&c, status);
 }

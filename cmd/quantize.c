@@ -5,10 +5,9 @@
  * take the weights of linear layers and leave embeddings, the output head,
  * norms and biases as they are.  Rules (GLOB=TYPE) come before that.
  */
-#include "cmd.h"
 #include "config.h"
+#include "job.h"
 #include "pq_names.h"
-#include "report.h"
 #include "rules.h"
 
 #include <stdlib.h>
@@ -60,18 +59,10 @@ struct choice {
     bool convert, transpose;
 };
 
-/* The job: the input, the output, and how they go together. */
 struct job {
-    struct cmd *c;
+    struct cmd_job base;
     struct quantize *o;
-    struct pq_source *in;
-    struct pq_source *decoded; /* --requantize: `in` as plain numbers */
-    struct pq_source *sources[2];
-    struct pq_catalog out;
     struct choice *choices; /* [tensors of in] */
-    struct pq_plan plan;
-    struct pq_quant quant;
-    struct cmd_report report;
     bool conv1d;
 };
 
@@ -152,9 +143,9 @@ static bool is_linear(const struct pq_tensor *t)
 /* Without rules: -m names tensors outright, else the type's own choice. */
 static bool is_default(const struct job *j, const struct pq_tensor *t)
 {
-    if (!cmd_selected(j->c, t->name))
+    if (!cmd_selected(j->base.c, t->name))
         return false;
-    return j->c->match.n > 0 || is_wide_cast(&j->o->spec) || is_linear(t);
+    return j->base.c->match.n > 0 || is_wide_cast(&j->o->spec) || is_linear(t);
 }
 
 /*
@@ -164,7 +155,7 @@ static bool is_default(const struct job *j, const struct pq_tensor *t)
 static int refuse_scaled(const struct job *j, const struct pq_tensor *t,
                          struct pq_error *e)
 {
-    const struct pq_catalog *in = j->in->catalog;
+    const struct pq_catalog *in = j->base.in->catalog;
     const size_t n = strlen(t->name);
 
     if (pq_dtype_bits(t->dtype) != 8)
@@ -175,7 +166,7 @@ static int refuse_scaled(const struct job *j, const struct pq_tensor *t,
             return pq_fail(e, PQ_EUNSUPPORTED,
                            "%s: tensor %s: has scales of its own (%s), which "
                            "pq does not apply",
-                           j->in->name, t->name, in->tensors[i].name);
+                           j->base.in->name, t->name, in->tensors[i].name);
     return 0;
 }
 
@@ -192,7 +183,7 @@ static int choose(struct job *j, const struct pq_tensor *t, struct choice *d,
             return -1;
         if (!floating)
             return pq_fail(e, PQ_EARG, "%s: tensor %s: is %s, not floating",
-                           j->in->name, t->name, pq_dtype_name(t->dtype));
+                           j->base.in->name, t->name, pq_dtype_name(t->dtype));
         d->convert = true;
     }
     if (d->convert && t->codec.encoding != PQ_PLAIN) {
@@ -206,7 +197,7 @@ static int choose(struct job *j, const struct pq_tensor *t, struct choice *d,
             return pq_fail(e, PQ_EARG,
                            "%s: tensor %s: is %s already; --requantize "
                            "encodes it anew",
-                           j->in->name, t->name,
+                           j->base.in->name, t->name,
                            pq_encoding_name(t->codec.encoding));
         d->convert = false;
     }
@@ -220,11 +211,11 @@ static int choose(struct job *j, const struct pq_tensor *t, struct choice *d,
     return 0;
 }
 
-static int declare(struct job *j, struct pq_error *e)
+static int declare_tensors(struct job *j, struct pq_error *e)
 {
-    const struct pq_catalog *in = j->in->catalog;
+    const struct pq_catalog *in = j->base.in->catalog;
 
-    if (pq_catalog_copy_meta(&j->out, in, e))
+    if (pq_catalog_copy_meta(&j->base.out, in, e))
         return -1;
     j->choices = pq_zalloc(in->n_tensors, sizeof *j->choices);
     if (!j->choices)
@@ -234,32 +225,33 @@ static int declare(struct job *j, struct pq_error *e)
         struct choice *d = &j->choices[i];
         if (choose(j, t, d, e))
             return -1;
-        if (d->convert ? !pq_quant_declare(&j->out, t, &d->spec, d->transpose,
-                                           e)
-                       : !pq_tensor_copy(&j->out, t, e))
-            return pq_error_in(e, "%s", j->in->name);
+        if (d->convert ? !pq_quant_declare(&j->base.out, t, &d->spec,
+                                           d->transpose, e)
+                       : !pq_tensor_copy(&j->base.out, t, e))
+            return pq_error_in(e, "%s", j->base.in->name);
     }
     return 0;
 }
 
 static int add_steps(struct job *j, struct pq_error *e)
 {
-    const struct pq_catalog *in = j->in->catalog;
+    struct cmd_job *b = &j->base;
+    const struct pq_catalog *in = b->in->catalog;
 
     for (size_t i = 0; i < in->n_tensors; i++) {
         const struct choice *d = &j->choices[i];
         if (!d->convert) {
-            if (pq_step_copy(&j->plan, j->in, &in->tensors[i], i, e))
+            if (pq_step_copy(&b->plan, b->in, &in->tensors[i], i, e))
                 return -1;
             continue;
         }
-        struct pq_source *from = j->decoded ? j->decoded : j->in;
-        struct pq_step *s = pq_step_encode(
-            &j->plan, from, &from->catalog->tensors[i], &j->out, i, &d->spec,
-            d->transpose, &j->quant, e);
+        struct pq_source *from = b->decoded ? b->decoded : b->in;
+        struct pq_step *s =
+            pq_step_encode(&b->plan, from, &from->catalog->tensors[i], &b->out,
+                           i, &d->spec, d->transpose, &b->quant, e);
         if (!s)
             return -1;
-        s->user = &j->report;
+        s->user = &b->report;
     }
     return 0;
 }
@@ -268,32 +260,35 @@ static int add_steps(struct job *j, struct pq_error *e)
 
 static void warn(const struct job *j, bool mixed, const struct pq_tensor *t)
 {
-    const struct quantize *o = j->o;
+    const struct cmd_rules *r = &j->o->rules;
+    const struct cmd *c = j->base.c;
+    const char *name = j->base.in->name;
 
-    for (size_t i = 0; i < o->rules.n && !j->c->quiet; i++)
-        if (!o->rules.rules[i].used)
-            cmd_msg(j->c, "warning: no tensor takes the rule '%s=%s'",
-                    o->rules.rules[i].glob, o->rules.rules[i].value);
-    if (j->c->quiet || !pq_catalog_blob(&j->out, "config.json"))
+    for (size_t i = 0; i < r->n && !c->quiet; i++)
+        if (!r->rules[i].used)
+            cmd_msg(c, "warning: no tensor takes the rule '%s=%s'",
+                    r->rules[i].glob, r->rules[i].value);
+    if (c->quiet || !pq_catalog_blob(&j->base.out, "config.json"))
         return;
     if (mixed)
-        cmd_msg(j->c, "warning: %s: transformers loads one encoding a model, "
-                      "not several",
-                j->in->name);
+        cmd_msg(c, "warning: %s: transformers loads one encoding a model, "
+                   "not several",
+                name);
     else if (t && t->codec.encoding == PQ_INT8_BLOCK)
-        cmd_msg(j->c, "warning: %s: transformers has no loader for int8_block",
-                j->in->name);
+        cmd_msg(c, "warning: %s: transformers has no loader for int8_block",
+                name);
 }
 
 static int edit_config(struct job *j, struct pq_error *e)
 {
+    const struct cmd *c = j->base.c;
     const struct pq_tensor *t;
     bool mixed;
 
-    if (is_wide_cast(&j->o->spec) && j->c->match.n + j->c->exclude.n == 0 &&
-        cmd_config_set_dtype(&j->out, j->o->spec.dtype, e))
+    if (is_wide_cast(&j->o->spec) && c->match.n + c->exclude.n == 0 &&
+        cmd_config_set_dtype(&j->base.out, j->o->spec.dtype, e))
         return -1;
-    if (cmd_config_set_bnb(&j->out, &t, &mixed, e))
+    if (cmd_config_set_bnb(&j->base.out, &t, &mixed, e))
         return -1;
     warn(j, mixed, t);
     return 0;
@@ -301,48 +296,34 @@ static int edit_config(struct job *j, struct pq_error *e)
 
 /* ---- the run ----------------------------------------------------------- */
 
-static int convert(struct job *j, struct pq_error *e)
+static int declare(struct cmd_job *base, struct pq_error *e)
 {
-    j->conv1d = cmd_config_has_conv1d(j->in->catalog, e);
-    if (e->code || cmd_config_refuse_foreign(j->in, e) || declare(j, e) || edit_config(j, e) || add_steps(j, e) ||
-        cmd_make_sink(j->c, &j->out, NULL, j->in->catalog, &j->plan.sink, e))
+    struct job *j = (struct job *)base;
+
+    if (j->o->requantize && cmd_job_decode(base, e))
         return -1;
-    j->sources[0] = j->in;
-    j->sources[1] = j->decoded;
-    j->plan.sources = j->sources;
-    j->plan.n_sources = j->decoded ? 2 : 1;
-    j->report.out = &j->out;
-    if (cmd_run_plan(j->c, &j->plan, e))
-        return -1;
-    return j->c->dry_run ? 0
-                         : cmd_report_end(&j->report, j->in->total_bytes,
-                                          j->plan.sink->total_bytes, e);
+    j->conv1d = cmd_config_has_conv1d(base->in->catalog, e);
+    return e->code || cmd_config_refuse_foreign(base->in, e) ||
+                   declare_tensors(j, e) || edit_config(j, e) ||
+                   add_steps(j, e)
+               ? -1
+               : 0;
 }
 
-/* With the options in order: opens, converts, lets go of everything. */
+/* With the options in order. */
 static int quantize(struct cmd *c, struct quantize *o, struct pq_error *e)
 {
-    struct job j = {.c = c, .o = o, .report = {.c = c, .type = o->type}};
+    struct job j = {.base = {.c = c,
+                             .declare = declare,
+                             .quant = {.allow_nonfinite = o->allow_nonfinite,
+                                       .measure = c->verbose > 0 || c->json,
+                                       .report = cmd_report_tensor},
+                             .report = {.type = o->type}},
+                    .o = o};
 
-    j.quant.kernels = c->kernels;
-    j.quant.allow_nonfinite = o->allow_nonfinite;
-    j.quant.measure = c->verbose > 0 || c->json;
-    j.quant.report = cmd_report_tensor;
-    pq_catalog_init(&j.out);
-    int rc = cmd_open_input(c, 0, &j.in, e);
-    if (!rc && o->requantize)
-        rc = pq_decoded_new(j.in, c->kernels, c->memory / 4, c->tmpdir,
-                            &j.decoded, e);
-    if (!rc)
-        rc = convert(&j, e);
-    pq_sink_free(j.plan.sink);
-    pq_plan_release(&j.plan);
-    pq_catalog_release(&j.out);
-    pq_source_free(j.decoded);
-    pq_source_free(j.in);
-    pq_buf_release(&j.report.json);
+    const int status = cmd_job_run(&j.base, e);
     free(j.choices);
-    return rc ? CMD_TROUBLE : CMD_OK;
+    return status;
 }
 
 static int run(struct cmd *c, struct pq_error *e)

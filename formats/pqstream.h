@@ -256,7 +256,8 @@ struct pq_stream_source {
     struct pq_stream_seen *seen; /* [n_seen] of a regular file, by address */
     size_t n_seen, cap_seen;
     struct pq_stream_unpacker *unpacker;
-    unsigned char *frame, *raw; /* [PQ_STREAM_RUN], of one record */
+    size_t run_bytes; /* the most that a record of a part holds, unpacked */
+    unsigned char *frame, *raw; /* [run_bytes], of one record */
     bool cached;                /* raw holds that record: */
     uint64_t cached_start;
     unsigned char *chunk; /* [PQ_STREAM_CHUNK] for what is passed over */

@@ -55,6 +55,8 @@ int pq_stream_source_begin(struct pq_stream_source *s, struct pq_error *e)
                                         .dtype = p->dtype,
                                         .end = p->offset + p->bytes,
                                         .tensor = i};
+            const size_t run = smaller(p->bytes, PQ_STREAM_RUN);
+            s->run_bytes = run > s->run_bytes ? run : s->run_bytes;
         }
     }
     find_bound(s);
@@ -131,9 +133,9 @@ static int buffers(struct pq_stream_source *s, struct pq_error *e)
     if (!s->unpacker && !(s->unpacker = pq_stream_unpacker_new(e)))
         return -1;
     if (!s->frame)
-        s->frame = pq_alloc(PQ_STREAM_RUN, 1);
+        s->frame = pq_alloc(s->run_bytes, 1);
     if (!s->raw)
-        s->raw = pq_alloc(PQ_STREAM_RUN, 1);
+        s->raw = pq_alloc(s->run_bytes, 1);
     return s->frame && s->raw ? 0 : pq_fail_nomem(e);
 }
 

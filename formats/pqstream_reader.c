@@ -197,13 +197,14 @@ int pq_stream_text(struct pq_stream_reader *r, uint64_t limit,
                        "at byte %llu: %s record of %llu bytes, more than %llu",
                        (unsigned long long)r->offset, r->rec.type,
                        (unsigned long long)r->left, (unsigned long long)limit);
-    unsigned char *chunk = pq_alloc(PQ_STREAM_CHUNK, 1);
+    const size_t most =
+        r->left < PQ_STREAM_CHUNK ? (size_t)r->left : PQ_STREAM_CHUNK;
+    unsigned char *chunk = pq_alloc(most, 1);
     if (!chunk)
         return pq_fail_nomem(e);
     int rc = 0;
     while (!rc && r->left > 0) {
-        const size_t n =
-            r->left < PQ_STREAM_CHUNK ? (size_t)r->left : PQ_STREAM_CHUNK;
+        const size_t n = r->left < most ? (size_t)r->left : most;
         rc = pq_stream_body(r, chunk, n, e);
         if (!rc)
             pq_buf_add(out, chunk, n);

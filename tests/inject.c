@@ -18,13 +18,17 @@
  * happens in dlopen(): it and the Fortran runtime end the program when they
  * cannot start, and its small products take memory without a look at it.
  */
+#include "strict.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -47,12 +51,17 @@ static const char *mark;
 __attribute__((constructor)) static void start(void)
 {
     const char *s = getenv("PQ_FAIL"), *colon = s ? strchr(s, ':') : NULL;
+    char count[32];
 
     mark = getenv("PQ_FAIL_MARK");
     if (!colon || (size_t)(colon - s) >= sizeof kind)
         return;
-    wanted = atol(colon + 1);
+    snprintf(count, sizeof count, "%s", colon + 1);
     all_after = s[strlen(s) - 1] == '+';
+    if (all_after)
+        count[strcspn(count, "+")] = '\0';
+    if (!strict_long(count, 1, LONG_MAX, &wanted))
+        _exit(99);
     memcpy(kind, s, (size_t)(colon - s));
 }
 

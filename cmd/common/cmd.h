@@ -154,6 +154,8 @@ void cmd_version(const struct pq_tool *tool, bool verbose, FILE *f);
 
 /* For bash, zsh or fish; -1 when the shell is unknown. */
 int cmd_completion(const struct pq_tool *tool, const char *shell, FILE *f);
+/* The same for pq itself, which leaves the rest to those of the tools. */
+int cmd_completion_of_all(const char *shell, FILE *f);
 
 /* ---- tools.c --------------------------------------------------------- */
 

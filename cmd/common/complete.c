@@ -1,7 +1,9 @@
 /*
  * Completions for shells, from the same table as the parser.
  *
- * --completion=SHELL is not in --help: `make install` runs it.
+ * --completion=SHELL is not in --help: `make install` runs it.  A tool's
+ * completes its options; that of pq the names of the tools, and behind such a
+ * name what the tool's would.
  */
 #include "cmd.h"
 
@@ -119,11 +121,12 @@ static void fish_quote(const char *s, FILE *f)
     fputc('\'', f);
 }
 
-static void fish(const struct table *t, FILE *f)
+/* The options of a tool, for the command "pq-TOOL" or, where asked, "pq". */
+static void fish_options(const struct table *t, const char *command, FILE *f)
 {
     for (size_t i = 0; i < t->n; i++) {
         const struct cmd_option *o = &t->options[i];
-        fprintf(f, "complete -c pq-%s -l %s", t->name, o->name);
+        fprintf(f, "complete -c %s -l %s", command, o->name);
         if (o->letter != 0)
             fprintf(f, " -s %c", o->letter);
         if (takes_word(o))
@@ -134,6 +137,118 @@ static void fish(const struct table *t, FILE *f)
         fish_quote(o->help, f);
         fputc('\n', f);
     }
+}
+
+static void fish(const struct table *t, FILE *f)
+{
+    char command[128];
+
+    snprintf(command, sizeof command, "pq-%s", t->name);
+    fish_options(t, command, f);
+}
+
+/* ---- pq itself ------------------------------------------------------- */
+
+/* "info convert ..." */
+static void tool_names(FILE *f)
+{
+    for (size_t i = 0; cmd_tools[i] != NULL; i++)
+        fprintf(f, "%s%s", i > 0 ? " " : "", cmd_tools[i]->name);
+}
+
+/* The function of the tool's own completion, loaded where it is not yet. */
+static void bash_of_all(FILE *f)
+{
+    fputs("_pq() {\n"
+          "    local cur=${COMP_WORDS[COMP_CWORD]} tools='", f);
+    tool_names(f);
+    fputs("'\n"
+          "    local tool=${COMP_WORDS[1]} load\n"
+          "    if ((COMP_CWORD == 1)) && [[ $cur == -* ]]; then\n"
+          "        mapfile -t COMPREPLY < <(compgen -W '--help --version' -- "
+          "\"$cur\")\n"
+          "    elif ((COMP_CWORD == 1)); then\n"
+          "        mapfile -t COMPREPLY < <(compgen -W \"$tools help\" -- "
+          "\"$cur\")\n"
+          "    elif [[ $tool == help ]]; then\n"
+          "        mapfile -t COMPREPLY < <(compgen -W \"$tools\" -- "
+          "\"$cur\")\n"
+          "    elif [[ \" $tools \" == *\" $tool \"* ]]; then\n"
+          "        for load in _comp_load __load_completion; do\n"
+          "            declare -F \"_pq_$tool\" >/dev/null && break\n"
+          "            declare -F $load >/dev/null && $load \"pq-$tool\"\n"
+          "        done\n"
+          "        compopt -o filenames 2>/dev/null\n"
+          "        declare -F \"_pq_$tool\" >/dev/null && \"_pq_$tool\"\n"
+          "    fi\n"
+          "}\n"
+          "complete -F _pq pq\n", f);
+}
+
+static void zsh_of_all(FILE *f)
+{
+    fputs("#compdef pq\nlocal -a tools=(", f);
+    for (size_t i = 0; cmd_tools[i] != NULL; i++) {
+        fprintf(f, "\n    '%s:", cmd_tools[i]->name);
+        zsh_text(cmd_tools[i]->purpose, f);
+        fputc('\'', f);
+    }
+    fputs(")\n"
+          "if ((CURRENT == 2)); then\n"
+          "    tools+=('help:tell more of a tool')\n"
+          "    _describe tool tools\n"
+          "elif [[ $words[2] == help ]]; then\n"
+          "    ((CURRENT == 3)) && _describe tool tools\n"
+          "else\n"
+          "    shift words\n"
+          "    ((CURRENT--))\n"
+          "    words[1]=pq-$words[1]\n"
+          "    _normal\n"
+          "fi\n", f);
+}
+
+/* Fails when memory is short. */
+static int fish_of_tool(const struct pq_tool *tool, FILE *f)
+{
+    struct table t = {.name = tool->name};
+    char command[128];
+
+    fprintf(f, "complete -c pq -f -n __fish_use_subcommand -a %s -d ",
+            tool->name);
+    fish_quote(tool->purpose, f);
+    fprintf(f, "\ncomplete -c pq -f -n '__fish_seen_subcommand_from help' "
+               "-a %s\n", tool->name);
+    t.options = cmd_all_options(tool, &t.n);
+    if (t.options == NULL)
+        return -1;
+    snprintf(command, sizeof command,
+             "pq -n '__fish_seen_subcommand_from %s'", tool->name);
+    fish_options(&t, command, f);
+    free(t.options);
+    return 0;
+}
+
+static int fish_of_all(FILE *f)
+{
+    fputs("complete -c pq -f -n __fish_use_subcommand -a help -d "
+          "'tell more of a tool'\n", f);
+    for (size_t i = 0; cmd_tools[i] != NULL; i++)
+        if (fish_of_tool(cmd_tools[i], f) != 0)
+            return -1;
+    return 0;
+}
+
+int cmd_completion_of_all(const char *shell, FILE *f)
+{
+    if (strcmp(shell, "fish") == 0)
+        return fish_of_all(f);
+    if (strcmp(shell, "bash") == 0)
+        bash_of_all(f);
+    else if (strcmp(shell, "zsh") == 0)
+        zsh_of_all(f);
+    else
+        return -1;
+    return 0;
 }
 
 int cmd_completion(const struct pq_tool *tool, const char *shell, FILE *f)

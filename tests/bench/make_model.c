@@ -16,6 +16,8 @@
  * Weights are sums of four uniform numbers: bell-shaped enough for a
  * quantizer, and made at the speed of memory.
  */
+#include "../strict.h"
+
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -189,25 +191,38 @@ static int usage(void)
     return 2;
 }
 
+/* Declares what is asked for by n numbers; false: that is not known. */
+static bool declare_kind(const char *kind, int n, char **numbers)
+{
+    long v[3] = {0};
+
+    for (int i = 0; i < n; i++)
+        if (i >= 3 || !strict_long(numbers[i], i < 2, 10000000, &v[i]))
+            return false;
+    if (strcmp(kind, "llama") == 0 && n == 2) {
+        declare_llama((int)v[0], (int)v[1]);
+    } else if (strcmp(kind, "bf16") == 0 && n == 3) {
+        element = 2;
+        tuning = (uint64_t)v[2];
+        declare_llama((int)v[0], (int)v[1]);
+    } else if (strcmp(kind, "adapter") == 0 && n == 2) {
+        for (int i = 0; i < v[0]; i++)
+            declare_factors(i, (unsigned)v[1]);
+    } else if (strcmp(kind, "many") == 0 && n == 1) {
+        declare_many((int)v[0]);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* make_model KIND NUMBER... FILE */
 int main(int argc, char **argv)
 {
     const char *const path = argv[argc - 1];
-    const char *const kind = argc > 1 ? argv[1] : "";
 
-    if (argc == 5 && strcmp(kind, "llama") == 0) {
-        declare_llama(atoi(argv[2]), atoi(argv[3]));
-    } else if (argc == 6 && strcmp(kind, "bf16") == 0) {
-        element = 2;
-        tuning = (uint64_t)atoi(argv[4]);
-        declare_llama(atoi(argv[2]), atoi(argv[3]));
-    } else if (argc == 5 && strcmp(kind, "adapter") == 0) {
-        for (int i = 0; i < atoi(argv[2]); i++)
-            declare_factors(i, (unsigned)atoi(argv[3]));
-    } else if (argc == 4 && strcmp(kind, "many") == 0 && atoi(argv[2]) > 0) {
-        declare_many(atoi(argv[2]));
-    } else {
+    if (argc < 4 || !declare_kind(argv[1], argc - 3, argv + 2))
         return usage();
-    }
     out = fopen(path, "wb");
     if (!out)
         die(path);

@@ -10,6 +10,8 @@
  * The peak of a child is at least what its parent had when it forked; that
  * is why this small program does it and not a shell or Python.
  */
+#include "../strict.h"
+
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,19 +75,18 @@ int main(int argc, char **argv)
 {
     struct figures best = {0}, f = {0};
     const char *output = "/dev/null";
-    int times = 1, c;
+    long times = 1;
+    int c;
 
     while ((c = getopt(argc, argv, "+n:o:")) != -1) {
-        if (c == 'n')
-            times = atoi(optarg);
-        else if (c == 'o')
+        if (c == 'o')
             output = optarg;
-        else
+        else if (c != 'n' || !strict_long(optarg, 1, 1000, &times))
             return 125;
     }
     if (optind == argc)
         return 125;
-    for (int i = 0; i < times; i++) {
+    for (long i = 0; i < times; i++) {
         const int rc = run(argv + optind, output, &f);
         if (rc)
             return rc;

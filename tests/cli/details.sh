@@ -254,7 +254,43 @@ pq_itself() {
     run pq-info "$ST"
     cmp -s a "$out" || bad "pq info is not pq-info"
     run pq nonsense; misused
+    run pq; cp "$out" a
+    run pq help; done_well; same a "$out"
+    for t in "$BIN"/pq-*; do
+        run "$t" --help; cp "$out" a
+        run pq help "${t##*/pq-}"; done_well; same a "$out"
+    done
+    run pq help nonsense; misused
+    run pq help info diff; misused
     run pq --version; [ "$RC" = 0 ] && [ -s "$out" ] || bad "rc $RC: $RAN"
+}
+# completes WORD...: what bash offers for the last, sorted, in one line
+completes() {
+    (
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+        "_${1//-/_}" 2> /dev/null
+        printf '%s\n' "${COMPREPLY[@]}" | sort | tr '\n' ' '
+    )
+}
+completion() {
+    local t got
+    for t in pq pq-quantize pq-info; do
+        eval "$($t --completion=bash)" || bad "no completion for $t"
+    done
+    got=$(completes pq '')
+    for t in help "$BIN"/pq-*; do
+        [[ " $got" == *" ${t##*/pq-} "* ]] || bad "pq completes to '$got', without ${t##*/}"
+    done
+    got=$(completes pq q); [ "$got" = "quantize " ] || bad "pq q completes to '$got'"
+    got=$(completes pq help inf); [ "$got" = "info " ] || bad "pq help inf completes to '$got'"
+    got=$(completes pq-quantize -t nf); [ "$got" = "nf4 " ] || bad "pq-quantize -t nf completes to '$got'"
+    got=$(completes pq quantize -t nf); [ "$got" = "nf4 " ] || bad "pq quantize -t nf completes to '$got'"
+    got=$(completes pq info --dig); [ "$got" = "--digest " ] || bad "pq info --dig completes to '$got'"
+    for t in pq pq-info; do
+        ! command -v zsh > /dev/null || $t --completion=zsh | zsh -n || bad "not for zsh: $t"
+        ! command -v fish > /dev/null || $t --completion=fish | fish -n || bad "not for fish: $t"
+    done
+    run pq --completion=nosh; misused
 }
 environment() {
     PQ_THREADS=x run pq-convert -o v.pq "$ST"; misused
@@ -286,7 +322,7 @@ not_replaced() {
 for t in directory_made not_replaced directory_replaced directory_with_foreign_entry directory_in_a_stream \
     suffix_rules bad_type shards shard_missing shard_with_path index_disagrees nan_refused \
     overflow_refused selection rules provenance round_trip encoded_input rewritten_stdout \
-    modes_and_links pq_itself environment; do
+    modes_and_links pq_itself completion environment; do
     check "details $t" $t
 done
 finish

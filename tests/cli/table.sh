@@ -67,11 +67,12 @@ input() { place "$1" "$INPUT" "${2:-}"; }
 
 # command_for IN OUT OPTION...: sets CMD; "" leaves IN or OUT out
 command_for() {
-    local in=$1 to=$2 word
+    local in=$1 to=$2 word words
     shift 2
     [[ $in == "$W/in/"* ]] && SIZE=${in#"$W/in/"} SIZE=${SIZE%%.*}
     CMD=()
-    for word in $LINE; do
+    read -ra words <<< "$LINE" # not expanded: there may be a GLOB
+    for word in "${words[@]}"; do
         case $word in
             IN) [ -n "$in" ] && CMD+=("$in") ;;
             IN-) CMD+=("${in:--}") ;;

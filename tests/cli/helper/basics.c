@@ -2,6 +2,7 @@
  * Ending, numbers, whole files.
  */
 #include "helper.h"
+#include "../../strict.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -33,11 +34,9 @@ void *must(void *p)
 
 long number(const char *text, long min, long max)
 {
-    char *end;
+    long v;
 
-    errno = 0;
-    const long v = strtol(text, &end, 10);
-    if (end == text || *end || errno || v < min || v > max)
+    if (!strict_long(text, min, max, &v))
         die("'%s' is no number from %ld to %ld", text, min, max);
     return v;
 }

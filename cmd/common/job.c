@@ -1,0 +1,51 @@
+/*
+ * One model in, one model out.
+ */
+#include "job.h"
+
+int cmd_job_decode(struct cmd_job *j, struct pq_error *e)
+{
+    const struct cmd *c = j->c;
+
+    return pq_decoded_new(j->in, c->kernels, c->memory / 4, c->tmpdir,
+                          &j->decoded, e);
+}
+
+static int report(struct cmd_job *j, struct pq_error *e)
+{
+    if (!j->quant.report)
+        return cmd_report_plan(j->c, &j->plan, e);
+    return j->c->dry_run ? 0
+                         : cmd_report_end(&j->report, j->in->total_bytes,
+                                          j->plan.sink->total_bytes, e);
+}
+
+static int work(struct cmd_job *j, struct pq_error *e)
+{
+    if (cmd_open_input(j->c, 0, &j->in, e) || j->declare(j, e) ||
+        cmd_make_sink(j->c, &j->out, &j->write, j->in->catalog, &j->plan.sink,
+                      e) ||
+        (j->add_steps && j->add_steps(j, e)))
+        return -1;
+    j->sources[0] = j->in;
+    j->sources[1] = j->decoded;
+    j->plan.sources = j->sources;
+    j->plan.n_sources = j->decoded ? 2 : 1;
+    j->report.out = &j->out;
+    return cmd_run_plan(j->c, &j->plan, e) || report(j, e) ? -1 : 0;
+}
+
+int cmd_job_run(struct cmd_job *j, struct pq_error *e)
+{
+    j->quant.kernels = j->c->kernels;
+    j->report.c = j->c;
+    pq_catalog_init(&j->out);
+    const int rc = work(j, e);
+    pq_sink_free(j->plan.sink);
+    pq_plan_release(&j->plan);
+    pq_catalog_release(&j->out);
+    pq_source_free(j->decoded);
+    pq_source_free(j->in);
+    pq_buf_release(&j->report.json);
+    return rc ? CMD_TROUBLE : CMD_OK;
+}

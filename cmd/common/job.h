@@ -1,0 +1,39 @@
+/*
+ * One model in, one model out: the life of pq-convert, pq-quantize and
+ * pq-dequantize.
+ *
+ *     open the input  ->  declare()  ->  make the sink  ->  add_steps()
+ *                     ->  run the plan  ->  report  ->  let go of everything
+ */
+#ifndef CMD_JOB_H
+#define CMD_JOB_H
+
+#include "cmd.h"
+#include "pq_quant.h"
+#include "report.h"
+
+/* First member of a tool's own job, so that its hooks find that. */
+struct cmd_job {
+    struct cmd *c;
+    /* Fills `out` from `in`; may add steps that need not know the sink. */
+    int (*declare)(struct cmd_job *j, struct pq_error *e);
+    /* Adds the steps that do: plan.sink is made.  May be NULL. */
+    int (*add_steps)(struct cmd_job *j, struct pq_error *e);
+    struct pq_write_options write;
+    struct pq_quant quant; /* with quant.report the report is of qualities */
+    struct cmd_report report;
+
+    /* for the hooks */
+    struct pq_source *in;
+    struct pq_source *decoded; /* `in` as plain numbers, or NULL */
+    struct pq_catalog out;
+    struct pq_plan plan;
+    struct pq_source *sources[2]; /* of the plan: in, decoded */
+};
+
+/* Makes j->decoded, for steps that need numbers where `in` has codes. */
+PQ_MUST_USE int cmd_job_decode(struct cmd_job *j, struct pq_error *e);
+/* The whole life, on operand 0; returns an exit status. */
+int cmd_job_run(struct cmd_job *j, struct pq_error *e);
+
+#endif
