@@ -251,9 +251,13 @@ contract_12_killed() {
             mkdir "$in"
             ln "$(input mid safetensors)" "$in/model.safetensors"
             cp "$MODEL/config.json" "$in/"
-            mkdir "$S/previous"
-            cp "$MODEL/config.json" "$S/previous/"
-            cp "$(input tiny safetensors)" "$S/previous/model.safetensors"
+            if can adapter; then
+                cp -r "$ADAPTER" "$S/previous"
+            else
+                mkdir "$S/previous"
+                cp "$MODEL/config.json" "$S/previous/"
+                cp "$(input tiny safetensors)" "$S/previous/model.safetensors"
+            fi
         else
             echo old > "$S/previous.$(suffix)"
         fi

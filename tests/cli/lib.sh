@@ -12,6 +12,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(cd "$HERE/../.." && pwd)
 BIN=$(cd "${PQ_BIN:-$ROOT/build/bin}" && pwd) || exit 2
 MODEL=$ROOT/testdata/tiny-llama
+ADAPTER=$ROOT/testdata/peft/head
 shm=/dev/shm
 [ -d $shm ] && [ -w $shm ] || shm=${TMPDIR:-/tmp}
 W=$(mktemp -d $shm/pq-cli-XXXXXX) || exit 2

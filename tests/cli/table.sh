@@ -79,7 +79,7 @@ command_for() {
             BASE) CMD+=("$(place $SIZE plain safetensors)") ;;
             OTHER) CMD+=("$(place $SIZE "other-$INPUT" safetensors)") ;;
             DELTA) CMD+=("$(place $SIZE delta pq)") ;;
-            ADAPTER) CMD+=("$ROOT/testdata/peft/head") ;;
+            ADAPTER) CMD+=("$ADAPTER") ;;
             OUT) [ -n "$to" ] && CMD+=(-o "$to") ;;
             --*=OUT) CMD+=("${word%OUT}${to:--}") ;;
             pq-*) CMD+=("$BIN/$word" "$@") ;;
