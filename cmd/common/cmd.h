@@ -184,9 +184,14 @@ PQ_MUST_USE int cmd_close_stdout(struct pq_error *e);
 
 /* ---- signals.c ------------------------------------------------------- */
 
-/* fds 0-2 open, SIGPIPE at its default, INT TERM HUP set the flag. */
+/* fds 0-2 open, SIGPIPE at its default, INT TERM HUP kill or set the flag. */
 void cmd_signals_init(void);
 extern volatile int cmd_cancel; /* the signal that came, or 0 */
+/*
+ * From here on, or from here on no longer, there is something that a dead
+ * command would leave behind: INT, TERM and HUP only set cmd_cancel.
+ */
+void cmd_guard(bool on);
 /* Dies of the signal that came, if one did, so that the parent sees it. */
 void cmd_signals_exit(void);
 
@@ -194,7 +199,7 @@ void cmd_signals_exit(void);
 
 /* For pq_run.progress; arg is the cmd.  Shows a bar on a terminal. */
 void cmd_progress(void *arg, uint64_t done, uint64_t total);
-/* Clears the bar's line. */
+/* Clears the bar's line; a signal handler may, too. */
 void cmd_progress_end(void);
 
 /* ---- select.c -------------------------------------------------------- */

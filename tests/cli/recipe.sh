@@ -199,7 +199,16 @@ damage() {
     run pq-merge --recipe in/r.yaml -o x/; refused 'in/cut'; absent x
     run pq-merge -n --recipe in/stack.yaml -o n/; done_well; absent n
 }
-for t in same_bytes encoded as_options syntax models ranges tied vocabularies damage; do
+# as long as there is nothing to be taken back, a signal need not wait
+killed() {
+    sanitized && return # its library must be loaded first
+    { run env LD_PRELOAD="$TERM_SO" pq-merge --recipe in/stack.yaml -o killed/; } 2> /dev/null
+    [ $RC = 143 ] || bad "rc $RC instead of 143: $RAN"
+    [ -s "$err" ] && bad "not silent ($(head -n 1 "$err")): $RAN"
+    [ -z "$(ls -A | grep killed)" ] || bad "left behind: $(ls -A | grep killed)"
+}
+TERM_SO=$(preload term.c)
+for t in same_bytes encoded as_options syntax models ranges tied vocabularies damage killed; do
     check "recipe $t" $t
 done
 finish
