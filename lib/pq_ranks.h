@@ -44,6 +44,7 @@ struct pq_ranked {
     const struct pq_tensor *a;  /* F32 [kept][cols] */
     size_t rank;     /* chosen: 1..kept, or 0 where that is allowed */
     uint64_t first_bytes; /* of rank 1 beside its numbers; the caller's */
+    double noise; /* values up to this are not worth a byte; the caller's */
 };
 
 /* Of all of them.  Zero-initialise; release also after a failure. */

@@ -80,5 +80,11 @@ Test(ranks, a_matrix_may_be_left_out_for_the_bytes)
                          (unsigned long long)cases[k].bytes, i,
                          f.factors[i].rank);
     }
+    f.factors[0].noise = 3;
+    f.factors[2].noise = 0.5; /* all that it has */
+    cr_assert_eq(pq_ranking_choose(&f, &rule, &e), 0, "%s", e.msg);
+    cr_assert_eq(f.factors[0].rank, 1);
+    cr_assert_eq(f.factors[1].rank, 2);
+    cr_assert_eq(f.factors[2].rank, 0);
     pq_ranking_release(&f);
 }

@@ -97,6 +97,19 @@ budget() {
     near "$(number error "$out")" 0.397702 0.004 || bad "error $(number error "$out"): $RAN"
     run pq-extract full full-tuned --max-size 2K -o x/; refused --max-size; absent x
 }
+# what a model changed by being stored in another type is not worth a byte
+rounded() {
+    local ranks
+    run pq-quantize -t bf16 rank3 -o rank3-bf16/; done_well
+    run pq-extract base-llama rank3-bf16 -m '*_proj.weight' --max-size 1M --json -o a/
+    ranks=$(grep -o '"rank":[0-9]*' "$out" | sort | uniq -c | xargs)
+    [ "$ranks" = '14 rank:3' ] || bad "ranks $ranks: $RAN"
+    # of nothing else; PEFT loads nothing without factors, so one has those of 0
+    run pq-quantize -t bf16 base-llama -o base-bf16/; done_well
+    run pq-extract base-llama base-bf16 -m '*_proj.weight' --max-size 1M --json -o a/
+    ranks=$(grep -o '"rank":[0-9]*' "$out" | sort | uniq -c | xargs)
+    [ "$ranks" = '13 rank:0 1 rank:1' ] || bad "ranks $ranks: $RAN"
+}
 same_bytes() {
     local o
     for o in '-r 3' '--energy 0.8' '--max-size 9K'; do
@@ -174,7 +187,7 @@ ranks() {
     [ "$(grep -o '"rank":3' "$out" | wc -l)" -ge 12 ] || bad "rank 3: $RAN"
     run pq-diff --rank --delta x.pq base-llama rank3; misused; absent x.pq
 }
-for t in exact config bare_names goals budget same_bytes dry encoded selected refusals said ranks; do
+for t in exact config bare_names goals budget rounded same_bytes dry encoded selected refusals said ranks; do
     check "extract $t" $t
 done
 finish
