@@ -94,7 +94,7 @@ PQ_MUST_USE int pq_ranking_choose(struct pq_ranking *f,
 /* Does that rank reach the energy and the error that are asked for? */
 bool pq_ranked_enough(const struct pq_ranked *f, size_t rank,
                       const struct pq_rank_rule *rule);
-/* |D - B A| / |D| at its rank; 0 for D = 0. */
+/* |D - B A| / |D| at its rank; 0 for D = 0 and where rounding is all. */
 double pq_ranked_error(const struct pq_ranked *f);
 
 /*

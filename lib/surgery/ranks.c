@@ -158,7 +158,10 @@ static double tail_sq(const struct pq_ranked *f, size_t rank)
 
 double pq_ranked_error(const struct pq_ranked *f)
 {
-    return f->norm_sq > 0 ? sqrt(tail_sq(f, f->rank) / f->norm_sq) : 0;
+    const double x =
+        f->norm_sq > 0 ? sqrt(tail_sq(f, f->rank) / f->norm_sq) : 0;
+
+    return x > 1e-14 ? x : 0; /* double cannot tell */
 }
 
 bool pq_ranked_enough(const struct pq_ranked *f, size_t rank,
