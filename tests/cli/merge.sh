@@ -158,9 +158,13 @@ conv1d_blend() {
     run pq-merge base-gpt2 g4 -o x/; refused 'dequantize first'; absent x
 }
 not_blended() {
+    local o
     rm -rf x x.pq
     run pq-merge base-llama base-gpt2 -o x/; refused 'has no tensor'; absent x
     run pq-merge a wide -o x/; refused 'tokenizer_source'; absent x
+    for o in '' '--vocab base' '--vocab union'; do
+        run pq-merge $o base-llama a -o x/; refused 'base-llama and a are models of other sizes'; absent x
+    done
     run pq-merge a:1 b:-1 -o x/; refused 'sum to 0'; absent x
     run pq-merge --no-normalize a:1 b:-1 -o x/; done_well; rm -r x
     run pq-merge --method della --base base --density 0.1 a -o x/; refused 'epsilon'; absent x

@@ -190,6 +190,11 @@ vocabularies() {
     recipe 'merge_method: linear' "models: [{model: base, $m}, {model: a, $m}]" 'tokenizer_source: base'
     no 'in/a: has no tokenizer.json'
     run pq-merge --vocab most in/a in/b -o x/; misused
+    # a number that would make a table of millions of rows
+    cp -r in/base in/far && sed -i 's/"house":7/"house":16777215/' in/far/tokenizer.json
+    for w in base union; do
+        run pq-merge --vocab $w in/far in/wide -o x/; refused "'house' has the number 16777215"; absent x
+    done
 }
 # an output goes into a Makefile, so it is all or nothing
 damage() {
