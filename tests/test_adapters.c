@@ -511,18 +511,9 @@ Test(adapters, what_needs_the_base_is_refused_by_name)
 
 Test(adapters, other_shapes_are_refused_by_name)
 {
-    struct pq_error e = PQ_ERROR_INIT;
-    struct job j;
-
-    job_open(&j);
-    job_add(&j, "testdata/peft/lora", 1);
-    job_add(&j, "testdata/peft/tiny-lora", 1);
-    cr_assert_eq(pq_peft_join(&j.joined, &e), 0, "%s", e.msg);
-    cr_assert_eq(pq_peft_sum(&j.plan, &j.out, &j.joined, 0, PQ_F32, &j.quant,
-                             &e),
-                 -1);
-    cr_assert(strstr(e.msg, "q_proj.lora_"), "%s", e.msg);
-    job_close(&j);
+    refuse_join("testdata/peft/lora", "testdata/peft/tiny-lora",
+                "tiny-lora: tensor base_model.model.model.layers.0.self_attn."
+                "q_proj.lora_A.weight: its shape");
 }
 
 /* ---- methods of models, on effects ------------------------------------- */

@@ -14,6 +14,7 @@
 #include "extract.h"
 #include "join.h"
 #include "pq_names.h"
+#include "pq_peft.h"
 #include "pq_quant.h"
 #include "report.h"
 
@@ -33,6 +34,11 @@ static int open_model(struct extract *x, size_t i, struct pq_source **s,
     if (cmd_open_kept(c, i, s, e) || pq_fold(*s, c->memory / 4, c->tmpdir, e) ||
         cmd_config_refuse_foreign(*s, e))
         return -1;
+    if (pq_peft_is_adapter((*s)->catalog))
+        return pq_fail(e, PQ_EARG,
+                       "%s: is an adapter, not a model (--resize and --plain "
+                       "are for adapters)",
+                       (*s)->name);
     for (size_t k = 0; k < (*s)->catalog->n_tensors; k++)
         encoded |= (*s)->catalog->tensors[k].codec.encoding != PQ_PLAIN;
     if (encoded)
@@ -413,6 +419,19 @@ int extract_settle(struct extract *x, struct pq_error *e)
     return 0;
 }
 
+static int refuse_same(const struct extract *x, struct pq_error *e)
+{
+    const bool all = x->c->match.n + x->c->exclude.n == 0;
+    bool compared = false;
+
+    for (size_t i = 0; i < x->n; i++)
+        compared |= x->pairs[i].b != NULL;
+    if (!compared && !all)
+        return pq_fail(e, PQ_EARG, "-m and -x leave nothing to compare");
+    return pq_fail(e, PQ_EARG, "the models do not differ%s: %s, %s",
+                   all ? "" : " in what is selected", x->a->name, x->b->name);
+}
+
 static int choose_kinds(struct extract *x, struct pq_error *e)
 {
     size_t changed = 0;
@@ -426,10 +445,7 @@ static int choose_kinds(struct extract *x, struct pq_error *e)
         if (choose_kind(x, &x->pairs[i], e))
             return -1;
     }
-    if (changed == 0)
-        return pq_fail(e, PQ_EARG, "the models do not differ: %s, %s",
-                       x->a->name, x->b->name);
-    return extract_settle(x, e);
+    return changed ? extract_settle(x, e) : refuse_same(x, e);
 }
 
 int extract_compare(struct extract *x, struct pq_error *e)

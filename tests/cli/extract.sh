@@ -156,6 +156,9 @@ selected() {
 }
 refusals() {
     run pq-extract base-llama base-llama -r 3 -o x/; refused 'do not differ'; absent x
+    run pq-extract base-llama rank3 -r 3 -x '*' -o x/; refused 'leave nothing to compare'; absent x
+    run pq-extract base-llama rank3 -r 3 -m '*norm*' -o x/; refused 'do not differ in what is selected'; absent x
+    run pq-extract base-llama "$ROOT/testdata/peft/lora" -r 3 -o x/; refused 'peft/lora: is an adapter'; absent x
     run pq-extract base-llama base-gpt2 -r 3 -o x/; refused 'more are only in one'; absent x
     pq-convert -x model.norm.weight rank3 -o less/
     run pq-extract base-llama less -r 3 -o x/; refused 'tensor model.norm.weight is only in base-llama'; absent x
@@ -174,6 +177,8 @@ said() {
     run pq-extract -v base-llama mixed -r 2 -o a/
     grep -q 'down_proj.weight \[16, 24\]: rank 2, energy 0.932.*, error 0.26' "$err" || bad "$(cat "$err"): $RAN"
     grep -q 'norm.weight \[16\]: as it is' "$err" || bad "norm: $RAN"
+    run pq-extract -v base-llama mixed -r 2 -m lm_head.weight -o a/
+    grep -q ': 1 matrix, error' "$err" || bad "$(cat "$err"): $RAN"
     run pq-extract --json base-llama mixed -r 2 -o a/
     grep -q '"name":"lm_head.weight","kind":"factors","shape":\[24,16\],"rank":2' "$out" || bad "json: $RAN"
     near "$(number error "$out")" 0.385443 0.004 || bad "error $(number error "$out"): $RAN"
