@@ -342,26 +342,20 @@ static void add_quoted(struct pq_buf *b, const char *word)
     pq_buf_puts(b, "'");
 }
 
-/* "-t nf4", "--double-quant"; a value that is optional is joined: "-z3". */
 /* The name of a file may change, or its content; this is its content. */
-static void add_digest(struct pq_buf *b, const char *path)
+static void add_digest(struct cmd *c, struct pq_buf *b, const char *path)
 {
-    FILE *f = fopen(path, "re");
-    struct pq_buf text = {0};
-    char piece[4096], hex[33];
-    size_t n;
+    const struct pq_buf *text = cmd_content(c, path, NULL);
+    char hex[33];
 
-    while (f != NULL && (n = fread(piece, 1, sizeof piece, f)) > 0)
-        pq_buf_add(&text, piece, n);
-    if (f != NULL)
-        fclose(f);
-    pq_hash128_hex(pq_hash128_of(text.s != NULL ? text.s : "", text.n), hex);
+    pq_hash128_hex(text ? pq_hash128_of(text->s, text->n)
+                        : pq_hash128_of("", 0), hex);
     pq_buf_printf(b, "xxh3:%s", hex);
-    pq_buf_release(&text);
 }
 
-static void add_given(struct pq_buf *b, const struct cmd_option *o,
-                      const char *value)
+/* "-t nf4", "--double-quant"; a value that is optional is joined: "-z3". */
+static void add_given(struct cmd *c, struct pq_buf *b,
+                      const struct cmd_option *o, const char *value)
 {
     const bool optional = (o->flags & CMD_ARG_OPTIONAL) != 0;
     char spelled[64];
@@ -373,7 +367,7 @@ static void add_given(struct pq_buf *b, const struct cmd_option *o,
         return;
     pq_buf_puts(b, !optional ? " " : o->letter != 0 ? "" : "=");
     if ((o->flags & CMD_ARG_CONTENT) != 0)
-        add_digest(b, value);
+        add_digest(c, b, value);
     else
         add_quoted(b, value);
 }
@@ -400,7 +394,7 @@ static char *provenance_options(const struct parser *p)
         for (size_t k = 0; k < p->n_given; k++) {
             if (p->given[k].option != i || is_void(p, k))
                 continue;
-            add_given(&b, &p->all[i], p->given[k].value);
+            add_given(p->c, &b, &p->all[i], p->given[k].value);
         }
     }
     pq_buf_add(&b, "", 0);
@@ -484,6 +478,7 @@ int cmd_main(const struct pq_tool *tool, int argc, char **argv)
 
     free(c.state);
     free((void *)(uintptr_t)c.prov_options);
+    cmd_content_release(&c);
     free(c.match.items);
     free(c.exclude.items);
     free(p.all);

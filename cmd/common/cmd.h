@@ -13,6 +13,7 @@
 #include "pq_kernels.h"
 #include "pq_engine.h"
 #include "pq_format.h"
+#include "pq_mem.h"
 
 #include <stdio.h>
 
@@ -88,6 +89,12 @@ struct cmd_list {
     size_t n, cap;
 };
 
+/* A file that an option names, see content.c. */
+struct cmd_content {
+    const char *path;
+    struct pq_buf text;
+};
+
 struct cmd {
     const struct pq_tool *tool;
     const char *program; /* "pq-quantize" */
@@ -107,6 +114,8 @@ struct cmd {
     uint64_t seed;
     bool seed_given;
     struct cmd_list match, exclude;
+    struct cmd_content *contents; /* [n_contents] what was read of options */
+    size_t n_contents, cap_contents;
     int progress_when; /* 0 auto, 1 always, 2 never */
     bool began; /* some output was begun */
     const char *prov_options; /* "-t nf4 --double-quant": what changes output */
@@ -139,6 +148,19 @@ PQ_MUST_USE int cmd_real(const char *s, double min, double max, double *v,
                          struct pq_error *e);
 PQ_MUST_USE int cmd_list_add(struct cmd_list *l, const char *s,
                              struct pq_error *e);
+
+/* ---- content.c ------------------------------------------------------- */
+
+/*
+ * All of a small file that an option names, "-" of standard input; NULL on
+ * failure.  It is read once; the command keeps it, the pointer is good until
+ * the next call.
+ */
+const struct pq_buf *cmd_content(struct cmd *c, const char *path,
+                                 struct pq_error *e);
+/* Has standard input been read for that? */
+bool cmd_content_was_stdin(const struct cmd *c);
+void cmd_content_release(struct cmd *c);
 
 /* ---- help.c ---------------------------------------------------------- */
 

@@ -42,6 +42,10 @@ int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
 {
     const char *path = i < c->n_operands ? c->operands[i] : "-";
 
+    if (strcmp(path, "-") == 0 && cmd_content_was_stdin(c)) {
+        cmd_usage(c, "standard input may be given only once");
+        return -1;
+    }
     if (strcmp(path, "-") == 0 && isatty(0)) {
         cmd_usage(c, "no MODEL is given and standard input is a terminal");
         return -1;

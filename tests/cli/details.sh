@@ -178,6 +178,17 @@ rules() {
     run pq-quantize -t nf4 --rules rules.bad -o x10.pq mixed.safetensors
     [ $RC = 2 ] && grep -q 'rules.bad:1' "$err" || bad "rc $RC, or no rules.bad:1: $RAN"
 }
+rules_from_a_pipe() {
+    printf '# all else is as it is\n  *.q_proj.weight=nf4 \n\n*=keep' > rules
+    run pq-quantize -t f16 --rules rules "$ST" -o ra.pq; done_well
+    is_type ra.pq model.layers.0.self_attn.q_proj.weight nf4
+    pq-quantize -t f16 --rules - "$ST" -o rb.pq < rules || bad "rc $? with rules from a pipe"
+    same ra.pq rb.pq
+    run pq-quantize -t f16 --rules <(cat rules) "$ST" -o rb.pq; done_well
+    same ra.pq rb.pq
+    run pq-quantize -t f16 --rules - - -o x4.pq; misused; absent x4.pq
+    run pq-quantize -t f16 --rules - -o x4.pq; misused; absent x4.pq
+}
 provenance() {
     run pq-convert -o p1.safetensors mixed.safetensors
     run pq-convert -o p2.pq p1.safetensors
@@ -321,7 +332,7 @@ not_replaced() {
 }
 for t in directory_made not_replaced directory_replaced directory_with_foreign_entry directory_in_a_stream \
     suffix_rules bad_type shards shard_missing shard_with_path index_disagrees nan_refused \
-    overflow_refused selection rules provenance round_trip encoded_input rewritten_stdout \
+    overflow_refused selection rules rules_from_a_pipe provenance round_trip encoded_input rewritten_stdout \
     modes_and_links pq_itself completion environment; do
     check "details $t" $t
 done
