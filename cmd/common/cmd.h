@@ -249,6 +249,12 @@ PQ_MUST_USE int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
 PQ_MUST_USE int cmd_open_kept(struct cmd *c, size_t i, struct pq_source **s,
                               struct pq_error *e);
 /*
+ * load.c: makes of an adapter one that can be read in any order; what is
+ * sequential is copied, and its share of c->memory is gone.
+ */
+PQ_MUST_USE int cmd_load(struct cmd *c, struct pq_source **s,
+                         struct pq_error *e);
+/*
  * Decides format and place of the output from -o, -O, the input and what
  * stdout is; adds provenance; makes the sink.  Refuses a terminal.  Of `w`
  * (NULL: all zero) sync, threads and cancel are filled in here.  Sets

@@ -124,6 +124,10 @@ size_is_kept() {
         run pq-extract -n --resize five --max-size $s -o r/
         [ "$(tail -n 1 "$out")" = "$(cat r/* | wc -c)" ] || bad "another size: $RAN"
     done
+    run pq-convert five -o five.pq; done_well
+    run pq-extract --no-provenance --resize five --rank 2 -o r1/; done_well
+    run pq-extract --no-provenance --resize five.pq --rank 2 -o r2/; done_well
+    same r1 r2
     run pq-extract --resize five --max-size 1K -o x/; refused 'max-size'; absent x
 }
 carried() {
