@@ -103,7 +103,6 @@ void pq_stream_tally_release(struct pq_stream_tally *t);
 
 /* ---- pqstream_catalog.c and pqstream_parse.c --------------------------- */
 
-const char *pq_stream_role_name(enum pq_role role);
 int pq_stream_role_from_name(const char *name);
 
 /* The bodies of CTLG and of the META record of kind "metadata". */

@@ -290,12 +290,5 @@ PQ_MUST_USE int cmd_run_plan(struct cmd *c, struct pq_plan *p,
 /* A plan that is a part of the work, not the output: runs it with -n, too. */
 PQ_MUST_USE int cmd_run_part(struct cmd *c, struct pq_plan *p,
                              struct pq_error *e);
-/*
- * XXH3-128 in hexadecimal over the names, dtypes, shapes, encodings and
- * metadata of a catalogue, in the order of their names: the same for every
- * container and order.
- */
-PQ_MUST_USE int cmd_catalog_digest(const struct pq_catalog *c, char hex[33],
-                                   struct pq_error *e);
 
 #endif

@@ -149,8 +149,12 @@ static bool has_turned_experts(const struct pq_catalog *c, struct pq_error *e)
            pq_model_has_turned_experts(type);
 }
 
-bool cmd_config_quant_method(const struct pq_catalog *c, char *method,
-                             size_t n, struct pq_error *e)
+/*
+ * The quant_method of its quantization_config into `method` (room for n
+ * bytes); false when there is none.
+ */
+static bool quant_method(const struct pq_catalog *c, char *method, size_t n,
+                         struct pq_error *e)
 {
     cJSON *j = parse(c, e);
     const cJSON *q =
@@ -171,7 +175,7 @@ int cmd_config_refuse_foreign(const struct pq_source *s, struct pq_error *e)
 {
     char method[64];
 
-    if (cmd_config_quant_method(s->catalog, method, sizeof method, e) &&
+    if (quant_method(s->catalog, method, sizeof method, e) &&
         strcmp(method, "bitsandbytes") != 0)
         return pq_fail(e, PQ_EUNSUPPORTED,
                        "%s: config.json: is quantized with %s, which pq does "

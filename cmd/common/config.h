@@ -39,12 +39,6 @@ PQ_MUST_USE int cmd_config_set_bnb(struct pq_catalog *c,
 int cmd_config_tied(const struct pq_catalog *c, struct pq_error *e);
 /* Does its architecture write text, that is, has it a head for tokens? */
 bool cmd_config_writes_text(const struct pq_catalog *c, struct pq_error *e);
-/*
- * The quant_method of its quantization_config into `method` (room for n
- * bytes); false when there is none.
- */
-bool cmd_config_quant_method(const struct pq_catalog *c, char *method,
-                             size_t n, struct pq_error *e);
 /* Fails when the model is quantized in a way that is not bitsandbytes'. */
 PQ_MUST_USE int cmd_config_refuse_foreign(const struct pq_source *s,
                                           struct pq_error *e);

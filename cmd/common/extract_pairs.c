@@ -348,12 +348,6 @@ bool extract_has_factors(const struct extract_pair *p)
     return p->kind == EXTRACT_FACTORED && p->factor && p->factor->rank > 0;
 }
 
-bool extract_is_written(const struct extract_pair *p)
-{
-    return p->kind != EXTRACT_SAME &&
-           (p->kind != EXTRACT_FACTORED || extract_has_factors(p));
-}
-
 static int choose_kind(struct extract *x, struct extract_pair *p,
                        struct pq_error *e)
 {
@@ -381,7 +375,8 @@ static int choose_kind(struct extract *x, struct extract_pair *p,
     return p->kind == EXTRACT_FACTORED ? extract_set_turned(x, p, e) : 0;
 }
 
-bool extract_is_saved(const struct extract *x, const char *name)
+/* Is the module of a tensor, or one that it is in, saved as it is? */
+static bool is_saved(const struct extract *x, const char *name)
 {
     char module[MOST_NAME];
     const size_t n = pq_name_module(name);
@@ -414,7 +409,7 @@ int extract_settle(struct extract *x, struct pq_error *e)
             return -1;
     }
     for (size_t i = 0; i < x->n; i++)
-        if (extract_is_saved(x, x->pairs[i].name))
+        if (is_saved(x, x->pairs[i].name))
             x->pairs[i].kind = EXTRACT_SAVED;
     return 0;
 }

@@ -22,9 +22,7 @@
 
 enum {
     FIRST = 32, /* values that are found at first */
-    MORE = 4,   /* times as many in the next round */
-    OVERSAMPLE = 10,
-    ITERATIONS = 2
+    MORE = 4    /* times as many in the next round */
 };
 
 /* What is known of the energy of D is known to about this part of it. */
@@ -67,8 +65,8 @@ static int find(struct extract *x, size_t rank, struct pq_error *e)
         const struct pq_lowrank_how how = {
             .kernels = x->c->kernels,
             .rank = x->o->rank || rank < p->limit ? rank : p->limit,
-            .oversample = OVERSAMPLE,
-            .iterations = ITERATIONS,
+            .oversample = PQ_LOWRANK_OVERSAMPLE,
+            .iterations = PQ_LOWRANK_ITERATIONS,
             .seed = x->c->seed,
             .turned = p->turned,
             .found = found};

@@ -212,8 +212,13 @@ static void add_tensor(struct pq_hash *h, const struct pq_tensor *t)
         add_number(h, t->shape[i]);
 }
 
-int cmd_catalog_digest(const struct pq_catalog *c, char hex[33],
-                       struct pq_error *e)
+/*
+ * XXH3-128 in hexadecimal over the names, dtypes, shapes, encodings and
+ * metadata of a catalogue, in the order of their names: the same for every
+ * container and order.
+ */
+static int catalog_digest(const struct pq_catalog *c, char hex[33],
+                          struct pq_error *e)
 {
     struct pq_hash *h = pq_hash_new(e);
     const struct pq_tensor **t = pq_alloc(c->n_tensors, sizeof *t);
@@ -255,7 +260,7 @@ static int add_provenance(const struct cmd *c, const struct pq_catalog *in,
     char digest[33];
     int rc = -1;
 
-    if (cmd_catalog_digest(in, digest, e) != 0)
+    if (catalog_digest(in, digest, e) != 0)
         return -1;
     pq_buf_printf(&b, "{\"tool\":\"%s\",\"version\":\"%s\",\"options\":",
                   c->program, PQ_VERSION);
