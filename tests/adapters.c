@@ -183,7 +183,7 @@ float *golden_f32(struct pq_source *s, const struct pq_tensor *t)
 }
 
 const float *job_written(const struct job *j, const char *name,
-                            const uint64_t **shape)
+                         const uint64_t **shape)
 {
     const struct pq_tensor *t = golden_named(&j->out, name);
 
@@ -193,7 +193,7 @@ const float *job_written(const struct job *j, const char *name,
 }
 
 double job_error(const struct job *j, struct pq_source *golden,
-                       const struct pq_peft_module *m, size_t *rank)
+                 const struct pq_peft_module *m, size_t *rank)
 {
     const uint64_t *sa, *sb;
     char name[2][128], weight[128];
