@@ -153,15 +153,18 @@ static double rounding(enum pq_dtype t)
 /*
  * A matrix of errors of size sigma, each its own, has no singular value above
  * sigma (sqrt(rows) + sqrt(cols)).  What is no larger says nothing about how
- * the model was tuned, only how it was stored.
+ * the model was tuned, only how it was stored.  The search, too, works in
+ * floats, whose rounding is a part of the largest value.
  */
 static double noise(const struct extract_pair *p)
 {
     const double a = rounding(p->a->dtype), b = rounding(p->b->dtype);
-    const double w_sq = fmax(p->f.a_sq, p->f.b_sq);
     const double rows = (double)p->rows, cols = (double)p->cols;
+    const double w = sqrt(fmax(p->f.a_sq, p->f.b_sq) / (rows * cols));
+    const double largest = p->factor->n ? p->factor->s[0] : 0;
 
-    return fmax(a, b) * sqrt(w_sq / (rows * cols)) * (sqrt(rows) + sqrt(cols));
+    return fmax(fmax(a, b) * w, rounding(PQ_F32) * largest) *
+           (sqrt(rows) + sqrt(cols));
 }
 
 /* What --max-size leaves for factors, and for the entries of each. */

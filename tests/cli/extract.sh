@@ -7,6 +7,7 @@ export PATH=$BIN:$PATH
 out=$W/stdout err=$W/stderr
 cd "$W" || exit 2
 for d in "$ROOT"/testdata/peft/base-* "$ROOT"/testdata/extract/*/; do cp -r "$d" .; done
+cp -r "$MODEL" .
 cp -r "$ROOT"/testdata/blend/base full && cp -r "$ROOT"/testdata/blend/a full-tuned
 PAIRS='base-llama:rank3 base-llama:mixed base-gpt2:conv1d base-llama-tied:tied'
 
@@ -100,10 +101,18 @@ budget() {
 # what a model changed by being stored in another type is not worth a byte
 rounded() {
     local ranks
-    run pq-quantize -t bf16 rank3 -o rank3-bf16/; done_well
-    run pq-extract base-llama rank3-bf16 -m '*_proj.weight' --max-size 1M --json -o a/
+    local t
+    for t in f32 f16 bf16; do
+        run pq-quantize -t $t rank3 -o rank3-$t/; done_well
+        run pq-extract base-llama rank3-$t -m '*_proj.weight' --max-size 1M --json -o a/
+        ranks=$(grep -o '"rank":[0-9]*' "$out" | sort | uniq -c | xargs)
+        [ "$ranks" = '14 rank:3' ] || bad "ranks $ranks: $RAN"
+    done
+    # a change larger than the model
+    run pq-merge -q tiny-llama "$ROOT/testdata/peft/tiny-lora" -o tuned/; done_well
+    run pq-extract tiny-llama tuned --max-size 1M --json -o a/
     ranks=$(grep -o '"rank":[0-9]*' "$out" | sort | uniq -c | xargs)
-    [ "$ranks" = '14 rank:3' ] || bad "ranks $ranks: $RAN"
+    [ "$ranks" = '5 rank:2' ] || bad "ranks $ranks: $RAN"
     # of nothing else; PEFT loads nothing without factors, so one has those of 0
     run pq-quantize -t bf16 base-llama -o base-bf16/; done_well
     run pq-extract base-llama base-bf16 -m '*_proj.weight' --max-size 1M --json -o a/
