@@ -54,11 +54,16 @@ static bool set(ZSTD_CCtx *z, ZSTD_cParameter p, int v)
     return z && !ZSTD_isError(ZSTD_CCtx_setParameter(z, p, v));
 }
 
-/* The lowest level takes steps so large that it meets no repetition. */
+/*
+ * The lowest level takes steps so large that it meets no repetition.  A block
+ * is no larger than the window, and smaller blocks fit the frequencies more
+ * closely: 64 KiB is best for weights.
+ */
 static bool prepare(struct pq_stream_press *z)
 {
     return set(z->search, ZSTD_c_compressionLevel, z->level) &&
            set(z->count, ZSTD_c_compressionLevel, ZSTD_minCLevel()) &&
+           set(z->count, ZSTD_c_windowLog, 16) &&
            set(z->count, ZSTD_c_literalCompressionMode, ZSTD_ps_enable);
 }
 
