@@ -12,44 +12,79 @@
  */
 #include "impl.h"
 
-static inline uint64_t load(const uint8_t *p, size_t width)
+static inline uint32_t load32(const uint8_t *p)
 {
-    uint64_t v = 0;
-
-    for (size_t k = 0; k < width; k++)
-        v |= (uint64_t)p[k] << 8 * k;
-    return v;
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
+           (uint32_t)p[3] << 24;
 }
 
 /* ---- planes ---- */
 
-static inline void split(const uint8_t *in, size_t n, size_t width,
-                         unsigned up, uint8_t *planes)
+static void split2(const uint8_t *in, size_t n, unsigned up, uint8_t *planes)
 {
-    const unsigned bits = 8 * (unsigned)width;
-
     for (size_t i = 0; i < n; i++) {
-        uint64_t v = load(in + i * width, width);
-        if (up)
-            v = v << 1 | v >> (bits - 1);
-        for (size_t k = 0; k < width; k++)
-            planes[k * n + i] = (uint8_t)(v >> 8 * k);
+        const unsigned v = in[2 * i] | (unsigned)in[2 * i + 1] << 8;
+        const unsigned r = v << up | v >> (16 - up);
+        planes[i] = (uint8_t)r;
+        planes[n + i] = (uint8_t)(r >> 8);
     }
 }
 
-static inline void join(const uint8_t *const *planes, size_t n, size_t width,
-                        unsigned up, uint8_t *out)
+static void split4(const uint8_t *in, size_t n, unsigned up, uint8_t *planes)
 {
-    const unsigned bits = 8 * (unsigned)width;
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t v = load32(in + 4 * i);
+        const uint32_t r = up ? v << 1 | v >> 31 : v;
+        planes[i] = (uint8_t)r;
+        planes[n + i] = (uint8_t)(r >> 8);
+        planes[2 * n + i] = (uint8_t)(r >> 16);
+        planes[3 * n + i] = (uint8_t)(r >> 24);
+    }
+}
+
+static void split8(const uint8_t *in, size_t n, uint8_t *planes)
+{
+    for (size_t k = 0; k < 8; k++)
+        for (size_t i = 0; i < n; i++)
+            planes[k * n + i] = in[8 * i + k];
+}
+
+static void join2(const uint8_t *const *planes, size_t n, unsigned up,
+                  uint8_t *out)
+{
+    const uint8_t *const p0 = planes[0], *const p1 = planes[1];
 
     for (size_t i = 0; i < n; i++) {
-        uint64_t v = 0;
-        for (size_t k = 0; k < width; k++)
-            v |= (uint64_t)planes[k][i] << 8 * k;
-        if (up)
-            v = v >> 1 | (v & 1) << (bits - 1);
-        for (size_t k = 0; k < width; k++)
-            out[i * width + k] = (uint8_t)(v >> 8 * k);
+        const unsigned r = p0[i] | (unsigned)p1[i] << 8;
+        const unsigned v = r >> up | r << (16 - up);
+        out[2 * i] = (uint8_t)v;
+        out[2 * i + 1] = (uint8_t)(v >> 8);
+    }
+}
+
+static void join4(const uint8_t *const *planes, size_t n, unsigned up,
+                  uint8_t *out)
+{
+    const uint8_t *const p0 = planes[0], *const p1 = planes[1];
+    const uint8_t *const p2 = planes[2], *const p3 = planes[3];
+
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t r = p0[i] | (uint32_t)p1[i] << 8 |
+                           (uint32_t)p2[i] << 16 | (uint32_t)p3[i] << 24;
+        const uint32_t v = up ? r >> 1 | r << 31 : r;
+        out[4 * i] = (uint8_t)v;
+        out[4 * i + 1] = (uint8_t)(v >> 8);
+        out[4 * i + 2] = (uint8_t)(v >> 16);
+        out[4 * i + 3] = (uint8_t)(v >> 24);
+    }
+}
+
+static void join8(const uint8_t *const *planes, size_t n, uint8_t *out)
+{
+    for (size_t k = 0; k < 8; k++) {
+        const uint8_t *const p = planes[k];
+        for (size_t i = 0; i < n; i++)
+            out[8 * i + k] = p[i];
     }
 }
 
@@ -61,13 +96,13 @@ void pq_scalar_split_planes(const void *in, size_t n, size_t width,
         memcpy(planes, in, n);
         break;
     case 2:
-        split(in, n, 2, up, planes);
+        split2(in, n, up, planes);
         break;
     case 4:
-        split(in, n, 4, up, planes);
+        split4(in, n, up, planes);
         break;
     case 8:
-        split(in, n, 8, up, planes);
+        split8(in, n, planes);
         break;
     }
 }
@@ -80,33 +115,41 @@ void pq_scalar_join_planes(const uint8_t *const *planes, size_t n, size_t width,
         memcpy(out, planes[0], n);
         break;
     case 2:
-        join(planes, n, 2, up, out);
+        join2(planes, n, up, out);
         break;
     case 4:
-        join(planes, n, 4, up, out);
+        join4(planes, n, up, out);
         break;
     case 8:
-        join(planes, n, 8, up, out);
+        join8(planes, n, out);
         break;
     }
 }
 
 /* ---- what is not zero ---- */
 
+static inline bool is_zero(const uint8_t *p, size_t width)
+{
+    uint64_t v = 0;
+
+    memcpy(&v, p, width);
+    return v == 0;
+}
+
 static inline size_t map(const uint8_t *in, size_t n, size_t width,
                          uint8_t *bits)
 {
     size_t ones = 0;
+    unsigned b = 0;
 
-    for (size_t i = 0; i < n; i += 8) {
-        const size_t m = n - i < 8 ? n - i : 8;
-        unsigned b = 0;
-        for (size_t k = 0; k < m; k++) {
-            const unsigned one = load(in + (i + k) * width, width) != 0;
-            b |= one << k;
-            ones += one;
+    for (size_t i = 0; i < n; i++) {
+        const unsigned one = !is_zero(in + i * width, width);
+        b |= one << i % 8;
+        ones += one;
+        if (i % 8 == 7 || i == n - 1) {
+            bits[i / 8] = (uint8_t)b;
+            b = 0;
         }
-        bits[i / 8] = (uint8_t)b;
     }
     return ones;
 }
