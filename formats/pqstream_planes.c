@@ -156,8 +156,7 @@ static int open_section(struct pq_stream_unpacker *u, const struct section *s,
     *at = s->at;
     if (s->stored == s->bytes)
         return 0;
-    const size_t n =
-        ZSTD_decompressDCtx(u->z, to, s->bytes, s->at, s->stored);
+    const size_t n = ZSTD_decompressDCtx(u->z, to, s->bytes, s->at, s->stored);
     if (ZSTD_isError(n))
         return pq_fail(e, PQ_EFORMAT, "a compressed record is damaged: %s",
                        ZSTD_getErrorName(n));

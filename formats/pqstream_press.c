@@ -119,7 +119,8 @@ static size_t take_sample(struct pq_stream_press *z, const unsigned char *p,
     return SAMPLE;
 }
 
-/* The context that makes less of a plane; of equal ones, that which searches. */
+/* The context that makes less of a plane; of equal ones, that which searches.
+ */
 static ZSTD_CCtx *better(struct pq_stream_press *z, struct output *o,
                          const unsigned char *p, size_t n)
 {

@@ -1,6 +1,6 @@
 /*
- * The arithmetic of pq: conversions, block quantizers, statistics and the
- * transpose, one core at a time, on plain arrays.
+ * The arithmetic of pq: conversions, block quantizers, statistics, the
+ * transpose and byte planes, one core at a time, on plain arrays.
  *
  * Every function exists as portable C ("scalar", the reference) and as AVX2
  * code ("avx2").  Both give the same bytes for the same input, NaN and

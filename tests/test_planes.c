@@ -87,8 +87,8 @@ static void check_map(const struct pq_kernels *k, const uint8_t *in, size_t n,
     k->compact(bits, in, n, width, out);
     for (size_t i = 0; i < (n + 7) / 8 * 8; i++) {
         const bool one = i < n && !is_zero(in + i * width, width);
-        cr_assert((bits[i / 8] >> i % 8 & 1) == one, "%s: width %zu n %zu i %zu",
-                  k->name, width, n, i);
+        cr_assert((bits[i / 8] >> i % 8 & 1) == one,
+                  "%s: width %zu n %zu i %zu", k->name, width, n, i);
         cr_assert(!one ||
                   (memcmp(out + ones * width, in + i * width, width) == 0 &&
                    memcmp(whole + ones * width, in + i * width, width) == 0));
@@ -145,8 +145,8 @@ static struct packed press(const struct pq_kernels *k, int level,
                            enum pq_dtype t, const uint8_t *raw, size_t n)
 {
     struct pq_stream_press *z = pq_stream_press_new(level, k);
-    struct pq_stream_run r = {.raw = block(n), .work = block(n),
-                              .raw_bytes = n, .dtype = t};
+    struct pq_stream_run r = {
+        .raw = block(n), .work = block(n), .raw_bytes = n, .dtype = t};
 
     cr_assert(z != NULL);
     memcpy(r.raw, raw, n);
@@ -225,8 +225,7 @@ Test(planes, every_type_and_length)
 }
 
 /* Sixteen-bit floats like weights, from sums of uniform numbers. */
-static void weights(uint16_t *x, size_t n, const struct pq_kernels *k,
-                    bool f16)
+static void weights(uint16_t *x, size_t n, const struct pq_kernels *k, bool f16)
 {
     float *const f = malloc(4 * n);
 

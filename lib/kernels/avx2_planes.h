@@ -62,10 +62,10 @@ static void join2(const uint8_t *const *planes, size_t m, unsigned up,
 /* In each half, four elements become four bytes of plane 0, of plane 1, ... */
 static inline __m256i bytes_apart(__m256i v)
 {
-    return _mm256_shuffle_epi8(
-        v, _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11,
-                            15, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7,
-                            11, 15));
+    return _mm256_shuffle_epi8(v, _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2,
+                                                   6, 10, 14, 3, 7, 11, 15, 0,
+                                                   4, 8, 12, 1, 5, 9, 13, 2, 6,
+                                                   10, 14, 3, 7, 11, 15));
 }
 
 static void split4(const uint8_t *in, size_t n, size_t m, unsigned up,
@@ -169,9 +169,8 @@ static inline uint32_t zeros1(const uint8_t *p)
 static inline uint32_t zeros2(const uint8_t *p)
 {
     const __m256i z = _mm256_setzero_si256();
-    const __m256i v =
-        _mm256_packs_epi16(_mm256_cmpeq_epi16(load32(p), z),
-                           _mm256_cmpeq_epi16(load32(p + 32), z));
+    const __m256i v = _mm256_packs_epi16(_mm256_cmpeq_epi16(load32(p), z),
+                                         _mm256_cmpeq_epi16(load32(p + 32), z));
 
     return (uint32_t)_mm256_movemask_epi8(_mm256_permute4x64_epi64(v, 0xd8));
 }
@@ -215,8 +214,8 @@ static size_t map_nonzero(const void *in, size_t n, size_t width, uint8_t *bits)
         memcpy(bits + i / 8, &b, 4);
         ones += (size_t)__builtin_popcount(b);
     }
-    return ones + scalar->map_nonzero(p + m * width, n - m, width,
-                                      bits + m / 8);
+    return ones +
+           scalar->map_nonzero(p + m * width, n - m, width, bits + m / 8);
 }
 
 /*
@@ -251,8 +250,8 @@ static inline __m128i ranks(unsigned b)
     const uint64_t n = (uint64_t)__builtin_popcount(low);
 
     return _mm_cvtsi64_si128(
-        (long long)(ranks4[low] |
-                    (ranks4[high] + n * UINT64_C(0x01010101)) << 32));
+        (long long)(ranks4[low] | (ranks4[high] + n * UINT64_C(0x01010101))
+                                      << 32));
 }
 
 /* Indices of 16-bit elements as indices of their bytes; 40 becomes 80. */

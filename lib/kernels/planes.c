@@ -88,8 +88,8 @@ static void join8(const uint8_t *const *planes, size_t n, uint8_t *out)
     }
 }
 
-void pq_scalar_split_planes(const void *in, size_t n, size_t width,
-                            unsigned up, uint8_t *planes)
+void pq_scalar_split_planes(const void *in, size_t n, size_t width, unsigned up,
+                            uint8_t *planes)
 {
     switch (width) {
     case 1:
