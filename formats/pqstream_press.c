@@ -57,14 +57,18 @@ static bool set(ZSTD_CCtx *z, ZSTD_cParameter p, int v)
 /*
  * The lowest level takes steps so large that it meets no repetition.  A block
  * is no larger than the window, and smaller blocks fit the frequencies more
- * closely: 64 KiB is best for weights.
+ * closely: 64 KiB is best for weights.  A zstd that does not know the last
+ * parameter stores what it should count, so the other context is chosen.
  */
 static bool prepare(struct pq_stream_press *z)
 {
-    return set(z->search, ZSTD_c_compressionLevel, z->level) &&
-           set(z->count, ZSTD_c_compressionLevel, ZSTD_minCLevel()) &&
-           set(z->count, ZSTD_c_windowLog, 16) &&
-           set(z->count, ZSTD_c_literalCompressionMode, ZSTD_ps_enable);
+    const bool ok = set(z->search, ZSTD_c_compressionLevel, z->level) &&
+                    set(z->count, ZSTD_c_compressionLevel, ZSTD_minCLevel()) &&
+                    set(z->count, ZSTD_c_windowLog, 16);
+
+    if (ok)
+        (void)set(z->count, ZSTD_c_literalCompressionMode, ZSTD_ps_enable);
+    return ok;
 }
 
 struct pq_stream_press *pq_stream_press_new(int level,
@@ -119,8 +123,7 @@ static size_t take_sample(struct pq_stream_press *z, const unsigned char *p,
     return SAMPLE;
 }
 
-/* The context that makes less of a plane; of equal ones, that which searches.
- */
+/* The context that makes less of a plane; of equals, that which searches. */
 static ZSTD_CCtx *better(struct pq_stream_press *z, struct output *o,
                          const unsigned char *p, size_t n)
 {
