@@ -205,6 +205,7 @@ fuzz-run: fuzzers
 bench: all $(if $(filter none,$(RIVALS)),,$(VENV)/ok) ## figures beside the rivals' (RIVALS=none: without)
 	@PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/run.sh
 	@PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/surgery.sh
+	@PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/pack.sh
 
 # ---- installing -----------------------------------------------------------
 

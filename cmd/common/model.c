@@ -295,6 +295,7 @@ int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
     options.sync = c->sync;
     options.threads = c->threads;
     options.memory = c->memory;
+    options.kernels = c->kernels;
     options.cancel = &cmd_cancel;
     options.program = c->program;
     out->directory = p.format == NULL;

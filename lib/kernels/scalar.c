@@ -582,4 +582,9 @@ const struct pq_kernels pq_kernels_scalar_table = {
     .abs_sum = pq_scalar_abs_sum,
     .uniform = pq_scalar_uniform,
     .drop = pq_scalar_drop,
+    .split_planes = pq_scalar_split_planes,
+    .join_planes = pq_scalar_join_planes,
+    .map_nonzero = pq_scalar_map_nonzero,
+    .compact = pq_scalar_compact,
+    .expand = pq_scalar_expand,
 };

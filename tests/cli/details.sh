@@ -222,6 +222,19 @@ round_trip() {
         [ "$(digest $f)" = "$(digest u1)" ] || bad "the digest of the nf4 $f is another"
     done
 }
+# zeros take no room, and the CPU does not show in what is compressed
+compressed() {
+    local h='{"w":{"dtype":"F16","shape":[512,1024],"data_offsets":[0,1048576]}}'
+    { printf "\\x$(printf %x ${#h})\\0\\0\\0\\0\\0\\0\\0%s" "$h"; head -c 1048576 /dev/zero; } > z.safetensors
+    run pq-convert -z -o z.pq z.safetensors; done_well
+    [ "$(stat -c %s z.pq)" -lt 2048 ] || bad "a MiB of zeros takes $(stat -c %s z.pq) bytes"
+    same_content z.safetensors z.pq
+    for x in z.safetensors llama; do
+        run pq-convert -z -o z1.pq "$x"; done_well
+        PQ_CPU=scalar PQ_THREADS=1 run pq-convert -z -o z2.pq "$x"; done_well
+        cmp -s z1.pq z2.pq || bad "the CPU shows in the output: $RAN"
+    done
+}
 encoded_input() {
     pq-quantize -t nf4 -o e1.pq "$ST"
     run pq-quantize -t int8 -o e2.pq e1.pq; refused; absent e2.pq
@@ -332,7 +345,8 @@ not_replaced() {
 }
 for t in directory_made not_replaced directory_replaced directory_with_foreign_entry directory_in_a_stream \
     suffix_rules bad_type shards shard_missing shard_with_path index_disagrees nan_refused \
-    overflow_refused selection rules rules_from_a_pipe provenance round_trip encoded_input rewritten_stdout \
+    overflow_refused selection rules rules_from_a_pipe provenance round_trip compressed encoded_input \
+    rewritten_stdout \
     modes_and_links pq_itself completion environment; do
     check "details $t" $t
 done
