@@ -13,7 +13,10 @@ from the top of the tree:
     METHOD-PATTERN   the model pruned: 0.5 and 0.3 are sparsities, 2of4 keeps
               two of four
 
-The inputs are correlated, some of them a hundred times larger than others, as
+    llama-norms    of testdata/tiny-llama on its heldout.txt, all linear layers
+    llama-hessian  the same, of the first o_proj
+
+The made inputs are correlated, some of them a hundred times larger than others, as
 those of language models are.  The rules are written down here anew, in torch's
 f32, from
     Wanda      Sun et al. 2306.11695; locuslab/wanda lib/prune.py
@@ -24,8 +27,11 @@ and must find the same mask in f64, so that no test hangs on the last bit.
 import os
 import sys
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import torch
 from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = "testdata/prune_data"
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -109,6 +115,27 @@ def prune(rule, name, w, data, case):
     return (f32.T if name == CONV1D else f32).to(w.dtype).contiguous()
 
 
+LLAMA = "model.layers.0.self_attn.o_proj.weight"
+
+
+def llama_inputs():
+    """What the linear layers of tiny-llama see of heldout.txt, in windows."""
+    folder = "testdata/tiny-llama"
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = AutoTokenizer.from_pretrained(folder)(
+        open(f"{folder}/heldout.txt").read()).input_ids
+    seen = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            module.register_forward_pre_hook(
+                lambda m, x, k=name + ".weight": seen.setdefault(k, []).append(
+                    x[0].detach().double().flatten(0, -2)))
+    with torch.no_grad():
+        for at in range(0, len(ids), 256):
+            model(torch.tensor([ids[at:at + 256]]))
+    return {k: torch.cat(v) for k, v in seen.items()}
+
+
 def main():
     torch.manual_seed(11)
     torch.set_num_threads(1)
@@ -119,15 +146,21 @@ def main():
     x = {UP: inputs(132), Q: inputs(48, dead=(7, 30)), CONV1D: inputs(40)}
     data = {k: ((v ** 2).mean(0).sqrt().float(), (v.T @ v / TOKENS).float())
             for k, v in x.items()}
-    about = {"format": "pt", "pq.tokens": str(TOKENS)}
+    tokens = TOKENS
 
-    def save(name, tensors, **more):
-        save_file(tensors, f"{ROOT}/{name}.safetensors", about | more)
+    def save(name, tensors, kind):
+        save_file(tensors, f"{ROOT}/{name}.safetensors",
+                  {"format": "pt", "pq.kind": kind, "pq.tokens": str(tokens)})
 
     save_file(model, f"{ROOT}/model.safetensors", {"format": "pt"})
-    save("norms", {k: v[0] for k, v in data.items()}, **{"pq.kind": "norms"})
-    save("hessian", {k: v[1] for k, v in data.items()},
-         **{"pq.kind": "hessian"})
+    save("norms", {k: v[0] for k, v in data.items()}, "norms")
+    save("hessian", {k: v[1] for k, v in data.items()}, "hessian")
+    x = llama_inputs()
+    tokens = len(next(iter(x.values())))
+    save("llama-norms", {k: (v ** 2).mean(0).sqrt().float()
+                         for k, v in x.items()}, "norms")
+    save("llama-hessian",
+         {LLAMA: (x[LLAMA].T @ x[LLAMA] / tokens).float()}, "hessian")
     for method, (rule, cases) in METHODS.items():
         for case in cases:
             pruned = {k: prune(rule, k, w, data, case)
