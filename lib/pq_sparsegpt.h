@@ -29,7 +29,7 @@
 #ifndef PQ_SPARSEGPT_H
 #define PQ_SPARSEGPT_H
 
-#include "pq_quant.h"
+#include "pq_prune.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -45,7 +45,7 @@ struct pq_sparsegpt {
 
 /*
  * Does the hessian fit the weights `t`, and the pattern their columns?  Fails
- * with the name of the tensor.  *bytes: what the engine needs for the step,
+ * without naming the tensor.  *bytes: what the engine needs for the step,
  *     inputs and outputs + 4 (in^2 + out in + ...)
  */
 PQ_MUST_USE int pq_sparsegpt_check(const struct pq_sparsegpt *g,
@@ -54,15 +54,15 @@ PQ_MUST_USE int pq_sparsegpt_check(const struct pq_sparsegpt *g,
 
 /*
  * Appends the step that prunes `in` of `src` into `tensor` of the output
- * catalogue, of the same type; one unit.  `g` is copied and was checked.  NaN
- * and infinities fail, in either file, as do values that the type of the
- * output cannot hold.  q->report sees signal and noise; step->user is the
- * caller's.
+ * catalogue, of the same type; one unit.  `g` is copied and was checked, `q`
+ * is borrowed.  NaN and infinities fail, in either file and whatever `q`
+ * allows, as do values that the type of the output cannot hold.  step->user
+ * is the caller's.
  */
 struct pq_step *pq_step_sparsegpt(struct pq_plan *p, struct pq_source *src,
                                   const struct pq_tensor *in, size_t tensor,
                                   const struct pq_sparsegpt *g,
-                                  const struct pq_quant *q,
+                                  const struct pq_pruning *q,
                                   struct pq_error *e);
 
 #ifdef __cplusplus

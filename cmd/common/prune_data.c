@@ -74,8 +74,6 @@ int prune_settle_data(struct cmd *c, struct prune_options *o)
     if (o->hessian && o->scope)
         return cmd_usage(c, "--hessian compares blocks of 128 columns and "
                             "takes no --scope");
-    if (o->norms)
-        o->how.scope = PQ_PRUNE_ROW;
     return 0;
 }
 
@@ -117,26 +115,45 @@ static uint64_t memory_option(uint64_t bytes)
     return (bytes / 3 * 4 >> 20) + 1;
 }
 
-static int choose_sparsegpt(const struct prune_job *j, const struct pq_tensor *t,
-                            struct prune_choice *d, struct pq_error *e)
+static int choose_sparsegpt(const struct prune_job *j,
+                            const struct pq_tensor *hessian,
+                            const struct pq_tensor *t, struct prune_choice *d,
+                            struct pq_error *e)
 {
     const bool groups = d->how.scope == PQ_PRUNE_GROUPS;
     uint64_t bytes;
 
-    d->sparsegpt = (struct pq_sparsegpt){.source = d->how.norms,
-                                         .hessian = d->how.norm,
+    d->sparsegpt = (struct pq_sparsegpt){.source = j->data.source,
+                                         .hessian = hessian,
                                          .sparsity = d->how.sparsity,
                                          .keep = groups ? d->how.n : 0,
                                          .of = groups ? d->how.m : 0,
                                          .transpose = d->how.turned};
-    d->how.norms = NULL;
-    d->how.norm = NULL;
     if (pq_sparsegpt_check(&d->sparsegpt, t, &bytes, e))
         return -1;
     if (bytes > j->base.c->memory)
         return pq_fail(e, PQ_ELIMIT,
-                       "is pruned as a whole with its hessian: that needs "
+                       "is pruned as a whole and with its hessian, which needs "
                        "--memory %lluM",
                        (unsigned long long)memory_option(bytes));
     return 0;
+}
+
+int prune_choose_data(const struct prune_job *j, const struct pq_tensor *t,
+                      struct prune_choice *d, struct pq_error *e)
+{
+    struct pq_source *s = j->data.source;
+
+    if (!s)
+        return 0;
+    const size_t i = pq_names_find(&j->data.names, t->name);
+    if (i == SIZE_MAX)
+        return pq_fail(e, PQ_EARG, "has no %s in %s", kind_of(j->o), s->name);
+    if (j->o->hessian)
+        return choose_sparsegpt(j, &s->catalog->tensors[i], t, d, e);
+    if (d->how.scope != PQ_PRUNE_GROUPS)
+        d->how.scope = PQ_PRUNE_ROW;
+    d->how.norms = s;
+    d->how.norm = &s->catalog->tensors[i];
+    return pq_prune_check(&d->how, t, e);
 }

@@ -15,6 +15,7 @@
  */
 #include "pq_sparsegpt.h"
 #include "pq_linalg.h"
+#include "pq_quant.h"
 
 #include <string.h>
 
@@ -26,7 +27,7 @@
 
 struct sparsegpt {
     struct pq_sparsegpt how;
-    const struct pq_quant *quant;
+    const struct pq_pruning *q;
     enum pq_dtype dtype;
     size_t rows, cols, width;
 };
@@ -37,12 +38,16 @@ struct work {
     float *u, *w, *err;
     uint32_t *count;
     unsigned char *gone;
+    struct pq_pruned *done;
 };
 
-static void set_work(struct work *x, const struct sparsegpt *p, void *scratch)
+static void set_work(struct work *x, const struct sparsegpt *p,
+                     const struct pq_unit *unit)
 {
     x->p = p;
-    x->u = scratch;
+    x->done = unit->partial;
+    x->done->n = p->rows * p->cols;
+    x->u = unit->scratch;
     x->w = x->u + p->cols * p->cols;
     x->err = x->w + p->rows * p->cols;
     x->count = (uint32_t *)(x->err + p->rows * p->width);
@@ -56,7 +61,7 @@ static int load_weights(const struct work *x, const void *raw, void *room,
                         struct pq_error *e)
 {
     const struct sparsegpt *p = x->p;
-    const struct pq_kernels *k = p->quant->kernels;
+    const struct pq_kernels *k = p->q->kernels;
     const size_t n = p->rows * p->cols;
 
     if (p->how.transpose) {
@@ -77,7 +82,7 @@ static int load_hessian(const struct work *x, const float *raw,
     const size_t n = p->cols;
     double sum = 0;
 
-    if (p->quant->kernels->count_nonfinite(raw, n * n))
+    if (p->q->kernels->count_nonfinite(raw, n * n))
         return pq_fail(e, PQ_EVALUE, "has NaN or infinite elements");
     memcpy(x->u, raw, n * n * sizeof *raw);
     for (size_t i = 0; i < n; i++) {
@@ -97,7 +102,7 @@ static int load_hessian(const struct work *x, const float *raw,
 static int store_weights(const struct work *x, void *out, struct pq_error *e)
 {
     const struct sparsegpt *p = x->p;
-    const struct pq_kernels *k = p->quant->kernels;
+    const struct pq_kernels *k = p->q->kernels;
     const size_t size = pq_dtype_bits(p->dtype) / 8;
 
     if (k->count_nonfinite(x->w, p->rows * p->cols) ||
@@ -116,27 +121,22 @@ static int store_weights(const struct work *x, void *out, struct pq_error *e)
     return 0;
 }
 
-/* What was, and what it differs by from what is; in place of the factor. */
+/* What became of them. */
 static void measure(const struct work *x, const void *in, const void *out,
-                    struct pq_quality *q)
+                    struct pq_pruned *q)
 {
+    static const float nothing[CHUNK];
     const struct sparsegpt *p = x->p;
+    const struct pq_kernels *k = p->q->kernels;
     const size_t n = p->rows * p->cols, size = pq_dtype_bits(p->dtype) / 8;
-    float was[CHUNK], is[CHUNK];
+    float was[CHUNK], is[CHUNK], worst = 0;
 
-    q->n = n;
     for (size_t at = 0; at < n; at += CHUNK) {
         const size_t count = n - at < CHUNK ? n - at : CHUNK;
-        pq_load_f32(p->quant->kernels, p->dtype, (const char *)in + at * size,
-                    count, was);
-        pq_load_f32(p->quant->kernels, p->dtype, (const char *)out + at * size,
-                    count, is);
-        for (size_t i = 0; i < count; i++) {
-            const float d = was[i] < is[i] ? is[i] - was[i] : was[i] - is[i];
-            q->signal += (double)was[i] * (double)was[i];
-            q->noise += (double)d * (double)d;
-            q->max_error = d > q->max_error ? d : q->max_error;
-        }
+        pq_load_f32(k, p->dtype, (const char *)in + at * size, count, was);
+        pq_load_f32(k, p->dtype, (const char *)out + at * size, count, is);
+        q->zeros += k->count_equal(is, nothing, count, 0);
+        k->error_stats(was, is, count, &q->signal, &q->noise, &worst);
     }
 }
 
@@ -250,6 +250,7 @@ static void sweep_row(const struct work *x, size_t row, size_t from, size_t n,
         err[i] = gone[i] ? w[i] / u[i] : 0;
         if (!gone[i])
             continue;
+        x->done->pruned++;
         for (size_t j = i + 1; err[i] != 0 && j < n; j++)
             w[j] -= err[i] * u[j];
         w[i] = 0;
@@ -283,15 +284,15 @@ static int emit(const struct pq_step *s, const struct pq_unit *unit,
     struct work x;
 
     (void)state;
-    set_work(&x, p, unit->scratch);
+    set_work(&x, p, unit);
     if (load_weights(&x, unit->in[0], unit->out[0], e))
         return -1;
     if (load_hessian(&x, unit->in[1], e))
-        return pq_error_in(e, "hessian of %s in %s", s->name,
-                           p->how.source->name);
+        return pq_error_in(e, "its hessian in %s", p->how.source->name);
     if (sweep(&x, e) || store_weights(&x, unit->out[0], e))
         return -1;
-    measure(&x, unit->in[0], unit->out[0], unit->partial);
+    if (p->q->measure)
+        measure(&x, unit->in[0], unit->out[0], x.done);
     return 0;
 }
 
@@ -301,7 +302,7 @@ static int combine(const struct pq_step *s, unsigned pass, void *state,
     (void)s;
     (void)pass;
     (void)e;
-    memcpy(state, partial, sizeof(struct pq_quality));
+    memcpy(state, partial, sizeof(struct pq_pruned));
     return 0;
 }
 
@@ -309,7 +310,7 @@ static int done(const struct pq_step *s, void *state, struct pq_error *e)
 {
     const struct sparsegpt *p = s->params;
 
-    return p->quant->report ? p->quant->report(s, state, e) : 0;
+    return p->q->report ? p->q->report(s, state, e) : 0;
 }
 
 /* Columns of a block: whole groups of a pattern. */
@@ -338,31 +339,32 @@ int pq_sparsegpt_check(const struct pq_sparsegpt *g, const struct pq_tensor *t,
 
     if (t->rank != 2 || !pq_dtype_is_float(t->dtype) ||
         t->codec.encoding != PQ_PLAIN || t->n_elements == 0)
-        return pq_fail(e, PQ_EARG, "tensor %s: is no plain matrix", t->name);
+        return pq_fail(e, PQ_EARG, "is no plain matrix, so it has no inputs");
     const uint64_t rows = t->shape[g->transpose], cols = t->shape[!g->transpose];
     if (h->rank != 2 || h->dtype != PQ_F32 || h->codec.encoding != PQ_PLAIN ||
         h->shape[0] != cols || h->shape[1] != cols)
         return pq_fail(e, PQ_EARG,
-                       "%s: tensor %s: is not F32 [%llu, %llu], the inputs of "
-                       "these weights",
-                       g->source->name, h->name, (unsigned long long)cols,
-                       (unsigned long long)cols);
+                       "has %llu inputs; its hessian in %s is not F32 [%llu, "
+                       "%llu]",
+                       (unsigned long long)cols, g->source->name,
+                       (unsigned long long)cols, (unsigned long long)cols);
     if (g->of && cols % g->of)
-        return pq_fail(e, PQ_EARG,
-                       "tensor %s: has %llu inputs, no multiple of %u", t->name,
+        return pq_fail(e, PQ_EARG, "rows of %llu do not divide into groups of "
+                                   "%u",
                        (unsigned long long)cols, g->of);
     if (!scratch_bytes(rows, cols, width_of(g), &scratch) ||
         !pq_mul(t->parts[0].bytes, 2, &twice) ||
         !pq_add(scratch, twice, bytes) ||
         !pq_add(*bytes, h->parts[0].bytes + PQ_LINALG_BYTES, bytes))
-        return pq_fail(e, PQ_ELIMIT, "tensor %s: is too large", t->name);
+        return pq_fail(e, PQ_ELIMIT, "is too large");
     return 0;
 }
 
 struct pq_step *pq_step_sparsegpt(struct pq_plan *plan, struct pq_source *src,
                                   const struct pq_tensor *in, size_t tensor,
                                   const struct pq_sparsegpt *g,
-                                  const struct pq_quant *q, struct pq_error *e)
+                                  const struct pq_pruning *q,
+                                  struct pq_error *e)
 {
     const struct pq_part *parts[2] = {&in->parts[0], &g->hessian->parts[0]};
     uint64_t bytes = 0;
@@ -373,7 +375,7 @@ struct pq_step *pq_step_sparsegpt(struct pq_plan *plan, struct pq_source *src,
         pq_fail_nomem(e);
         return NULL;
     }
-    *p = (struct sparsegpt){.how = *g, .quant = q, .dtype = in->dtype,
+    *p = (struct sparsegpt){.how = *g, .q = q, .dtype = in->dtype,
                             .rows = (size_t)in->shape[g->transpose],
                             .cols = (size_t)in->shape[!g->transpose],
                             .width = (size_t)width_of(g)};
@@ -391,7 +393,7 @@ struct pq_step *pq_step_sparsegpt(struct pq_plan *plan, struct pq_source *src,
                                      .item_bits = parts[i]->bytes * 8};
     s->out[0].item_bits = parts[0]->bytes * 8;
     s->scratch_bytes = (size_t)bytes + PQ_LINALG_BYTES;
-    s->partial_bytes = s->state_bytes = sizeof(struct pq_quality);
+    s->partial_bytes = s->state_bytes = sizeof(struct pq_pruned);
     s->emit = emit;
     s->combine = combine;
     s->done = done;
