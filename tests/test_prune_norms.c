@@ -71,28 +71,37 @@ static float *prune(const float *w, const float *norms, struct pq_prune how,
     const struct pq_pruning q = {.kernels = pq_kernels_best()};
     const struct pq_run run = {.threads = 3, .memory = 16 << 20};
     struct data d;
+    struct pq_column_cut cuts[OUT];
     struct pq_source *sources[] = {&d.source.base};
-    struct pq_plan plan = {.sources = sources, .n_sources = 1};
+    struct pq_plan find = {.sources = sources, .n_sources = 1}, plan = find;
     struct pq_catalog out;
     struct fake_sink sink;
     float *x = NULL, *y = malloc(OUT * IN * sizeof *y);
+    int rc = 0;
 
     data_init(&d, w, norms, how.turned, dtype);
     how.norms = &d.source.base;
     how.norm = d.norms;
+    how.cuts = cuts;
     cr_assert_eq(pq_prune_check(&how, d.w, e), 0, "%s", e->msg);
+    if (how.turned && how.scope == PQ_PRUNE_ROW) {
+        cr_assert(pq_step_prune_columns(&find, &d.source.base, d.w, &how, &q,
+                                        e));
+        rc = pq_engine_run(&find, &run, e);
+    }
     pq_catalog_init(&out);
     cr_assert(pq_tensor_copy(&out, d.w, e));
     cr_assert(pq_step_prune(&plan, &d.source.base, d.w, 0, &how, &q, e));
     fake_sink_init(&sink, &out, true, -1);
     plan.sink = &sink.base;
-    if (pq_engine_run(&plan, &run, e) == 0) {
+    if (rc == 0 && pq_engine_run(&plan, &run, e) == 0) {
         x = malloc(OUT * IN * sizeof *x);
         pq_load_f32(q.kernels, dtype, fake_sink_part(&sink, 0, 0), OUT * IN, x);
         memcpy(y, x, OUT * IN * sizeof *y);
         if (how.turned)
             turn(y, IN, OUT, x);
     }
+    pq_plan_release(&find);
     free(y);
     fake_sink_release(&sink);
     pq_plan_release(&plan);
@@ -159,7 +168,7 @@ Test(prune_norms, groups)
 Test(prune_norms, norms_are_no_less_than_0)
 {
     static const float none[] = {NAN, INFINITY, -1};
-    const struct pq_prune how = {.scope = PQ_PRUNE_ROW, .sparsity = .5};
+    struct pq_prune how = {.scope = PQ_PRUNE_ROW, .sparsity = .5};
     float w[OUT * IN], norms[IN];
 
     make_weights(w);
@@ -167,6 +176,7 @@ Test(prune_norms, norms_are_no_less_than_0)
         struct pq_error e = PQ_ERROR_INIT;
         make_norms(norms);
         norms[7] = none[i];
+        how.turned = i % 2;
         cr_assert_null(prune(w, norms, how, PQ_F32, &e));
         cr_assert(strstr(e.msg, "norm 7 in "), "%s", e.msg);
         cr_assert_eq(e.code, PQ_EVALUE);

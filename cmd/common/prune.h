@@ -3,8 +3,9 @@
  *
  *     cmd/prune.c         the options
  *     prune_choose.c      which tensors are pruned, and how each
- *     prune_report.c      -v and --json
+ *     prune_find.c        what must be known before: runs that only read
  *     prune_data.c        --method, --norms and --hessian
+ *     prune_report.c      -v and --json
  *
  * A job is declared, given its steps and run as job.h says.
  */
@@ -54,6 +55,8 @@ struct prune_job {
     struct prune_choice *choices; /* [tensors of base.in] */
     struct prune_data data;
     bool conv1d;
+    struct pq_prune_pool *pool;
+    struct pq_column_cut *cuts; /* of all turned tensors in scope row */
 };
 
 /* ---- prune_choose.c ------------------------------------------------------ */
@@ -68,6 +71,14 @@ PQ_MUST_USE int prune_check_rules(const struct prune_options *o,
                                   struct pq_error *e);
 /* Fills in j->choices; fails for what cannot be pruned so. */
 PQ_MUST_USE int prune_choose(struct prune_job *j, struct pq_error *e);
+
+/* ---- prune_find.c -------------------------------------------------------- */
+
+/* cmd_job.keep: will those runs be needed? */
+bool prune_keeps(const struct cmd_job *base);
+/* Makes them; not with -n. */
+PQ_MUST_USE int prune_find(struct prune_job *j, struct pq_error *e);
+void prune_release(struct prune_job *j);
 
 /* ---- prune_data.c -------------------------------------------------------- */
 

@@ -115,6 +115,7 @@ provenance() {
 }
 do_not_fit() {
     local d
+    run pq-prune -s 0.5 --norms llama model.safetensors -o x.pq; refused 'llama: is no regular file'
     run pq-prune -s 0.5 --norms absent.safetensors model.safetensors -o x.pq; refused absent.safetensors
     run pq-prune -s 0.5 --norms hessian.safetensors model.safetensors -o x.pq; refused "holds 'hessian', not norms"
     run pq-prune -s 0.5 --hessian norms.safetensors model.safetensors -o x.pq; refused "holds 'norms', not hessian"
