@@ -16,6 +16,7 @@ enum {
     OPT_THRESHOLD,
     OPT_RULE,
     OPT_RULES,
+    OPT_SCHEDULE,
     OPT_NONFINITE,
     OPT_METHOD,
     OPT_NORMS,
@@ -43,6 +44,8 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT | CMD_ARG_CONTENT, OPT_HESSIAN},
     {0, "method", "METHOD", "magnitude, wanda or sparsegpt; the files say it",
      "magnitude wanda sparsegpt", CMD_CHANGES_OUTPUT, OPT_METHOD},
+    {0, "schedule", "N", "print the S of N steps to -s and prune nothing", "",
+     0, OPT_SCHEDULE},
     {0, "allow-nonfinite", NULL, "accept NaN, as larger than all else", NULL,
      CMD_CHANGES_OUTPUT, OPT_NONFINITE},
     {0, NULL, NULL, NULL, NULL, 0, 0},
@@ -125,6 +128,8 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     case OPT_HESSIAN:
         o->hessian = value;
         return 0;
+    case OPT_SCHEDULE:
+        return prune_schedule_parse(value, &o->schedule, e);
     default:
         o->allow_nonfinite = true;
         return 0;
@@ -207,6 +212,8 @@ static int settle_options(struct cmd *c, struct prune_options *o)
     if (ways == 0 && o->rules.n == 0)
         return cmd_usage(c, "say what goes: -s S, --pattern N:M, --threshold X "
                             "or rules");
+    if (o->schedule.n && (!o->sparsity || c->n_operands || c->output))
+        return cmd_usage(c, "--schedule goes with -s, without MODEL and -o");
     if (!o->sparsity && o->scope)
         return cmd_usage(c, "--scope goes with -s");
     if (!o->sparsity && o->how.block_rows)
@@ -229,7 +236,9 @@ static int run(struct cmd *c, struct pq_error *e)
     struct prune_options *o = c->state;
     int status = settle_options(c, o);
 
-    if (!status)
+    if (!status && o->schedule.n)
+        prune_schedule_print(&o->schedule, o->how.sparsity, c->json);
+    else if (!status)
         status = prune_check_rules(o, e) ? CMD_TROUBLE : prune(c, o, e);
     cmd_rules_release(&o->rules);
     return status;

@@ -5,6 +5,7 @@
  *     prune_choose.c      which tensors are pruned, and how each
  *     prune_find.c        what must be known before: runs that only read
  *     prune_data.c        --method, --norms and --hessian
+ *     prune_schedule.c    --schedule
  *     prune_report.c      -v and --json
  *
  * A job is declared, given its steps and run as job.h says.
@@ -24,6 +25,11 @@ enum prune_method {
     PRUNE_SPARSEGPT
 };
 
+/* Which part goes at which step of a training: prune_schedule.c. */
+struct prune_schedule {
+    uint64_t n, from, every; /* n = 0: none was asked for */
+};
+
 /* From the options; more of them are more members. */
 struct prune_options {
     struct pq_prune how; /* of all that no rule speaks of */
@@ -33,6 +39,7 @@ struct prune_options {
     bool allow_nonfinite;
     enum prune_method method;
     const char *norms, *hessian; /* files, or NULL */
+    struct prune_schedule schedule; /* printed instead of pruning */
 };
 
 /* What becomes of one tensor. */
@@ -93,6 +100,17 @@ void prune_release_data(struct prune_job *j);
 PQ_MUST_USE int prune_choose_data(const struct prune_job *j,
                                   const struct pq_tensor *t,
                                   struct prune_choice *d, struct pq_error *e);
+
+/* ---- prune_schedule.c ---------------------------------------------------- */
+
+/* "N[:FROM[:EVERY]]" */
+PQ_MUST_USE int prune_schedule_parse(const char *s, struct prune_schedule *d,
+                                     struct pq_error *e);
+/* The sparsity after the k-th time of n. */
+double prune_schedule_at(const struct prune_schedule *d, double sparsity,
+                         uint64_t k);
+void prune_schedule_print(const struct prune_schedule *d, double sparsity,
+                          bool json);
 
 /* ---- prune_report.c ------------------------------------------------------ */
 

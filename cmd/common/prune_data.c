@@ -1,6 +1,6 @@
 /*
  * Pruning with data: what a calibration run has written about the inputs of
- * the layers, found and checked.  The files: pq-prune(1), DATA FILES.
+ * the layers, found and checked.  The files: pq-prune(1), FILES.
  */
 #include "prune.h"
 
@@ -61,6 +61,9 @@ int prune_settle_data(struct cmd *c, struct prune_options *o)
 
     if (status || o->method == PRUNE_MAGNITUDE)
         return status;
+    if (o->schedule.n)
+        return cmd_usage(c, "--schedule prunes nothing and takes no --%s",
+                         kind_of(o));
     if (o->threshold)
         return cmd_usage(c, "--threshold is about magnitudes and does not go "
                             "with --%s",

@@ -82,6 +82,7 @@ options() {
         run pq-prune -s 0.5 --method magnitude $file model.safetensors -o x.pq; misused
         run pq-prune -s 0.5 --scope tensor $file model.safetensors -o x.pq; misused
         run pq-prune -s 0.5 --blocks 4x4 $file model.safetensors -o x.pq; misused
+        run pq-prune -s 0.5 --schedule 4 $file; misused
         run pq-prune --threshold 0.1 $file model.safetensors -o x.pq; misused
     done
     run pq-prune -s 0.5 --method wanda --hessian hessian.safetensors model.safetensors -o x.pq; misused
