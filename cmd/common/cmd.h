@@ -26,7 +26,8 @@ enum cmd_option_flags {
     CMD_CHANGES_OUTPUT = 1u << 0, /* goes into the provenance line */
     CMD_REPEATS = 1u << 1,        /* may be given more than once */
     CMD_ARG_OPTIONAL = 1u << 2,   /* -z or -z3, --compress or --compress=3 */
-    CMD_ARG_CONTENT = 1u << 3     /* a file: provenance holds its digest */
+    CMD_ARG_CONTENT = 1u << 3,    /* a text: provenance holds its digest */
+    CMD_ARG_TENSORS = 1u << 4     /* so it does of a file of tensors */
 };
 
 /* Shared options a tool takes (bits of pq_tool.shared); -h -V always. */
@@ -183,7 +184,7 @@ int cmd_completion_of_all(const char *shell, FILE *f);
 
 extern const struct pq_tool tool_info, tool_convert, tool_quantize,
     tool_dequantize, tool_merge, tool_extract, tool_verify, tool_diff,
-    tool_patch;
+    tool_patch, tool_prune;
 extern const struct pq_tool *const cmd_tools[]; /* NULL-terminated */
 const struct pq_tool *cmd_tool_named(const char *name);
 
@@ -248,6 +249,9 @@ PQ_MUST_USE int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
  */
 PQ_MUST_USE int cmd_open_kept(struct cmd *c, size_t i, struct pq_source **s,
                               struct pq_error *e);
+/* Makes that of a source that cmd_open_plain() opened. */
+PQ_MUST_USE int cmd_keep(struct cmd *c, struct pq_source **s,
+                         struct pq_error *e);
 /*
  * load.c: makes of an adapter one that can be read in any order; what is
  * sequential is copied, and its share of c->memory is gone.

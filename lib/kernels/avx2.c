@@ -432,6 +432,7 @@ static void dyn8_decode(const uint8_t *codes, const float *absmax, size_t n,
 #include "avx2_blend.h"
 #include "avx2_change.h"
 #include "avx2_planes.h"
+#include "avx2_prune.h"
 
 /* Moving bytes in tiles needs no vectors of floats. */
 static void transpose(const void *in, void *out, size_t rows, size_t cols,
@@ -483,6 +484,11 @@ const struct pq_kernels pq_kernels_avx2_table = {
     .map_nonzero = map_nonzero,
     .compact = compact,
     .expand = expand,
+    .keep_from = keep_from,
+    .keep_groups = keep_groups,
+    .keep_across = keep_across,
+    .keep_u16 = keep_u16,
+    .keep_u32 = keep_u32,
 };
 
 #endif

@@ -142,4 +142,16 @@ void pq_scalar_compact(const uint8_t *bits, const void *in, size_t n,
 void pq_scalar_expand(const uint8_t *bits, const void *in, size_t ones,
                       size_t n, size_t width, void *out);
 
+/* prune.c */
+void pq_scalar_keep_from(const float *x, size_t n, uint32_t low, uint8_t *keep);
+void pq_scalar_keep_groups(const float *x, size_t n, unsigned group,
+                           unsigned drop, uint8_t *keep);
+void pq_scalar_keep_across(const float *x, size_t stride, unsigned group,
+                           unsigned drop, size_t n, uint8_t *keep,
+                           size_t keep_stride);
+void pq_scalar_keep_u16(const uint16_t *in, const uint8_t *keep, size_t n,
+                        uint16_t *out);
+void pq_scalar_keep_u32(const uint32_t *in, const uint8_t *keep, size_t n,
+                        uint32_t *out);
+
 #endif

@@ -587,4 +587,9 @@ const struct pq_kernels pq_kernels_scalar_table = {
     .map_nonzero = pq_scalar_map_nonzero,
     .compact = pq_scalar_compact,
     .expand = pq_scalar_expand,
+    .keep_from = pq_scalar_keep_from,
+    .keep_groups = pq_scalar_keep_groups,
+    .keep_across = pq_scalar_keep_across,
+    .keep_u16 = pq_scalar_keep_u16,
+    .keep_u32 = pq_scalar_keep_u32,
 };
