@@ -9,7 +9,7 @@
  *   working through them    pq_engine.h
  *   quantization            pq_kernels.h pq_quant.h
  *   differences             pq_diff.h
- *   changing models         pq_surgery.h pq_blend.h pq_vocab.h
+ *   changing models         pq_surgery.h pq_blend.h pq_vocab.h pq_shrink.h
  *   linear algebra          pq_linalg.h pq_lowrank.h pq_ranks.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
@@ -43,6 +43,7 @@
 #include "pq_surgery.h"
 #include "pq_blend.h"
 #include "pq_vocab.h"
+#include "pq_shrink.h"
 
 #include "pq_diff.h"
 
