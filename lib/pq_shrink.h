@@ -68,12 +68,16 @@ PQ_MUST_USE int pq_shrunk_new(struct pq_source *inner,
 /*
  * Appends a step that only reads: the sum of the squares of each row of t
  * [rows][columns], or `by_column` of each column, in double and in an order
- * that no thread changes, into `sums` (borrowed, [rows] or [columns]).
- * Plain and floating; NaN and infinities fail with PQ_EVALUE.
+ * that no thread changes.  `found` gets them once, in plan order: sums [rows]
+ * or [columns], which live while it runs; step->user is the caller's.  Plain
+ * and floating; NaN and infinities fail with PQ_EVALUE.
  */
 struct pq_step *pq_step_squares(struct pq_plan *p, struct pq_source *s,
                                 const struct pq_tensor *t, bool by_column,
-                                const struct pq_kernels *kernels, double *sums,
+                                const struct pq_kernels *kernels,
+                                int (*found)(const struct pq_step *s,
+                                             const double *sums,
+                                             struct pq_error *e),
                                 struct pq_error *e);
 
 #ifdef __cplusplus

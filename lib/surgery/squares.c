@@ -19,10 +19,11 @@ struct squares {
     const struct pq_kernels *kernels;
     const struct pq_tensor *t;
     bool by_column;
-    double *sums; /* [rows] or [columns] */
+    int (*found)(const struct pq_step *s, const double *sums,
+                 struct pq_error *e);
 };
 
-/* A partial: of how many rows, and their sums or those of the columns. */
+/* A partial, and the state: of how many rows, their sums or the columns'. */
 struct share {
     uint64_t count;
     double x[];
@@ -59,40 +60,53 @@ static int gather(const struct pq_step *s, unsigned pass,
     return 0;
 }
 
-/* The state is the number of rows so far. */
 static int combine(const struct pq_step *s, unsigned pass, void *state,
                    const void *partial, struct pq_error *e)
 {
     const struct squares *p = s->params;
     const struct share *share = partial;
-    uint64_t *rows = state;
+    struct share *all = state;
 
     (void)pass;
     (void)e;
     if (p->by_column)
         for (uint64_t k = 0; k < p->t->shape[1]; k++)
-            p->sums[k] += share->x[k];
+            all->x[k] += share->x[k];
     else
-        memcpy(p->sums + *rows, share->x,
+        memcpy(all->x + all->count, share->x,
                (size_t)share->count * sizeof *share->x);
-    *rows += share->count;
+    all->count += share->count;
     return 0;
 }
 
-static int begin(const struct pq_step *s, void *state, struct pq_error *e)
+static int done(const struct pq_step *s, void *state, struct pq_error *e)
 {
     const struct squares *p = s->params;
 
-    (void)state;
-    (void)e;
-    memset(p->sums, 0,
-           (size_t)p->t->shape[p->by_column] * sizeof *p->sums);
-    return 0;
+    return p->found(s, ((struct share *)state)->x, e);
+}
+
+static void set_sizes(struct pq_step *s, const struct squares *p)
+{
+    const uint64_t rows = p->t->shape[0], cols = p->t->shape[1];
+    const uint64_t unit = UNIT / cols ? UNIT / cols : 1;
+
+    s->items = rows;
+    s->unit_items = unit;
+    s->in[0].item_bits = cols * pq_dtype_bits(p->t->dtype);
+    s->scratch_bytes = (size_t)(unit * cols) * sizeof(float);
+    s->partial_bytes = sizeof(struct share) +
+                       (size_t)(p->by_column ? cols : unit) * sizeof(double);
+    s->state_bytes = sizeof(struct share) +
+                     (size_t)(p->by_column ? cols : rows) * sizeof(double);
 }
 
 struct pq_step *pq_step_squares(struct pq_plan *p, struct pq_source *src,
                                 const struct pq_tensor *t, bool by_column,
-                                const struct pq_kernels *kernels, double *sums,
+                                const struct pq_kernels *kernels,
+                                int (*found)(const struct pq_step *s,
+                                             const double *sums,
+                                             struct pq_error *e),
                                 struct pq_error *e)
 {
     if (t->rank != 2 || t->n_elements == 0 || !pq_dtype_is_float(t->dtype) ||
@@ -107,24 +121,16 @@ struct pq_step *pq_step_squares(struct pq_plan *p, struct pq_source *src,
         pq_fail_nomem(e);
         return NULL;
     }
-    const uint64_t cols = t->shape[1];
-    *q = (struct squares){kernels, t, by_column, sums};
+    *q = (struct squares){kernels, t, by_column, found};
     s->name = t->name;
     s->params = q;
     s->in[0].source = src;
     s->in[0].part = &t->parts[0];
     s->in[0].access = PQ_RANGE;
-    s->in[0].item_bits = cols * pq_dtype_bits(t->dtype);
-    s->items = t->shape[0];
-    s->unit_items = UNIT / cols ? UNIT / cols : 1;
-    s->scratch_bytes = (size_t)(s->unit_items * cols) * sizeof(float);
-    s->partial_bytes =
-        sizeof(struct share) +
-        (size_t)(by_column ? cols : s->unit_items) * sizeof(double);
-    s->state_bytes = sizeof(uint64_t);
     s->n_gather = 1;
-    s->begin = begin;
     s->gather = gather;
     s->combine = combine;
+    s->done = done;
+    set_sizes(s, q);
     return s;
 }
