@@ -17,6 +17,9 @@
  */
 bool cmd_config_string(const struct pq_catalog *c, const char *key,
                        char *value, size_t n, struct pq_error *e);
+/* Does a top-level key say true? */
+bool cmd_config_true(const struct pq_catalog *c, const char *key,
+                     struct pq_error *e);
 /* Is there a top-level key?  A config that is not JSON fails with *e set. */
 bool cmd_config_has(const struct pq_catalog *c, const char *key,
                     struct pq_error *e);

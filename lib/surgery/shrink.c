@@ -384,25 +384,32 @@ static int declare(struct view *v, const struct pq_cut *cuts, size_t n,
                : 0;
 }
 
-/* Of a pipe: what is whole may be needed later, what is cut is passed once. */
+/*
+ * Of a pipe: what is whole may be needed later, what is cut is passed once; a
+ * hold that was there may have passed it already.
+ */
 static int expect_parts(struct view *v, uint64_t memory, const char *tmpdir,
                         struct pq_error *e)
 {
     struct pq_source *in = v->inner;
+    const bool fresh = !in->hold;
 
-    if (!in->hold) {
+    if (fresh) {
         in->hold_budget.left = memory;
         in->hold_budget.dir = tmpdir;
         in->hold = pq_hold_new(in, &in->hold_budget, e);
     }
     if (!in->hold)
         return -1;
+    size_t next = 0; /* piece; they are in the order of the tensors */
     for (size_t i = 0; i < in->catalog->n_tensors; i++)
-        for (size_t k = 0; k < in->catalog->tensors[i].n_parts; k++)
-            pq_hold_expect(in->hold, &in->catalog->tensors[i].parts[k], 0);
-    for (size_t i = 0; i < v->n; i++)
-        if (!v->pieces[i].cut)
-            pq_hold_expect(in->hold, v->pieces[i].from, 1);
+        for (size_t k = 0; k < in->catalog->tensors[i].n_parts; k++) {
+            const struct pq_part *p = &in->catalog->tensors[i].parts[k];
+            const bool there = next < v->n && v->pieces[next].from == p;
+            pq_hold_expect(in->hold, p,
+                           there && !(fresh && v->pieces[next].cut));
+            next += there;
+        }
     return 0;
 }
 
