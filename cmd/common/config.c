@@ -56,6 +56,17 @@ bool cmd_config_has(const struct pq_catalog *c, const char *key,
     return has;
 }
 
+bool cmd_config_true(const struct pq_catalog *c, const char *key,
+                     struct pq_error *e)
+{
+    cJSON *j = parse(c, e);
+    const bool yes =
+        j && cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(j, key));
+
+    cJSON_Delete(j);
+    return yes;
+}
+
 bool cmd_config_number(const struct pq_catalog *c, const char *key,
                        uint64_t *value, struct pq_error *e)
 {
