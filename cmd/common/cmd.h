@@ -161,7 +161,7 @@ int cmd_completion_of_all(const char *shell, FILE *f);
 
 extern const struct pq_tool tool_info, tool_convert, tool_quantize,
     tool_dequantize, tool_merge, tool_extract, tool_verify, tool_diff,
-    tool_patch;
+    tool_patch, tool_prune;
 extern const struct pq_tool *const cmd_tools[]; /* NULL-terminated */
 const struct pq_tool *cmd_tool_named(const char *name);
 
@@ -221,6 +221,10 @@ PQ_MUST_USE int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
  */
 PQ_MUST_USE int cmd_open_kept(struct cmd *c, size_t i, struct pq_source **s,
                               struct pq_error *e);
+/* A pattern of -m that matches nothing is a mistake, not an empty job. */
+PQ_MUST_USE int cmd_check_selection(const struct cmd *c,
+                                    const struct pq_source *s,
+                                    struct pq_error *e);
 /*
  * Decides format and place of the output from -o, -O, the input and what
  * stdout is; adds provenance; makes the sink.  Refuses a terminal.  Of `w`

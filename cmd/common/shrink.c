@@ -263,25 +263,6 @@ static int make_view(struct shrink *s, struct pq_error *e)
 
 /* ---- all together ------------------------------------------------------ */
 
-/* Norms take a run of their own, before the one that writes. */
-static int keep_input(struct shrink *s, struct pq_source **in,
-                      struct pq_error *e)
-{
-    const bool pipe = (*in)->sequential && !(*in)->rewind;
-    const uint64_t share = s->c->memory / 4;
-    struct pq_source *kept;
-
-    if (!s->channels || s->channels == s->n_channels || s->c->dry_run ||
-        !(*in)->sequential)
-        return 0;
-    if (pq_kept_new(*in, share, s->c->tmpdir, &kept, e))
-        return -1;
-    if (pipe)
-        s->c->memory -= share;
-    s->in = *in = kept;
-    return 0;
-}
-
 static void tell(const struct shrink *s)
 {
     const size_t gone = s->n_layers - s->n_left;
@@ -302,8 +283,7 @@ static void tell(const struct shrink *s)
                 (unsigned long long)s->n_channels);
 }
 
-static int open_view(struct shrink *s, struct pq_source **in,
-                     struct pq_error *e)
+static int open_view(struct shrink *s, struct pq_error *e)
 {
     if (pq_peft_is_adapter(s->in->catalog))
         return pq_fail(e, PQ_EUNSUPPORTED,
@@ -318,7 +298,7 @@ static int open_view(struct shrink *s, struct pq_source **in,
                     pq_name_is_conv1d(s->in->catalog->tensors[any].name);
     return e->code || shrink_choose_layers(s, e) ||
                    shrink_choose_heads(s, e) || shrink_check_channels(s, e) ||
-                   keep_input(s, in, e) || shrink_choose_channels(s, e) ||
+                   shrink_choose_channels(s, e) ||
                    make_view(s, e) || shrink_set_layers(s, e) ||
                    shrink_set_heads(s, e) || shrink_set_channels(s, e)
                ? -1
@@ -332,7 +312,8 @@ int shrink_job(struct shrink *s, struct cmd_job *j,
     s->o = o;
     s->in = j->in;
     s->has_config = pq_catalog_blob(s->in->catalog, "config.json") != NULL;
-    if (open_view(s, &j->in, e)) {
+    /* -m speaks of what is left, too */
+    if (open_view(s, e) || cmd_check_selection(s->c, s->view, e)) {
         pq_source_free(s->view);
         return -1;
     }

@@ -70,6 +70,7 @@ PQ_MUST_USE int shrink_option(struct shrink_options *o,
 bool shrink_asked(const struct shrink_options *o);
 /*
  * For cmd_job.view: makes a view of the job's input and puts it in its place.
+ * With channels the input is read by a run of its own: cmd_job.keep.
  * What the view borrows is the job's until shrink_release(), after it.
  */
 PQ_MUST_USE int shrink_job(struct shrink *s, struct cmd_job *j,

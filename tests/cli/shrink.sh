@@ -229,6 +229,18 @@ every_way() { # the same bytes: threads, CPU, pipe, memory; -n knows the size
     absent cut
 }
 
+with_zeros() { # what is left is pruned further; -m speaks of it
+    prune --drop-layers 1 --drop-channels .5 -s .5 -o z1/ llama
+    prune --drop-layers 1 --drop-channels .5 -o z2/ llama
+    prune -s .5 -o z3/ z2
+    same z1 z3
+    prune --drop-layers 1 -s .5 -m '*layers.3.*' -o z4/ llama
+    no "matches -m '*layers.4.*'" --drop-layers 1 -s .5 -m '*layers.4.*' llama
+    run pq-prune --drop-layers 1 -m '*layers.3.*' -o no/ llama; misused; absent no
+    run pq-prune --json --drop-layers 1 -o z5/ llama
+    [ $RC = 0 ] && $H json "$out" && [ "$(grep -o '"name"' "$out" | wc -l)" = 39 ] || bad "--json: $RAN"
+}
+
 check layers layers
 check 'encoded layers' layers_encoded
 check shards layers_sharded
@@ -240,4 +252,5 @@ check 'channels that cannot go' channels_refused
 check ties ties
 check 'lists that are none' lists_refused
 check 'every way' every_way
+check 'with zeros' with_zeros
 finish
