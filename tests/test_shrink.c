@@ -4,6 +4,7 @@
  */
 #include "fake.h"
 
+#include "pq_names.h"
 #include "pq_shrink.h"
 
 #include <criterion/criterion.h>
@@ -229,4 +230,58 @@ Test(shrink, squares_of_nan)
     cr_assert_eq(sum(x, true, 1, &e), -1);
     cr_assert_eq(e.code, PQ_EVALUE);
     cr_assert(strstr(e.msg, "tensor w"), "%s", e.msg);
+}
+
+/* ---- what the tensors are --------------------------------------------------- */
+
+Test(shrink, roles)
+{
+    static const struct {
+        const char *name;
+        enum pq_block_role role;
+        bool bias;
+    } all[] = {
+        {"model.layers.3.self_attn.q_proj.weight", PQ_BLOCK_QUERY, false},
+        {"model.layers.3.self_attn.k_proj.bias", PQ_BLOCK_KEY, true},
+        {"layers.0.self_attn.v_proj.weight", PQ_BLOCK_VALUE, false},
+        {"model.layers.3.self_attn.o_proj.weight", PQ_BLOCK_OUT, false},
+        {"model.layers.3.mlp.gate_proj.weight", PQ_BLOCK_GATE, false},
+        {"transformer.h.7.mlp.c_fc.bias", PQ_BLOCK_UP, true},
+        {"h.7.mlp.c_proj.weight", PQ_BLOCK_DOWN, false},
+        {"h.7.attn.c_proj.weight", PQ_BLOCK_OTHER, false},
+        {"model.layers.3.mlp.experts.1.up_proj.weight", PQ_BLOCK_OTHER, false},
+        {"model.layers.3.mlp.up_proj.weight_scale", PQ_BLOCK_OTHER, false},
+        {"mlp.up_proj.weight", PQ_BLOCK_OTHER, false},
+    };
+
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        bool bias = false;
+        cr_assert_eq(pq_name_block_role(all[i].name, &bias), all[i].role,
+                     "%s", all[i].name);
+        cr_assert_eq(bias, all[i].bias, "%s", all[i].name);
+    }
+}
+
+/* A pipe that is kept: what the first run left alone the second one gets. */
+Test(shrink, kept_after_it_was_finished)
+{
+    struct fake_source s;
+    struct pq_source *kept;
+    struct pq_error e = PQ_ERROR_INIT;
+    float x[2];
+
+    make(&s, true);
+    cr_assert_eq(pq_kept_new(&s.base, 1 << 20, NULL, &kept, &e), 0);
+    const struct pq_tensor *t = s.catalog.tensors;
+    cr_assert_eq(pq_source_read(kept, &t[2].parts[0], 8, x, 8, &e), 0);
+    cr_assert_eq(x[0], 2);
+    cr_assert_eq(pq_source_finish(kept, &e), 0, "%s", e.msg);
+    cr_assert(s.finished);
+    cr_assert_eq(pq_source_read(kept, &t[5].parts[0], 192, x, 8, &e), 0,
+                 "%s", e.msg);
+    cr_assert_eq(x[1], 49);
+    cr_assert_eq(pq_source_read(kept, &t[0].parts[0], 4, x, 4, &e), 0);
+    cr_assert_eq(x[0], 1);
+    pq_source_free(kept);
+    fake_source_release(&s);
 }
