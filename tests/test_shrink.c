@@ -147,8 +147,9 @@ static void refused(const struct pq_cut *c, size_t n, const char *why)
 
 Test(shrink, refused)
 {
-    static const struct pq_span beyond[] = {{699, 2}}, back[] = {{5, 2}, {6, 1}},
-                                empty[] = {{5, 0}}, huge[] = {{1, UINT64_MAX}};
+    static const struct pq_span beyond[] = {{699, 2}}, empty[] = {{5, 0}},
+                                back[] = {{5, 2}, {6, 1}},
+                                huge[] = {{1, UINT64_MAX}};
     const struct pq_spans bad[] = {{beyond, 1}, {back, 2}, {empty, 1},
                                    {huge, 1}, {NULL, 0}};
 
@@ -159,7 +160,7 @@ Test(shrink, refused)
     refused(&(struct pq_cut){6, NULL, NULL}, 1, "order");
 }
 
-/* ---- sums of squares ------------------------------------------------------- */
+/* ---- sums of squares --------------------------------------------------- */
 
 static double sums[ROWS];
 
@@ -232,7 +233,7 @@ Test(shrink, squares_of_nan)
     cr_assert(strstr(e.msg, "tensor w"), "%s", e.msg);
 }
 
-/* ---- what the tensors are --------------------------------------------------- */
+/* ---- what the tensors are ---------------------------------------------- */
 
 Test(shrink, roles)
 {

@@ -3,8 +3,10 @@
  */
 #include "config.h"
 #include "layers.h"
+#include "pq_json.h"
 #include "shrink.h"
 
+#include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -141,15 +143,88 @@ static int rename_layers(struct shrink *s, const size_t *number,
     return 0;
 }
 
-/* What stays encoded is listed by name: bitsandbytes must find it. */
-static int set_encoded(struct shrink *s, struct pq_error *e)
-{
-    const struct pq_tensor *first;
-    bool mixed;
+/* ---- quantization_config ------------------------------------------------ */
 
-    if (!cmd_config_has(s->view->catalog, "quantization_config", e))
+/* Finds the text of a value at the top level of config.json. */
+static bool find_value(const struct pq_blob *b, const char *key,
+                       const char **text, size_t *n, struct pq_error *e)
+{
+    struct pq_json j;
+
+    pq_json_init(&j, b->data, (size_t)b->bytes, e);
+    if (pq_json_next(&j) != PQ_JSON_OBJECT)
+        return false;
+    while (pq_json_next(&j) == PQ_JSON_KEY) {
+        const bool is = pq_json_is(&j, key);
+        const enum pq_json_type t = pq_json_next(&j);
+        const size_t start = j.start;
+        if (pq_json_skip(&j, t))
+            return false;
+        if (!is)
+            continue;
+        *text = (const char *)b->data + start;
+        *n = j.at - start;
+        return t == PQ_JSON_OBJECT;
+    }
+    return false;
+}
+
+/* A module's name under its new number; none if its layer is gone. */
+static void put_module(const struct shrink *s, const size_t *number,
+                       const char *name, struct pq_buf *b)
+{
+    const size_t n = strlen(name), room = n + 32;
+    char *old = pq_alloc(n + 2, 1), *to = pq_alloc(room, 1);
+    const char *end;
+
+    if (old && to) {
+        /* "model.layers.3" alone is a name, too */
+        snprintf(old, n + 2, "%s.", name);
+        const long layer = pq_name_layer(old, &end);
+        const bool known = layer >= 0 && (size_t)layer < s->n_layers;
+        if (known && pq_name_set_layer(old, number[layer], to, room))
+            to[strlen(to) - 1] = '\0';
+        if (!known || !s->layers[layer].gone) {
+            pq_buf_puts(b, b->n > 1 ? ", " : "");
+            pq_json_quote(b, known ? to : name);
+        }
+    } else {
+        b->failed = true;
+    }
+    free(old);
+    free(to);
+}
+
+/* The modules that bitsandbytes leaves alone are listed by name. */
+static int set_skipped(struct shrink *s, const size_t *number,
+                       struct pq_error *e)
+{
+    static const char key[] = "quantization_config",
+                      skipped[] = "llm_int8_skip_modules";
+    const struct pq_blob *blob =
+        pq_catalog_blob(s->view->catalog, "config.json");
+    struct pq_buf list = {0}, out = {0};
+    const char *text;
+    size_t n;
+
+    if (!blob || !find_value(blob, key, &text, &n, e))
         return e->code ? -1 : 0;
-    return cmd_config_set_bnb(s->view->catalog, &first, &mixed, e);
+    cJSON *j = cJSON_ParseWithLength(text, n);
+    const cJSON *names = cJSON_GetObjectItemCaseSensitive(j, skipped), *name;
+    int rc = j ? 0 : pq_fail_nomem(e);
+    pq_buf_puts(&list, "[");
+    cJSON_ArrayForEach(name, names)
+        if (cJSON_IsString(name))
+            put_module(s, number, name->valuestring, &list);
+    pq_buf_puts(&list, "]");
+    if (cJSON_IsArray(names))
+        rc = list.failed ? pq_fail_nomem(e)
+                         : pq_json_edit(text, n, skipped, list.s, &out, e) ||
+                               cmd_config_set(s->view->catalog, key, out.s, e);
+    cJSON_Delete(j);
+    pq_buf_release(&list);
+    pq_buf_release(&out);
+    return rc ? -1 : 0;
 }
 
 int shrink_set_layers(struct shrink *s, struct pq_error *e)
@@ -167,7 +242,7 @@ int shrink_set_layers(struct shrink *s, struct pq_error *e)
     if (!rc && n < s->n_layers)
         rc = rename_layers(s, number, e) ||
              cmd_config_set_layers(s->view->catalog, layers, n, e) ||
-             set_encoded(s, e);
+             set_skipped(s, number, e);
     free(layers);
     free(number);
     return rc ? -1 : 0;

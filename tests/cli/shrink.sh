@@ -65,6 +65,16 @@ layers_encoded() {
     cat coded/model.safetensors | pq-prune --no-provenance --drop-layers 1-3 > e4.pq || bad 'from a pipe'
     run pq-diff e1 e4.pq; [ $RC = 0 ] || bad "a pipe gives others: $RAN"
 }
+modules_left_alone() {
+    local key='"llm_int8_skip_modules":'
+    pq-quantize --no-provenance -t nf4 -m '*layers*' -x '*.3.mlp*' -x '*.4.self_attn.q*' -o part/ llama || bad pq-quantize
+    sed -i 's/"bnb_4bit_compute_dtype": "float32"/"bnb_4bit_compute_dtype": "bfloat16"/; s/"lm_head"/"lm_head", "model.layers.2"/' part/config.json
+    prune --drop-layers 0,3 -o part1/ part
+    [ "$(grep -A9 "$key" part1/config.json | tr -d ' \n' | grep -oP 'modules":\K\[[^]]*\]')" = \
+        '["lm_head","model.layers.1","model.layers.2.self_attn.q_proj"]' ] || bad "other modules: $(grep -A9 "$key" part1/config.json)"
+    grep -q '"bnb_4bit_compute_dtype": "bfloat16"' part1/config.json || bad 'compute_dtype was changed'
+    grep -q '"llm_int8_threshold": 6.0' part1/config.json || bad 'a number was changed'
+}
 layers_sharded() {
     local f data
     pq-convert --no-provenance --shard-size 300K -o sh/ llama || bad pq-convert
@@ -243,6 +253,7 @@ with_zeros() { # what is left is pruned further; -m speaks of it
 
 check layers layers
 check 'encoded layers' layers_encoded
+check 'modules left alone' modules_left_alone
 check shards layers_sharded
 check 'lists of layers' layer_lists
 check heads heads
