@@ -427,7 +427,6 @@ int pq_shrunk_new(struct pq_source *inner, const struct pq_cut *cuts, size_t n,
     v->base.ops = &view_ops;
     v->base.catalog = &v->catalog;
     v->base.hold = NULL;
-    v->base.rewind = false;
     v->base.skips = true;
     if (declare(v, cuts, n, e) ||
         (inner->sequential && expect_parts(v, memory, tmpdir, e))) {
