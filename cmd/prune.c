@@ -6,7 +6,6 @@
  */
 #include "prune.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -23,8 +22,8 @@ enum {
 static const struct cmd_option options[] = {
     {'s', "sparsity", "S", "which part of the weights goes, 0 to 1",
      "0.25 0.5 0.75", CMD_CHANGES_OUTPUT, OPT_SPARSITY},
-    {0, "scope", "SCOPE", "among which the smallest are: tensor (default) ...",
-     "tensor row", CMD_CHANGES_OUTPUT, OPT_SCOPE},
+    {0, "scope", "SCOPE", "among which weights: global, tensor (default), row",
+     "global tensor row", CMD_CHANGES_OUTPUT, OPT_SCOPE},
     {0, "pattern", "N:M", "N of each M weights along the input stay",
      "2:4 4:8 1:4", CMD_CHANGES_OUTPUT, OPT_PATTERN},
     {0, "blocks", "RxC", "whole blocks go, those of the smallest sums",
@@ -50,13 +49,15 @@ static int set_scope(struct prune_options *o, const char *value,
                      struct pq_error *e)
 {
     o->scope = true;
-    if (strcmp(value, "row") == 0)
+    if (strcmp(value, "global") == 0)
+        o->how.scope = PQ_PRUNE_POOL;
+    else if (strcmp(value, "row") == 0)
         o->how.scope = PQ_PRUNE_ROW;
     else if (strcmp(value, "tensor") == 0)
         o->how.scope = PQ_PRUNE_TENSOR;
     else
-        return pq_fail(e, PQ_EARG, "unknown scope '%s': one of tensor row",
-                       value);
+        return pq_fail(e, PQ_EARG,
+                       "unknown scope '%s': one of global tensor row", value);
     return 0;
 }
 
@@ -151,6 +152,8 @@ static int add_steps(struct cmd_job *base, struct pq_error *e)
     struct prune_job *j = (struct prune_job *)base;
     const struct pq_catalog *in = base->in->catalog;
 
+    if (prune_find(j, e))
+        return -1;
     for (size_t i = 0; i < in->n_tensors; i++) {
         const struct pq_tensor *t = &in->tensors[i];
         if (!j->choices[i].prune) {
@@ -174,7 +177,7 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
                  .view = shrink_asked(&o->shrink) ? take_out : NULL,
                  .declare = declare,
                  .add_steps = add_steps,
-                 .keep = o->shrink.has_channels,
+                 .keep = prune_keeps,
                  .measured = o->all || o->rules.n},
         .o = o,
         .pruning = {.kernels = c->kernels,
@@ -184,7 +187,7 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
     };
 
     const int status = cmd_job_run(&j.base, e);
-    free(j.choices);
+    prune_release(&j);
     shrink_release(&j.shrink);
     return status;
 }

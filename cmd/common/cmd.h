@@ -221,6 +221,9 @@ PQ_MUST_USE int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
  */
 PQ_MUST_USE int cmd_open_kept(struct cmd *c, size_t i, struct pq_source **s,
                               struct pq_error *e);
+/* Makes that of a source that cmd_open_plain() opened. */
+PQ_MUST_USE int cmd_keep(struct cmd *c, struct pq_source **s,
+                         struct pq_error *e);
 /* A pattern of -m that matches nothing is a mistake, not an empty job. */
 PQ_MUST_USE int cmd_check_selection(const struct cmd *c,
                                     const struct pq_source *s,

@@ -3,6 +3,7 @@
  *
  *     cmd/prune.c         the options
  *     prune_choose.c      which tensors are pruned, and how each
+ *     prune_find.c        what must be known before: runs that only read
  *     prune_report.c      -v and --json
  *     shrink.h            layers, heads and channels that go before
  *
@@ -38,6 +39,8 @@ struct prune_job {
     struct pq_pruning pruning;
     struct prune_choice *choices; /* [tensors of base.in] */
     bool conv1d;
+    struct pq_prune_pool *pool;
+    struct pq_column_cut *cuts; /* of all turned tensors in scope row */
     struct shrink shrink; /* with it, base.in is what is left of the input */
 };
 
@@ -53,6 +56,14 @@ PQ_MUST_USE int prune_check_rules(const struct prune_options *o,
                                   struct pq_error *e);
 /* Fills in j->choices; fails for what cannot be pruned so. */
 PQ_MUST_USE int prune_choose(struct prune_job *j, struct pq_error *e);
+
+/* ---- prune_find.c -------------------------------------------------------- */
+
+/* cmd_job.keep: will those runs be needed? */
+bool prune_keeps(const struct cmd_job *base);
+/* Makes them; not with -n. */
+PQ_MUST_USE int prune_find(struct prune_job *j, struct pq_error *e);
+void prune_release(struct prune_job *j);
 
 /* ---- prune_report.c ------------------------------------------------------ */
 

@@ -63,6 +63,8 @@ int pq_prune_check(const struct pq_prune *how, const struct pq_tensor *t,
                        pq_dtype_name(t->dtype));
     if (in_rows && t->rank < 2)
         return pq_fail(e, PQ_EARG, "has no rows");
+    if (how->turned && t->rank != 2)
+        return pq_fail(e, PQ_EARG, "has not two dimensions");
     if (t->n_elements == 0)
         return 0;
     if (how->block_rows && check_blocks(how, t, e))
@@ -143,12 +145,11 @@ static void deliver(const struct work *w, uint64_t at, const float *x, size_t n,
         measure(w, x, n, keep);
 }
 
-/* What keep_flat() cuts at. */
+/* What a tensor or a pool is cut at. */
 static const struct pq_cut *cut_of(const struct pq_pruner *m,
                                    const struct pq_prune_state *t)
 {
-    (void)m;
-    return &t->cut;
+    return m->how->scope == PQ_PRUNE_POOL ? &m->how->pool->cut : &t->cut;
 }
 
 static int emit_flat(const struct work *w, const struct pq_cut *c,
@@ -193,6 +194,22 @@ static int emit_rows(const struct work *w, struct pq_error *e)
         pq_prune_select(x, n, k, &c);
         m->q->kernels->keep_from(x, n, c.bits, w->keep);
         pq_cut_ties(x, c.bits, c.left, w->keep);
+        deliver(w, i * n, x, n, w->keep);
+    }
+    return 0;
+}
+
+/* Rows of which each column has a cut of its own. */
+static int emit_turned_rows(const struct work *w, struct pq_error *e)
+{
+    const struct pq_pruner *m = w->m;
+    const size_t n = (size_t)m->cols;
+
+    for (uint64_t i = 0; i < w->u->count; i++) {
+        const float *x = pq_prune_load(m, w->u, i * n, n, w->room);
+        if (pq_prune_look(m, w->u, i * n, x, n, e))
+            return -1;
+        pq_columns_keep(m->how->cuts, x, n, w->u->first + i, w->keep);
         deliver(w, i * n, x, n, w->keep);
     }
     return 0;
@@ -310,10 +327,29 @@ static int emit(const struct pq_step *s, const struct pq_unit *u,
     if (m->how->block_rows)
         return emit_blocks(&w, c, e);
     if (m->how->scope == PQ_PRUNE_ROW)
-        return emit_rows(&w, e);
+        return m->how->turned ? emit_turned_rows(&w, e) : emit_rows(&w, e);
     if (m->how->scope == PQ_PRUNE_GROUPS && m->how->turned)
         return emit_across(&w, e);
     return emit_flat(&w, c, e);
+}
+
+static int combine(const struct pq_step *s, unsigned pass, void *state,
+                   const void *partial, struct pq_error *e)
+{
+    struct pq_prune_state *t = state;
+    const struct pq_prune_part *p = partial;
+
+    (void)e;
+    if (pass < s->n_gather) {
+        pq_cut_add(s->params, pass, t, p);
+        return 0;
+    }
+    t->done.n += p->done.n;
+    t->done.zeros += p->done.zeros;
+    t->done.pruned += p->done.pruned;
+    t->done.signal += p->done.signal;
+    t->done.noise += p->done.noise;
+    return 0;
 }
 
 static int done(const struct pq_step *s, void *state, struct pq_error *e)
@@ -340,46 +376,18 @@ static uint64_t item_of(const struct pq_pruner *m)
     return m->in->rank < 2 || m->cols > PQ_PRUNE_UNIT ? FLAT_ITEM : m->cols;
 }
 
-static void fill(struct pq_step *s, const struct pq_pruner *m)
+/* Are the lower bits of all scores 0?  Few bits widened are. */
+static bool is_coarse(const struct pq_pruner *m)
 {
-    const unsigned bits = pq_dtype_bits(m->in->dtype);
-    const bool cut = m->how->scope == PQ_PRUNE_TENSOR;
-    size_t size[4];
+    const enum pq_dtype t = m->in->dtype;
 
-    s->name = m->in->name;
-    s->params = m;
-    s->items = (m->in->n_elements - 1) / m->item + 1;
-    s->unit_items = m->item < PQ_PRUNE_UNIT ? PQ_PRUNE_UNIT / m->item : 1;
-    s->in[0].part = &m->in->parts[0];
-    s->in[0].item_bits = m->item * bits;
-    s->out[0].item_bits = m->item * bits;
-    lay_out(m, s->unit_items, size);
-    s->scratch_bytes = (size[0] + size[1] + size[2] + size[3]) * sizeof(float);
-    s->partial_bytes = sizeof(struct pq_prune_part);
-    s->state_bytes = sizeof(struct pq_prune_state);
-    if (cut) {
-        s->n_gather = PQ_CUT_PASSES;
-        s->gather = pq_cut_gather;
-        s->partial_bytes += PQ_HIGH_COUNT * sizeof(uint32_t);
-        s->state_bytes += PQ_HIGH_COUNT * sizeof(uint64_t);
-    }
-    s->combine = pq_cut_combine;
-    s->emit = emit;
-    s->done = done;
+    return !m->how->block_rows &&
+           (t == PQ_BF16 || t == PQ_F8_E4M3 || t == PQ_F8_E5M2);
 }
 
-struct pq_step *pq_step_prune(struct pq_plan *p, struct pq_source *src,
-                              const struct pq_tensor *in, size_t tensor,
-                              const struct pq_prune *how,
-                              const struct pq_pruning *q, struct pq_error *e)
+void pq_pruner_init(struct pq_pruner *m, const struct pq_tensor *in,
+                    const struct pq_prune *how, const struct pq_pruning *q)
 {
-    struct pq_step *s = pq_plan_step(p, 1, 1, e);
-    struct pq_pruner *m = pq_arena_alloc(&p->arena, 1, sizeof *m);
-
-    if (!s || !m) {
-        pq_fail_nomem(e);
-        return NULL;
-    }
     m->how = how;
     m->q = q;
     m->in = in;
@@ -389,8 +397,46 @@ struct pq_step *pq_step_prune(struct pq_plan *p, struct pq_source *src,
     m->n_scores = how->block_rows
                       ? in->n_elements / (how->block_rows * how->block_cols)
                       : in->n_elements;
-    s->tensor = tensor;
+    m->coarse = is_coarse(m);
+}
+
+void pq_pruner_aim(struct pq_step *s, struct pq_source *src,
+                   const struct pq_pruner *m)
+{
+    s->name = m->in->name;
+    s->params = m;
+    s->items = (m->in->n_elements - 1) / m->item + 1;
+    s->unit_items = m->item < PQ_PRUNE_UNIT ? PQ_PRUNE_UNIT / m->item : 1;
     s->in[0].source = src;
-    fill(s, m);
+    s->in[0].part = &m->in->parts[0];
+    s->in[0].item_bits = m->item * pq_dtype_bits(m->in->dtype);
+}
+
+struct pq_step *pq_step_prune(struct pq_plan *p, struct pq_source *src,
+                              const struct pq_tensor *in, size_t tensor,
+                              const struct pq_prune *how,
+                              const struct pq_pruning *q, struct pq_error *e)
+{
+    struct pq_step *s = pq_plan_step(p, 1, 1, e);
+    struct pq_pruner *m = pq_arena_alloc(&p->arena, 1, sizeof *m);
+    size_t size[4];
+
+    if (!s || !m) {
+        pq_fail_nomem(e);
+        return NULL;
+    }
+    pq_pruner_init(m, in, how, q);
+    pq_pruner_aim(s, src, m);
+    s->tensor = tensor;
+    s->out[0].item_bits = s->in[0].item_bits;
+    lay_out(m, s->unit_items, size);
+    s->scratch_bytes = (size[0] + size[1] + size[2] + size[3]) * sizeof(float);
+    s->partial_bytes = sizeof(struct pq_prune_part);
+    s->state_bytes = sizeof(struct pq_prune_state);
+    if (how->scope == PQ_PRUNE_TENSOR)
+        pq_cut_plan(s, m);
+    s->combine = combine;
+    s->emit = emit;
+    s->done = done;
     return s;
 }

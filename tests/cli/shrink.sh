@@ -244,6 +244,11 @@ with_zeros() { # what is left is pruned further; -m speaks of it
     prune --drop-layers 1 --drop-channels .5 -o z2/ llama
     prune -s .5 -o z3/ z2
     same z1 z3
+    prune --scope global -s .5 -o z6.pq z2
+    prune --drop-layers 1 --drop-channels .5 --scope global -s .5 -o z7.pq llama
+    same z6.pq z7.pq
+    pq-convert llama | pq-prune --no-provenance --drop-layers 1 --drop-channels .5 --scope global -s .5 | cat > z7.pq
+    same z6.pq z7.pq
     prune --drop-layers 1 -s .5 -m '*layers.3.*' -o z4/ llama
     no "matches -m '*layers.4.*'" --drop-layers 1 -s .5 -m '*layers.4.*' llama
     run pq-prune --drop-layers 1 -m '*layers.3.*' -o no/ llama; misused; absent no
