@@ -1,5 +1,5 @@
 /*
- * pq-prune: the smallest weights to zero.
+ * pq-prune: the smallest weights to zero, or parts of the model out.
  *
  * It takes the weights of linear layers and leaves embeddings, the output
  * head, norms and biases as they are, unless -m names them.
@@ -16,6 +16,7 @@ enum {
     OPT_THRESHOLD,
     OPT_RULE,
     OPT_RULES,
+    OPT_SCHEDULE,
     OPT_NONFINITE
 };
 
@@ -34,6 +35,8 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT | CMD_REPEATS, OPT_RULE},
     {0, "rules", "FILE", "read such rules from a file, one a line", NULL,
      CMD_CHANGES_OUTPUT | CMD_REPEATS | CMD_ARG_CONTENT, OPT_RULES},
+    {0, "schedule", "N", "print the S of N steps to -s and prune nothing", "",
+     0, OPT_SCHEDULE},
     {0, "allow-nonfinite", NULL, "accept NaN, as larger than all else", NULL,
      CMD_CHANGES_OUTPUT, OPT_NONFINITE},
     {0, "drop-layers", "LIST", "take layers out, as 20-23,27", "",
@@ -114,6 +117,8 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         return cmd_rules_add(&o->rules, value, e);
     case OPT_RULES:
         return cmd_rules_read(&o->rules, value, e);
+    case OPT_SCHEDULE:
+        return prune_schedule_parse(value, &o->schedule, e);
     case SHRINK_OPT_LAYERS:
     case SHRINK_OPT_HEADS:
     case SHRINK_OPT_CHANNELS:
@@ -205,6 +210,8 @@ static int settle_options(struct cmd *c, struct prune_options *o)
     if (ways == 0 && o->rules.n == 0 && (c->match.n || c->exclude.n))
         return cmd_usage(c, "-m and -x have no say in which layers, heads and "
                             "channels go");
+    if (o->schedule.n && (!o->sparsity || c->n_operands || c->output))
+        return cmd_usage(c, "--schedule goes with -s, without MODEL and -o");
     if (!o->sparsity && o->scope)
         return cmd_usage(c, "--scope goes with -s");
     if (!o->sparsity && o->how.block_rows)
@@ -224,7 +231,9 @@ static int run(struct cmd *c, struct pq_error *e)
     struct prune_options *o = c->state;
     int status = settle_options(c, o);
 
-    if (!status)
+    if (!status && o->schedule.n)
+        prune_schedule_print(&o->schedule, o->how.sparsity, c->json);
+    else if (!status)
         status = prune_check_rules(o, e) ? CMD_TROUBLE : prune(c, o, e);
     cmd_rules_release(&o->rules);
     return status;
@@ -238,8 +247,8 @@ static const char *const examples[] = {
 
 const struct pq_tool tool_prune = {
     .name = "prune",
-    .purpose = "set the smallest weights to zero",
-    .synopsis = "-s S [options] [MODEL]",
+    .purpose = "set the smallest weights to zero, or take parts out",
+    .synopsis = "-s S | --drop-... [options] [MODEL]",
     .options = options,
     .shared = CMD_OUTPUT | CMD_DRY_RUN | CMD_SELECT | CMD_ENGINE | CMD_JSON |
               CMD_PROVENANCE | CMD_VERBOSITY,

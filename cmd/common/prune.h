@@ -4,6 +4,7 @@
  *     cmd/prune.c         the options
  *     prune_choose.c      which tensors are pruned, and how each
  *     prune_find.c        what must be known before: runs that only read
+ *     prune_schedule.c    --schedule
  *     prune_report.c      -v and --json
  *     shrink.h            layers, heads and channels that go before
  *
@@ -17,6 +18,11 @@
 #include "rules.h"
 #include "shrink.h"
 
+/* Which part goes at which step of a training: prune_schedule.c. */
+struct prune_schedule {
+    uint64_t n, from, every; /* n = 0: none was asked for */
+};
+
 /* From the options; more of them are more members. */
 struct prune_options {
     struct pq_prune how; /* of all that no rule speaks of */
@@ -24,6 +30,7 @@ struct prune_options {
     bool all; /* not only rules say what goes */
     struct cmd_rules rules;
     bool allow_nonfinite;
+    struct prune_schedule schedule; /* printed instead of pruning */
     struct shrink_options shrink;
 };
 
@@ -64,6 +71,17 @@ bool prune_keeps(const struct cmd_job *base);
 /* Makes them; not with -n. */
 PQ_MUST_USE int prune_find(struct prune_job *j, struct pq_error *e);
 void prune_release(struct prune_job *j);
+
+/* ---- prune_schedule.c ---------------------------------------------------- */
+
+/* "N[:FROM[:EVERY]]" */
+PQ_MUST_USE int prune_schedule_parse(const char *s, struct prune_schedule *d,
+                                     struct pq_error *e);
+/* The sparsity after the k-th time of n. */
+double prune_schedule_at(const struct prune_schedule *d, double sparsity,
+                         uint64_t k);
+void prune_schedule_print(const struct prune_schedule *d, double sparsity,
+                          bool json);
 
 /* ---- prune_report.c ------------------------------------------------------ */
 
