@@ -252,6 +252,10 @@ PQ_MUST_USE int cmd_open_kept(struct cmd *c, size_t i, struct pq_source **s,
 /* Makes that of a source that cmd_open_plain() opened. */
 PQ_MUST_USE int cmd_keep(struct cmd *c, struct pq_source **s,
                          struct pq_error *e);
+/* A pattern of -m that matches nothing is a mistake, not an empty job. */
+PQ_MUST_USE int cmd_check_selection(const struct cmd *c,
+                                    const struct pq_source *s,
+                                    struct pq_error *e);
 /*
  * load.c: makes of an adapter one that can be read in any order; what is
  * sequential is copied, and its share of c->memory is gone.

@@ -56,6 +56,31 @@ bool cmd_config_has(const struct pq_catalog *c, const char *key,
     return has;
 }
 
+bool cmd_config_true(const struct pq_catalog *c, const char *key,
+                     struct pq_error *e)
+{
+    cJSON *j = parse(c, e);
+    const bool yes =
+        j && cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(j, key));
+
+    cJSON_Delete(j);
+    return yes;
+}
+
+bool cmd_config_number(const struct pq_catalog *c, const char *key,
+                       uint64_t *value, struct pq_error *e)
+{
+    cJSON *j = parse(c, e);
+    const cJSON *item = j ? cJSON_GetObjectItemCaseSensitive(j, key) : NULL;
+    const double v = cJSON_IsNumber(item) ? item->valuedouble : -1;
+    const bool whole = v >= 0 && v <= 0x1p53 && v == (double)(uint64_t)v;
+
+    if (whole)
+        *value = (uint64_t)v;
+    cJSON_Delete(j);
+    return whole;
+}
+
 int cmd_config_set(struct pq_catalog *c, const char *key, const char *json,
                    struct pq_error *e)
 {

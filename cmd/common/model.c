@@ -22,9 +22,8 @@ static uint64_t hold_share(const struct cmd *c)
     return c->memory / 4;
 }
 
-/* A pattern of -m that matches nothing is a mistake, not an empty job. */
-static int check_selection(const struct cmd *c, const struct pq_source *s,
-                           struct pq_error *e)
+int cmd_check_selection(const struct cmd *c, const struct pq_source *s,
+                        struct pq_error *e)
 {
     for (size_t i = 0; i < c->match.n; i++) {
         bool found = false;
@@ -52,7 +51,7 @@ int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
     }
     if (pq_open_model(path, &cmd_cancel, s, e) != 0)
         return -1;
-    if (check_selection(c, *s, e) == 0)
+    if (cmd_check_selection(c, *s, e) == 0)
         return 0;
     pq_source_free(*s);
     *s = NULL;

@@ -255,7 +255,7 @@ contract_12_killed() {
             in=$S/mid.dir
             mkdir "$in"
             ln "$(input mid safetensors)" "$in/model.safetensors"
-            cp "$MODEL/config.json" "$in/"
+            sed 's/"num_hidden_layers": 5/"num_hidden_layers": 41/' "$MODEL/config.json" > "$in/config.json"
             if can adapter; then
                 cp -r "$ADAPTER" "$S/previous"
             else
