@@ -148,28 +148,6 @@ static bool is_default(const struct job *j, const struct pq_tensor *t)
     return j->base.c->match.n > 0 || is_wide_cast(&j->o->spec) || is_linear(t);
 }
 
-/*
- * 8-bit floats of other tools have scales beside them (weight_scale_inv,
- * weight_scale): without those the numbers mean nothing.
- */
-static int refuse_scaled(const struct job *j, const struct pq_tensor *t,
-                         struct pq_error *e)
-{
-    const struct pq_catalog *in = j->base.in->catalog;
-    const size_t n = strlen(t->name);
-
-    if (pq_dtype_bits(t->dtype) != 8)
-        return 0;
-    for (size_t i = 0; i < in->n_tensors; i++)
-        if (strncmp(in->tensors[i].name, t->name, n) == 0 &&
-            strncmp(in->tensors[i].name + n, "_scale", 6) == 0)
-            return pq_fail(e, PQ_EUNSUPPORTED,
-                           "%s: tensor %s: has scales of its own (%s), which "
-                           "pq does not apply",
-                           j->base.in->name, t->name, in->tensors[i].name);
-    return 0;
-}
-
 static int choose(struct job *j, const struct pq_tensor *t, struct choice *d,
                   struct pq_error *e)
 {
@@ -204,7 +182,7 @@ static int choose(struct job *j, const struct pq_tensor *t, struct choice *d,
     /* nothing is there to encode, however many rows of it */
     if (t->n_elements == 0 && d->spec.encoding != PQ_PLAIN)
         d->convert = false;
-    if (d->convert && refuse_scaled(j, t, e))
+    if (d->convert && cmd_refuse_scaled(j->base.in, t, e))
         return -1;
     d->transpose = d->convert && d->spec.encoding != PQ_PLAIN && j->conv1d &&
                    t->rank == 2 && pq_name_is_conv1d(t->name);

@@ -267,6 +267,33 @@ struct pq_kernels {
     /* d = +0 unless its lot is below its chance; `over`: d / chance. */
     void (*drop)(const float *lots /* [n] */, const float *chance /* [n] */,
                  size_t n, bool over, float *d /* [n] */);
+
+    /*
+     * Pruning.  What is kept is told by bits: that of element i is bit i % 8
+     * of byte i / 8; those behind the last element are 0.
+     *
+     * Kept is what has absmax bits of `low` or more.
+     */
+    void (*keep_from)(const float *x /* [n] */, size_t n, uint32_t low,
+                      uint8_t *keep /* [ceil(n/8)] */);
+    /*
+     * Of each group of elements, n being a multiple of `group`, go the `drop`
+     * with the smallest absmax bits, of equal ones those that come first.
+     */
+    void (*keep_groups)(const float *x /* [n] */, size_t n, unsigned group,
+                        unsigned drop, uint8_t *keep /* [ceil(n/8)] */);
+    /* The same for n groups side by side, each down a column. */
+    void (*keep_across)(const float *x /* [group][stride] */, size_t stride,
+                        unsigned group, unsigned drop, size_t n,
+                        uint8_t *keep /* [group][keep_stride] */,
+                        size_t keep_stride);
+    /* out = in where it is kept, else 0. */
+    void (*keep_u16)(const uint16_t *in /* [n] */,
+                     const uint8_t *keep /* [ceil(n/8)] */, size_t n,
+                     uint16_t *out /* [n] */);
+    void (*keep_u32)(const uint32_t *in /* [n] */,
+                     const uint8_t *keep /* [ceil(n/8)] */, size_t n,
+                     uint32_t *out /* [n] */);
 };
 
 /* The portable kernels.  Never NULL; the table is static. */

@@ -3,6 +3,8 @@
  */
 #include "job.h"
 
+#include <string.h>
+
 int cmd_job_decode(struct cmd_job *j, struct pq_error *e)
 {
     const struct cmd *c = j->c;
@@ -11,18 +13,48 @@ int cmd_job_decode(struct cmd_job *j, struct pq_error *e)
                           &j->decoded, e);
 }
 
+int cmd_refuse_scaled(const struct pq_source *s, const struct pq_tensor *t,
+                      struct pq_error *e)
+{
+    const struct pq_catalog *in = s->catalog;
+    const size_t n = strlen(t->name);
+
+    if (pq_dtype_bits(t->dtype) != 8)
+        return 0;
+    for (size_t i = 0; i < in->n_tensors; i++)
+        if (strncmp(in->tensors[i].name, t->name, n) == 0 &&
+            strncmp(in->tensors[i].name + n, "_scale", 6) == 0)
+            return pq_fail(e, PQ_EUNSUPPORTED,
+                           "%s: tensor %s: has scales of its own (%s), which "
+                           "pq does not apply",
+                           s->name, t->name, in->tensors[i].name);
+    return 0;
+}
+
 static int report(struct cmd_job *j, struct pq_error *e)
 {
-    if (!j->quant.report)
+    if (!j->quant.report && !j->measured)
         return cmd_report_plan(j->c, &j->plan, e);
     return j->c->dry_run ? 0
                          : cmd_report_end(&j->report, j->in->total_bytes,
                                           j->plan.sink->total_bytes, e);
 }
 
+static int open_input(struct cmd_job *j, struct pq_error *e)
+{
+    struct cmd *c = j->c;
+
+    if (!j->keep)
+        return cmd_open_input(c, 0, &j->in, e);
+    return cmd_open_kept(c, 0, &j->in, e) ||
+                   pq_fold(j->in, c->memory / 4, c->tmpdir, e)
+               ? -1
+               : 0;
+}
+
 static int work(struct cmd_job *j, struct pq_error *e)
 {
-    if (cmd_open_input(j->c, 0, &j->in, e) || j->declare(j, e) ||
+    if (open_input(j, e) || j->declare(j, e) ||
         cmd_make_sink(j->c, &j->out, &j->write, j->in->catalog, &j->plan.sink,
                       e) ||
         (j->add_steps && j->add_steps(j, e)))

@@ -19,6 +19,8 @@ struct cmd_job {
     int (*declare)(struct cmd_job *j, struct pq_error *e);
     /* Adds the steps that do: plan.sink is made.  May be NULL. */
     int (*add_steps)(struct cmd_job *j, struct pq_error *e);
+    bool keep;     /* the input is read by several runs */
+    bool measured; /* the steps report to `report`, as with quant.report */
     struct pq_write_options write;
     struct pq_quant quant; /* with quant.report the report is of qualities */
     struct cmd_report report;
@@ -33,6 +35,13 @@ struct cmd_job {
 
 /* Makes j->decoded, for steps that need numbers where `in` has codes. */
 PQ_MUST_USE int cmd_job_decode(struct cmd_job *j, struct pq_error *e);
+/*
+ * Fails for 8-bit floats of other tools that have scales beside them
+ * (weight_scale_inv, weight_scale): without those the numbers mean nothing.
+ */
+PQ_MUST_USE int cmd_refuse_scaled(const struct pq_source *s,
+                                  const struct pq_tensor *t,
+                                  struct pq_error *e);
 /* The whole life, on operand 0; returns an exit status. */
 int cmd_job_run(struct cmd_job *j, struct pq_error *e);
 

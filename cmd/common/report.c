@@ -70,8 +70,7 @@ static void put_db(struct pq_buf *b, const char *key, double signal,
     pq_json_put_f64(b, pq_sqnr_db(signal, noise));
 }
 
-/* An object of the array, left open for more keys. */
-static void open_json(struct cmd_report *r, const struct pq_tensor *t)
+void cmd_report_open(struct cmd_report *r, const struct pq_tensor *t)
 {
     struct pq_buf *b = &r->json;
 
@@ -89,7 +88,7 @@ static void add_json(struct cmd_report *r, const struct pq_tensor *t,
 {
     struct pq_buf *b = &r->json;
 
-    open_json(r, t);
+    cmd_report_open(r, t);
     put_db(b, "sqnr_db", q->signal, q->noise);
     if (q->plain_noise > 0)
         put_db(b, "sqnr_db_plain", q->signal, q->plain_noise);
@@ -131,7 +130,7 @@ static void print_tensor(const struct cmd_report *r, const struct pq_tensor *t)
 int cmd_report_catalog(struct cmd_report *r, struct pq_error *e)
 {
     for (size_t i = 0; i < r->out->n_tensors; i++) {
-        open_json(r, &r->out->tensors[i]);
+        cmd_report_open(r, &r->out->tensors[i]);
         pq_buf_puts(&r->json, "}");
     }
     return r->json.failed ? pq_fail_nomem(e) : 0;

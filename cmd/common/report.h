@@ -25,6 +25,8 @@ PQ_MUST_USE int cmd_report_tensor(const struct pq_step *s,
 PQ_MUST_USE int cmd_report_end(struct cmd_report *r, uint64_t bytes_in,
                                uint64_t bytes_out, struct pq_error *e);
 
+/* An object of the array, left open for more keys. */
+void cmd_report_open(struct cmd_report *r, const struct pq_tensor *t);
 /* Adds all tensors of r->out to the array, as nobody measured them. */
 PQ_MUST_USE int cmd_report_catalog(struct cmd_report *r, struct pq_error *e);
 /* For tools that measure nothing: what a plan that was run has written. */

@@ -431,6 +431,7 @@ static void dyn8_decode(const uint8_t *codes, const float *absmax, size_t n,
 
 #include "avx2_blend.h"
 #include "avx2_change.h"
+#include "avx2_prune.h"
 
 /* Moving bytes in tiles needs no vectors of floats. */
 static void transpose(const void *in, void *out, size_t rows, size_t cols,
@@ -477,6 +478,11 @@ const struct pq_kernels pq_kernels_avx2_table = {
     .abs_sum = abs_sum,
     .uniform = uniform,
     .drop = drop,
+    .keep_from = keep_from,
+    .keep_groups = keep_groups,
+    .keep_across = keep_across,
+    .keep_u16 = keep_u16,
+    .keep_u32 = keep_u32,
 };
 
 #endif

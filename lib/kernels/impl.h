@@ -130,4 +130,16 @@ void pq_scalar_uniform(const uint32_t key[2], const uint32_t stream[2],
 void pq_scalar_drop(const float *lots, const float *chance, size_t n, bool over,
                     float *d);
 
+/* prune.c */
+void pq_scalar_keep_from(const float *x, size_t n, uint32_t low, uint8_t *keep);
+void pq_scalar_keep_groups(const float *x, size_t n, unsigned group,
+                           unsigned drop, uint8_t *keep);
+void pq_scalar_keep_across(const float *x, size_t stride, unsigned group,
+                           unsigned drop, size_t n, uint8_t *keep,
+                           size_t keep_stride);
+void pq_scalar_keep_u16(const uint16_t *in, const uint8_t *keep, size_t n,
+                        uint16_t *out);
+void pq_scalar_keep_u32(const uint32_t *in, const uint8_t *keep, size_t n,
+                        uint32_t *out);
+
 #endif

@@ -582,4 +582,9 @@ const struct pq_kernels pq_kernels_scalar_table = {
     .abs_sum = pq_scalar_abs_sum,
     .uniform = pq_scalar_uniform,
     .drop = pq_scalar_drop,
+    .keep_from = pq_scalar_keep_from,
+    .keep_groups = pq_scalar_keep_groups,
+    .keep_across = pq_scalar_keep_across,
+    .keep_u16 = pq_scalar_keep_u16,
+    .keep_u32 = pq_scalar_keep_u32,
 };

@@ -1,0 +1,61 @@
+/*
+ * What the files of pq-prune share.
+ *
+ *     cmd/prune.c         the options
+ *     prune_choose.c      which tensors are pruned, and how each
+ *     prune_report.c      -v and --json
+ *
+ * A job is declared, given its steps and run as job.h says.
+ */
+#ifndef CMD_PRUNE_H
+#define CMD_PRUNE_H
+
+#include "job.h"
+#include "pq_prune.h"
+#include "rules.h"
+
+/* From the options; more of them are more members. */
+struct prune_options {
+    struct pq_prune how; /* of all that no rule speaks of */
+    bool sparsity, pattern, threshold, scope; /* they were given */
+    bool all; /* not only rules say what goes */
+    struct cmd_rules rules;
+    bool allow_nonfinite;
+};
+
+/* What becomes of one tensor. */
+struct prune_choice {
+    bool prune;
+    struct pq_prune how;
+};
+
+struct prune_job {
+    struct cmd_job base; /* first: its hooks find the rest */
+    struct prune_options *o;
+    struct pq_pruning pruning;
+    struct prune_choice *choices; /* [tensors of base.in] */
+    bool conv1d;
+};
+
+/* ---- prune_choose.c ------------------------------------------------------ */
+
+/* "0.5", of --sparsity and of rules. */
+PQ_MUST_USE int prune_sparsity(const char *s, double *v, struct pq_error *e);
+/* "2:4": 2 of 4 stay. */
+PQ_MUST_USE int prune_pattern(const char *s, struct pq_prune *how,
+                              struct pq_error *e);
+/* Also of rules that no tensor will take. */
+PQ_MUST_USE int prune_check_rules(const struct prune_options *o,
+                                  struct pq_error *e);
+/* Fills in j->choices; fails for what cannot be pruned so. */
+PQ_MUST_USE int prune_choose(struct prune_job *j, struct pq_error *e);
+
+/* ---- prune_report.c ------------------------------------------------------ */
+
+/* pq_pruning.report: step->user is the struct cmd_report. */
+PQ_MUST_USE int prune_report(const struct pq_step *s,
+                             const struct pq_pruned *q, struct pq_error *e);
+/* The warning about what large sparsities do, where it is to be said. */
+void prune_warn(const struct prune_job *j);
+
+#endif

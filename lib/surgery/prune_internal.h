@@ -1,0 +1,100 @@
+/*
+ * What the files of pruning share.
+ *
+ *     prune.c        checks, the step and its emit pass
+ *     prune_cut.c    finding the k-th smallest score of a tensor or a pool
+ *     prune_score.c  scores; the k-th smallest of a row
+ */
+#ifndef PQ_PRUNE_INTERNAL_H
+#define PQ_PRUNE_INTERNAL_H
+
+#include "pq_prune.h"
+
+#define PQ_PRUNE_UNIT (1u << 19) /* elements of a unit, about */
+#define PQ_PRUNE_TILE 4096u      /* elements that stay near the processor */
+#define PQ_PRUNE_SIDE 1024u      /* columns of a tile of turned groups */
+
+/*
+ * The last one that goes: all of a smaller score go, and those of this score
+ * up to its place.
+ */
+struct pq_cut {
+    uint64_t k;     /* that many go */
+    uint64_t left;  /* of them, how many in the class that is looked into */
+    uint32_t high;  /* that class: the upper bits of the score */
+    uint32_t bits;  /* the score of the last one ... */
+    uint64_t step;  /* ... which is in this tensor of a pool, in ... */
+    uint64_t unit;  /* ... the unit that begins with this item, as the ... */
+    uint64_t place; /* ... place-th of its score there */
+    bool found;
+};
+
+/* step->params. */
+struct pq_pruner {
+    const struct pq_prune *how;
+    const struct pq_pruning *q;
+    const struct pq_tensor *in;
+    uint64_t cols;    /* elements of a stored row */
+    uint64_t item;    /* elements of an item */
+    uint64_t scores;  /* scores of an item: elements, or blocks */
+    uint64_t n_scores; /* of the tensor */
+    uint64_t step;    /* which of its pool */
+};
+
+/* A partial result; the counts are there only where a cut is looked for. */
+struct pq_prune_part {
+    uint64_t first; /* item of the unit */
+    uint64_t n;     /* scores of the unit */
+    uint64_t ties;  /* that are the cut's */
+    struct pq_pruned done; /* of the emit pass */
+    uint32_t count[];      /* [PQ_HIGH_COUNT] */
+};
+
+/* A step's state; the counts are there only of scope tensor. */
+struct pq_prune_state {
+    struct pq_cut cut;
+    uint64_t seen; /* scores in this pass so far */
+    struct pq_pruned done;
+    uint64_t count[]; /* [PQ_HIGH_COUNT] */
+};
+
+/* prune_score.c ------------------------------------------------------------ */
+
+/* Elements [at, at + n) of the unit as floats: x itself, or in `room`. */
+const float *pq_prune_load(const struct pq_pruner *m, const struct pq_unit *u,
+                           uint64_t at, size_t n, float *room);
+/* Fails with the first NaN among them, if there is one and it may not be. */
+int pq_prune_look(const struct pq_pruner *m, const struct pq_unit *u,
+                  uint64_t at, const float *x /* [n] */, size_t n,
+                  struct pq_error *e);
+/* The scores of a unit's blocks; scratch as pq_prune_block_floats() says. */
+int pq_prune_blocks(const struct pq_pruner *m, const struct pq_unit *u,
+                    float *scores /* [u->count * m->scores] */, float *scratch,
+                    struct pq_error *e);
+size_t pq_prune_block_floats(const struct pq_pruner *m);
+/* The cut of a row: bits, and `left` of the last score that go. */
+void pq_prune_select(const float *score /* [n] */, size_t n, uint64_t k,
+                     struct pq_cut *c);
+
+/* prune_cut.c -------------------------------------------------------------- */
+
+#define PQ_CUT_PASSES 3u
+
+int pq_cut_gather(const struct pq_step *s, unsigned pass,
+                  const struct pq_unit *u, const void *state,
+                  struct pq_error *e);
+/* A tensor's partial; of a pass, or of the emit pass. */
+int pq_cut_combine(const struct pq_step *s, unsigned pass, void *state,
+                   const void *partial, struct pq_error *e);
+size_t pq_cut_scratch(const struct pq_pruner *m, uint64_t unit_items);
+/*
+ * Which of n scores, from the unit's first on but for those before, are kept.
+ * `taken` counts the ties that went by in this unit.
+ */
+void pq_cut_keep(const struct pq_pruner *m, const struct pq_cut *c,
+                 const struct pq_unit *u, const float *score, size_t n,
+                 uint64_t *taken, uint8_t *keep);
+/* The first `n` of these bits go, in order. */
+void pq_cut_ties(const float *score, uint32_t bits, uint64_t n, uint8_t *keep);
+
+#endif
