@@ -431,7 +431,7 @@ static int plot(struct job *j, struct pq_error *e)
                                   pq_figures_relative(&j->pairs[i].f)};
     const int rc = cmd_heatmap(j->c, j->o->plot,
                                "relative Frobenius norm of the difference",
-                               cells, n, e);
+                               cells, n, 0, e);
     free(cells);
     return rc;
 }
