@@ -17,7 +17,10 @@ enum {
     OPT_THRESHOLD,
     OPT_RULE,
     OPT_RULES,
-    OPT_NONFINITE
+    OPT_NONFINITE,
+    OPT_METHOD,
+    OPT_NORMS,
+    OPT_HESSIAN
 };
 
 static const struct cmd_option options[] = {
@@ -35,6 +38,12 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT | CMD_REPEATS, OPT_RULE},
     {0, "rules", "FILE", "read such rules from a file, one a line", NULL,
      CMD_CHANGES_OUTPUT | CMD_REPEATS | CMD_ARG_CONTENT, OPT_RULES},
+    {0, "norms", "FILE", "compare |w| times the norms of inputs (wanda)", NULL,
+     CMD_CHANGES_OUTPUT | CMD_ARG_CONTENT, OPT_NORMS},
+    {0, "hessian", "FILE", "update what stays, by inputs (sparsegpt)", NULL,
+     CMD_CHANGES_OUTPUT | CMD_ARG_CONTENT, OPT_HESSIAN},
+    {0, "method", "METHOD", "magnitude, wanda or sparsegpt; the files say it",
+     "magnitude wanda sparsegpt", CMD_CHANGES_OUTPUT, OPT_METHOD},
     {0, "allow-nonfinite", NULL, "accept NaN, as larger than all else", NULL,
      CMD_CHANGES_OUTPUT, OPT_NONFINITE},
     {0, NULL, NULL, NULL, NULL, 0, 0},
@@ -107,6 +116,14 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         return cmd_rules_add(&o->rules, value, e);
     case OPT_RULES:
         return cmd_rules_read(&o->rules, value, e);
+    case OPT_METHOD:
+        return prune_method(value, o, e);
+    case OPT_NORMS:
+        o->norms = value;
+        return 0;
+    case OPT_HESSIAN:
+        o->hessian = value;
+        return 0;
     default:
         o->allow_nonfinite = true;
         return 0;
@@ -120,7 +137,8 @@ static int declare(struct cmd_job *base, struct pq_error *e)
     struct prune_job *j = (struct prune_job *)base;
     const struct pq_catalog *in = base->in->catalog;
 
-    if (prune_choose(j, e) || pq_catalog_copy_meta(&base->out, in, e))
+    if (prune_open_data(j, e) || prune_choose(j, e) ||
+        pq_catalog_copy_meta(&base->out, in, e))
         return -1;
     for (size_t i = 0; i < in->n_tensors; i++)
         if (!pq_tensor_copy(&base->out, &in->tensors[i], e))
@@ -141,8 +159,13 @@ static int add_steps(struct cmd_job *base, struct pq_error *e)
                 return -1;
             continue;
         }
-        struct pq_step *s = pq_step_prune(&base->plan, base->in, t, i,
-                                          &j->choices[i].how, &j->pruning, e);
+        const struct prune_choice *d = &j->choices[i];
+        struct pq_step *s =
+            d->sparsegpt.source
+                ? pq_step_sparsegpt(&base->plan, base->in, t, i, &d->sparsegpt,
+                                    &j->pruning, e)
+                : pq_step_prune(&base->plan, base->in, t, i, &d->how,
+                                &j->pruning, e);
         if (!s)
             return -1;
         s->user = &base->report;
@@ -166,6 +189,7 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
 
     const int status = cmd_job_run(&j.base, e);
     free(j.choices);
+    prune_release_data(&j);
     return status;
 }
 
@@ -186,6 +210,9 @@ static int settle_options(struct cmd *c, struct prune_options *o)
     if (o->how.block_rows && o->how.scope == PQ_PRUNE_ROW)
         return cmd_usage(c, "--blocks does not go with --scope row");
     o->all = ways > 0;
+    const int status = prune_settle_data(c, o);
+    if (status)
+        return status;
     if (o->pattern)
         o->how.scope = PQ_PRUNE_GROUPS;
     else if (o->threshold)

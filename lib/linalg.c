@@ -38,6 +38,10 @@ typedef void svd_f64(const char *job, const int *m, const int *n, double *a,
                      const int *lda, double *s, double *u, const int *ldu,
                      double *vt, const int *ldvt, double *work,
                      const int *lwork, int *iwork, int *info);
+typedef void cholesky_f32(const char *part, const int *n, float *a,
+                          const int *lda, int *info);
+typedef void invert_f32(const char *part, const char *diagonal, const int *n,
+                        float *a, const int *lda, int *info);
 typedef void gemm_f32(int order, int turn_a, int turn_b, int m, int n, int k,
                       float alpha, const float *a, int lda, const float *b,
                       int ldb, float beta, float *c, int ldc);
@@ -52,6 +56,8 @@ static struct {
     from_lq_f32 *sorglq;
     from_lq_f64 *dorglq;
     svd_f64 *dgesdd;
+    cholesky_f32 *spotrf;
+    invert_f32 *strtri;
     gemm_f32 *sgemm;
     gemm_f64 *dgemm;
 } blas;
@@ -69,7 +75,8 @@ static void load(void)
         void *to;
     } table[] = {{"sgelqf_", &blas.sgelqf},    {"dgelqf_", &blas.dgelqf},
                  {"sorglq_", &blas.sorglq},    {"dorglq_", &blas.dorglq},
-                 {"dgesdd_", &blas.dgesdd},    {"cblas_sgemm", &blas.sgemm},
+                 {"dgesdd_", &blas.dgesdd},    {"spotrf_", &blas.spotrf},
+                 {"strtri_", &blas.strtri},    {"cblas_sgemm", &blas.sgemm},
                  {"cblas_dgemm", &blas.dgemm}, {"openblas_set_num_threads",
                                                 &one_thread}};
     void *handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
@@ -190,6 +197,56 @@ int pq_svd_f64(double *x, size_t rows, size_t cols, double *u, double *s,
     free(work);
     free(iwork);
     return rc;
+}
+
+/*
+ * h = r r^T with an upper r is, read from its end, a Cholesky factorisation
+ * with a lower one; and u = r^-1.  The inverse of h itself is never made.
+ *
+ *     J h J = (J r J) (J r J)^T        J: the order of rows, or columns, turned
+ *
+ * J x J of a square matrix is its array from the last element to the first.
+ */
+static void turn_around(float *h, size_t count)
+{
+    for (size_t i = 0, j = count; i + 1 < j; i++) {
+        const float x = h[i];
+        h[i] = h[--j];
+        h[j] = x;
+    }
+}
+
+int pq_inverse_factor_f32(float *h, size_t n, struct pq_error *e)
+{
+    int info = 0;
+
+    if (ready(n, n, 1, e))
+        return -1;
+    const int size = (int)n;
+    if (n == 0)
+        return 0;
+    turn_around(h, n * n);
+    blas.spotrf("U", &size, h, &size, &info);
+    if (info == 0)
+        blas.strtri("U", "N", &size, h, &size, &info);
+    if (info != 0)
+        return pq_fail(e, PQ_EVALUE, "is not positive definite");
+    turn_around(h, n * n);
+    for (size_t i = 1; i < n; i++)
+        memset(h + i * n, 0, i * sizeof *h);
+    return 0;
+}
+
+int pq_gemm_less_f32(const float *a, size_t stride_a, const float *b,
+                     size_t stride_b, size_t rows, size_t k, size_t cols,
+                     float *c, size_t stride_c, struct pq_error *e)
+{
+    if (ready(rows, k, cols, e) || ready(stride_a, stride_b, stride_c, e))
+        return -1;
+    if (rows && cols && k)
+        blas.sgemm(ROW_MAJOR, AS_IS, AS_IS, (int)rows, (int)cols, (int)k, -1,
+                   a, (int)stride_a, b, (int)stride_b, 1, c, (int)stride_c);
+    return 0;
 }
 
 int pq_gemm_f32(const float *a, int turn_a, const float *b, int turn_b,

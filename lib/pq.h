@@ -10,6 +10,7 @@
  *   quantization            pq_kernels.h pq_quant.h
  *   differences             pq_diff.h
  *   changing models         pq_surgery.h pq_blend.h pq_vocab.h
+ *   pruning                 pq_prune.h pq_sparsegpt.h
  *   linear algebra          pq_linalg.h pq_lowrank.h pq_ranks.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
@@ -43,6 +44,9 @@
 #include "pq_surgery.h"
 #include "pq_blend.h"
 #include "pq_vocab.h"
+
+#include "pq_prune.h"
+#include "pq_sparsegpt.h"
 
 #include "pq_diff.h"
 

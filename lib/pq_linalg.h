@@ -1,5 +1,5 @@
 /*
- * Dense linear algebra: QR, singular values, products.
+ * Dense linear algebra: QR, singular values, Cholesky, products.
  *
  * The work is OpenBLAS's.  It is loaded when it is first asked for, because
  * to link it would cost every tool the three milliseconds in which it starts
@@ -52,6 +52,25 @@ PQ_MUST_USE int pq_svd_f64(double *x /* [rows][cols] */, size_t rows,
                            size_t cols, double *u /* [rows][k] */,
                            double *s /* [k] */, double *vt /* [k][cols] */,
                            struct pq_error *e);
+
+/*
+ * The factor of an inverse: h [n][n], symmetric, becomes the upper triangular
+ * u with positive diagonal and u^T u = h^-1; below the diagonal are zeros.
+ * PQ_EVALUE where h is not positive definite.  O(n^3).
+ */
+PQ_MUST_USE int pq_inverse_factor_f32(float *h /* [n][n] */, size_t n,
+                                      struct pq_error *e);
+
+/*
+ * c -= a b, of matrices that lie in wider ones: the rows of a begin stride_a
+ * elements apart, and so on.
+ */
+PQ_MUST_USE int pq_gemm_less_f32(const float *a /* [rows][k] */,
+                                 size_t stride_a,
+                                 const float *b /* [k][cols] */,
+                                 size_t stride_b, size_t rows, size_t k,
+                                 size_t cols, float *c /* [rows][cols] */,
+                                 size_t stride_c, struct pq_error *e);
 
 /*
  * c = a b, or c += a b with `add`.  A turned operand is stored transposed:

@@ -23,6 +23,9 @@
  * with no data, groups that of Wanda and llm-compressor; wherever there are
  * no ties, about which those promise nothing.
  *
+ * With norms the score of a weight is its magnitude times the norm of its
+ * input, the rule of Wanda; norms of 0 make scores of 0.
+ *
  * How it is found: the bits of a positive float are in the order of the
  * floats.  One pass counts by the upper 16 of the 31 bits, which tells the
  * class that the k-th is in; one counts that class by the lower 15, which
@@ -58,6 +61,8 @@ struct pq_prune {
     uint64_t block_rows, block_cols; /* 0: single weights; tensor and pool */
     bool turned;                 /* the tensor is [in][out] */
     struct pq_prune_pool *pool;  /* of pool: settled before the step runs */
+    struct pq_source *norms;      /* of row and groups, of matrices; or NULL */
+    const struct pq_tensor *norm; /* in it: F32 [in], none below 0 */
 };
 
 /* What became of a tensor. */
@@ -66,7 +71,7 @@ struct pq_pruned {
     uint64_t zeros;  /* in the output, those that were there included */
     uint64_t pruned; /* went, those that were zero before included */
     double signal;   /* sum w^2 */
-    double noise;    /* of those that went */
+    double noise;    /* sum (w - w')^2, w' what became of w */
 };
 
 /* What all steps of a tool share; outlives the plan. */
@@ -87,7 +92,7 @@ uint64_t pq_prune_count(double sparsity, uint64_t n);
 
 /*
  * Can a tensor be pruned so?  It is plain and floating, its rows are
- * divisible, it has rows at all.  Fails without naming the tensor.
+ * divisible, it has rows at all, its norms fit.  Fails without naming it.
  */
 PQ_MUST_USE int pq_prune_check(const struct pq_prune *how,
                                const struct pq_tensor *t, struct pq_error *e);

@@ -346,18 +346,21 @@ static void add_quoted(struct pq_buf *b, const char *word)
 /* The name of a file may change, or its content; this is its content. */
 static void add_digest(struct pq_buf *b, const char *path)
 {
+    struct pq_hash *h = pq_hash_new(NULL);
     FILE *f = fopen(path, "re");
-    struct pq_buf text = {0};
-    char piece[4096], hex[33];
+    char piece[1 << 16], hex[33];
     size_t n;
 
-    while (f != NULL && (n = fread(piece, 1, sizeof piece, f)) > 0)
-        pq_buf_add(&text, piece, n);
+    while (h != NULL && f != NULL &&
+           (n = fread(piece, 1, sizeof piece, f)) > 0)
+        pq_hash_add(h, piece, n);
     if (f != NULL)
         fclose(f);
-    pq_hash128_hex(pq_hash128_of(text.s != NULL ? text.s : "", text.n), hex);
-    pq_buf_printf(b, "xxh3:%s", hex);
-    pq_buf_release(&text);
+    b->failed |= h == NULL;
+    if (h != NULL)
+        pq_hash128_hex(pq_hash128(h), hex);
+    pq_buf_printf(b, "xxh3:%s", h != NULL ? hex : "");
+    pq_hash_free(h);
 }
 
 static void add_given(struct pq_buf *b, const struct cmd_option *o,

@@ -59,10 +59,12 @@ static int work(struct cmd_job *j, struct pq_error *e)
                       e) ||
         (j->add_steps && j->add_steps(j, e)))
         return -1;
-    j->sources[0] = j->in;
-    j->sources[1] = j->decoded;
     j->plan.sources = j->sources;
-    j->plan.n_sources = j->decoded ? 2 : 1;
+    j->sources[j->plan.n_sources++] = j->in;
+    if (j->decoded)
+        j->sources[j->plan.n_sources++] = j->decoded;
+    if (j->more)
+        j->sources[j->plan.n_sources++] = j->more;
     j->report.out = &j->out;
     return cmd_run_plan(j->c, &j->plan, e) || report(j, e) ? -1 : 0;
 }

@@ -28,9 +28,10 @@ struct cmd_job {
     /* for the hooks */
     struct pq_source *in;
     struct pq_source *decoded; /* `in` as plain numbers, or NULL */
+    struct pq_source *more; /* the tool's own, that steps read, or NULL */
     struct pq_catalog out;
     struct pq_plan plan;
-    struct pq_source *sources[2]; /* of the plan: in, decoded */
+    struct pq_source *sources[3]; /* of the plan: in, decoded, more */
 };
 
 /* Makes j->decoded, for steps that need numbers where `in` has codes. */

@@ -4,6 +4,7 @@
  *     cmd/prune.c         the options
  *     prune_choose.c      which tensors are pruned, and how each
  *     prune_report.c      -v and --json
+ *     prune_data.c        --method, --norms and --hessian
  *
  * A job is declared, given its steps and run as job.h says.
  */
@@ -12,7 +13,15 @@
 
 #include "job.h"
 #include "pq_prune.h"
+#include "pq_sparsegpt.h"
 #include "rules.h"
+
+enum prune_method {
+    PRUNE_UNSAID,
+    PRUNE_MAGNITUDE,
+    PRUNE_WANDA,
+    PRUNE_SPARSEGPT
+};
 
 /* From the options; more of them are more members. */
 struct prune_options {
@@ -21,12 +30,21 @@ struct prune_options {
     bool all; /* not only rules say what goes */
     struct cmd_rules rules;
     bool allow_nonfinite;
+    enum prune_method method;
+    const char *norms, *hessian; /* files, or NULL */
 };
 
 /* What becomes of one tensor. */
 struct prune_choice {
     bool prune;
     struct pq_prune how;
+    struct pq_sparsegpt sparsegpt; /* instead, where it has a source */
+};
+
+/* What a calibration run wrote; source NULL: there is none. */
+struct prune_data {
+    struct pq_source *source;
+    struct pq_names names; /* of its tensors */
 };
 
 struct prune_job {
@@ -34,6 +52,7 @@ struct prune_job {
     struct prune_options *o;
     struct pq_pruning pruning;
     struct prune_choice *choices; /* [tensors of base.in] */
+    struct prune_data data;
     bool conv1d;
 };
 
@@ -49,6 +68,20 @@ PQ_MUST_USE int prune_check_rules(const struct prune_options *o,
                                   struct pq_error *e);
 /* Fills in j->choices; fails for what cannot be pruned so. */
 PQ_MUST_USE int prune_choose(struct prune_job *j, struct pq_error *e);
+
+/* ---- prune_data.c -------------------------------------------------------- */
+
+PQ_MUST_USE int prune_method(const char *s, struct prune_options *o,
+                             struct pq_error *e);
+/* Settles o->method; 0, or the status of a usage error. */
+int prune_settle_data(struct cmd *c, struct prune_options *o);
+/* Opens the file that was given, if one was. */
+PQ_MUST_USE int prune_open_data(struct prune_job *j, struct pq_error *e);
+void prune_release_data(struct prune_job *j);
+/* Gives a tensor that is to be pruned its data, if there are any. */
+PQ_MUST_USE int prune_choose_data(const struct prune_job *j,
+                                  const struct pq_tensor *t,
+                                  struct prune_choice *d, struct pq_error *e);
 
 /* ---- prune_report.c ------------------------------------------------------ */
 

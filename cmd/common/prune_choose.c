@@ -88,8 +88,9 @@ static int choose(struct prune_job *j, const struct pq_tensor *t,
     if (!d->prune)
         return 0;
     d->how.turned = j->conv1d && t->rank == 2 && pq_name_is_conv1d(t->name);
-    if (pq_prune_check(&d->how, t, e) ||
-        cmd_refuse_scaled(j->base.in, t, e))
+    if (cmd_refuse_scaled(j->base.in, t, e) ||
+        pq_prune_check(&d->how, t, e) ||
+        (t->n_elements && prune_choose_data(j, t, d, e)))
         return pq_error_in(e, "%s: tensor %s", j->base.in->name, t->name);
     d->prune = t->n_elements > 0;
     return 0;

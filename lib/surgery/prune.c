@@ -5,7 +5,8 @@
  *     read W --> widen --> score --> keep bits --> W with +0 where they are 0
  *
  * A unit is about 2^19 elements in whole items: rows, where a row is cut or
- * the tensor has them; M rows of turned groups; the rows of a row of blocks.
+ * the tensor has them; M rows of turned groups; the rows of a row of blocks;
+ * all of a tensor whose turned rows are cut.
  */
 #include "prune_internal.h"
 
@@ -15,6 +16,14 @@
 #include <string.h>
 
 #define FLAT_ITEM 64u /* elements, where there are no rows */
+
+#define N_AREAS    5   /* of a unit's scratch */
+
+/* Cut rows of a tensor [in][out] run down its columns. */
+static bool rows_are_turned(const struct pq_prune *how)
+{
+    return how->scope == PQ_PRUNE_ROW && how->turned;
+}
 
 /* ---- may it be ----------------------------------------------------------- */
 
@@ -65,7 +74,8 @@ int pq_prune_check(const struct pq_prune *how, const struct pq_tensor *t,
         return pq_fail(e, PQ_EARG, "has no rows");
     if (t->n_elements == 0)
         return 0;
-    if (how->block_rows && check_blocks(how, t, e))
+    if ((how->block_rows && check_blocks(how, t, e)) ||
+        (how->norm && pq_norm_check(how, t, e)))
         return -1;
     return how->scope == PQ_PRUNE_GROUPS ? check_groups(how, t, e) : 0;
 }
@@ -77,6 +87,7 @@ struct work {
     const struct pq_pruner *m;
     const struct pq_unit *u;
     float *room;   /* for what is widened */
+    float *scores; /* the same with norms; of turned rows, one behind another */
     float *pruned; /* [PQ_PRUNE_TILE] */
     uint8_t *keep;
     float *blocks; /* the scores of blocks, and before them what they need */
@@ -168,8 +179,9 @@ static int emit_flat(const struct work *w, const struct pq_cut *c,
         if (pq_prune_look(m, w->u, at, x, here, e))
             return -1;
         if (m->how->scope == PQ_PRUNE_GROUPS)
-            m->q->kernels->keep_groups(x, here, m->how->m,
-                                       m->how->m - m->how->n, w->keep);
+            m->q->kernels->keep_groups(
+                pq_norm_weigh(m, w->u, at, here, x, w->scores), here,
+                m->how->m, m->how->m - m->how->n, w->keep);
         else if (m->how->scope == PQ_PRUNE_BELOW)
             m->q->kernels->keep_from(x, here, from, w->keep);
         else
@@ -190,10 +202,64 @@ static int emit_rows(const struct work *w, struct pq_error *e)
         const float *x = pq_prune_load(m, w->u, i * n, n, w->room);
         if (pq_prune_look(m, w->u, i * n, x, n, e))
             return -1;
-        pq_prune_select(x, n, k, &c);
-        m->q->kernels->keep_from(x, n, c.bits, w->keep);
-        pq_cut_ties(x, c.bits, c.left, w->keep);
+        const float *score = pq_norm_weigh(m, w->u, i * n, n, x, w->scores);
+        pq_prune_select(score, n, k, &c);
+        m->q->kernels->keep_from(score, n, c.bits, w->keep);
+        pq_cut_ties(score, c.bits, c.left, w->keep);
         deliver(w, i * n, x, n, w->keep);
+    }
+    return 0;
+}
+
+/* The scores of columns [c, c + n), each as a row of w->scores [n][in]. */
+static int turn_scores(const struct work *w, uint64_t c, size_t n,
+                       struct pq_error *e)
+{
+    const struct pq_pruner *m = w->m;
+    const uint64_t inputs = m->in->shape[0];
+    float *turned = w->room + PQ_PRUNE_STRIP;
+
+    for (uint64_t r = 0; r < inputs; r++) {
+        const uint64_t at = r * m->cols + c;
+        const float *x = pq_prune_load(m, w->u, at, n, w->room);
+        if (pq_prune_look(m, w->u, at, x, n, e))
+            return -1;
+        x = pq_norm_weigh(m, w->u, at, n, x, turned);
+        for (size_t i = 0; i < n; i++)
+            w->scores[i * inputs + r] = x[i];
+    }
+    return 0;
+}
+
+/* Rows down the columns, a strip of columns at a time. */
+static int emit_turned_rows(const struct work *w, struct pq_error *e)
+{
+    const struct pq_pruner *m = w->m;
+    const size_t inputs = (size_t)m->in->shape[0], line = (inputs + 7) / 8;
+    const uint64_t k = (uint64_t)(m->how->sparsity * (double)inputs);
+    uint8_t *down = w->keep + PQ_PRUNE_STRIP / 8; /* bits of the columns */
+    struct pq_cut cut;
+
+    for (uint64_t c = 0; c < m->cols; c += PQ_PRUNE_STRIP) {
+        const size_t n = (size_t)(m->cols - c < PQ_PRUNE_STRIP
+                                      ? m->cols - c
+                                      : PQ_PRUNE_STRIP);
+        if (turn_scores(w, c, n, e))
+            return -1;
+        for (size_t i = 0; i < n; i++) {
+            const float *score = w->scores + i * inputs;
+            pq_prune_select(score, inputs, k, &cut);
+            m->q->kernels->keep_from(score, inputs, cut.bits, down + i * line);
+            pq_cut_ties(score, cut.bits, cut.left, down + i * line);
+        }
+        for (size_t r = 0; r < inputs; r++) {
+            memset(w->keep, 0, PQ_PRUNE_STRIP / 8);
+            for (size_t i = 0; i < n; i++)
+                if (down[i * line + r / 8] >> r % 8 & 1)
+                    w->keep[i / 8] |= (uint8_t)(1u << i % 8);
+            const uint64_t at = r * m->cols + c;
+            deliver(w, at, pq_prune_load(m, w->u, at, n, w->room), n, w->keep);
+        }
     }
     return 0;
 }
@@ -218,7 +284,12 @@ static int emit_across(const struct work *w, struct pq_error *e)
                 if (x != to)
                     memcpy(to, x, n * sizeof *to);
             }
-            m->q->kernels->keep_across(w->room, PQ_PRUNE_SIDE, how->m,
+            for (unsigned r = 0; how->norm && r < how->m; r++)
+                pq_norm_weigh(m, w->u, i * m->item + r * m->cols + c, n,
+                              w->room + r * PQ_PRUNE_SIDE,
+                              w->scores + r * PQ_PRUNE_SIDE);
+            m->q->kernels->keep_across(how->norm ? w->scores : w->room,
+                                       PQ_PRUNE_SIDE, how->m,
                                        how->m - how->n, n, w->keep,
                                        PQ_PRUNE_SIDE / 8);
             for (unsigned r = 0; r < how->m; r++)
@@ -268,9 +339,9 @@ static int emit_blocks(const struct work *w, const struct pq_cut *c,
     return 0;
 }
 
-/* Floats of scratch: widened elements, a pruned tile, bits, blocks. */
+/* Floats of scratch: widened elements, a pruned tile, bits, blocks, scores. */
 static void lay_out(const struct pq_pruner *m, uint64_t unit_items,
-                    size_t size[4])
+                    size_t size[N_AREAS])
 {
     const struct pq_prune *how = m->how;
     const size_t row = (size_t)m->cols;
@@ -279,7 +350,11 @@ static void lay_out(const struct pq_pruner *m, uint64_t unit_items,
     size[2] = PQ_PRUNE_TILE / 32;
     size[1] = PQ_PRUNE_TILE;
     size[3] = 0;
-    if (how->scope == PQ_PRUNE_GROUPS && how->turned) {
+    if (rows_are_turned(how)) {
+        size[0] = 2 * PQ_PRUNE_STRIP;
+        size[2] = (PQ_PRUNE_STRIP * ((size_t)m->in->shape[0] / 8 + 1) +
+                   PQ_PRUNE_STRIP / 8) / sizeof(float) + 1;
+    } else if (how->scope == PQ_PRUNE_GROUPS && how->turned) {
         size[0] = how->m * PQ_PRUNE_SIDE;
         size[2] = how->m * PQ_PRUNE_SIDE / 32;
     } else if (how->scope == PQ_PRUNE_ROW) {
@@ -290,7 +365,10 @@ static void lay_out(const struct pq_pruner *m, uint64_t unit_items,
         size[2] = row / 32 + (size_t)(unit_items * m->scores) / 32 + 2;
         size[3] = pq_cut_scratch(m, unit_items) / sizeof(float);
     }
-    for (int i = 0; i < 4; i++)
+    size[4] = rows_are_turned(how) ? PQ_PRUNE_STRIP * (size_t)m->in->shape[0]
+              : how->norm          ? size[0]
+                                   : 0;
+    for (int i = 0; i < N_AREAS; i++)
         size[i] = (size[i] + 15) / 16 * 16;
 }
 
@@ -301,14 +379,19 @@ static int emit(const struct pq_step *s, const struct pq_unit *u,
     struct pq_prune_part *p = u->partial;
     struct work w = {.m = m, .u = u, .room = u->scratch, .done = &p->done};
     const struct pq_cut *c = cut_of(m, state);
-    size_t size[4];
+    size_t size[N_AREAS];
 
+    if (pq_norm_look(m, u, e))
+        return -1;
     lay_out(m, s->unit_items, size);
     w.pruned = w.room + size[0];
     w.keep = (uint8_t *)(void *)(w.pruned + size[1]);
     w.blocks = w.pruned + size[1] + size[2];
+    w.scores = w.blocks + size[3];
     if (m->how->block_rows)
         return emit_blocks(&w, c, e);
+    if (rows_are_turned(m->how))
+        return emit_turned_rows(&w, e);
     if (m->how->scope == PQ_PRUNE_ROW)
         return emit_rows(&w, e);
     if (m->how->scope == PQ_PRUNE_GROUPS && m->how->turned)
@@ -333,6 +416,8 @@ static uint64_t item_of(const struct pq_pruner *m)
 
     if (how->block_rows)
         return how->block_rows * m->cols;
+    if (rows_are_turned(how))
+        return m->in->n_elements;
     if (how->scope == PQ_PRUNE_GROUPS && how->turned)
         return how->m * m->cols;
     if (how->scope == PQ_PRUNE_ROW || how->scope == PQ_PRUNE_GROUPS)
@@ -344,7 +429,7 @@ static void fill(struct pq_step *s, const struct pq_pruner *m)
 {
     const unsigned bits = pq_dtype_bits(m->in->dtype);
     const bool cut = m->how->scope == PQ_PRUNE_TENSOR;
-    size_t size[4];
+    size_t size[N_AREAS];
 
     s->name = m->in->name;
     s->params = m;
@@ -354,7 +439,8 @@ static void fill(struct pq_step *s, const struct pq_pruner *m)
     s->in[0].item_bits = m->item * bits;
     s->out[0].item_bits = m->item * bits;
     lay_out(m, s->unit_items, size);
-    s->scratch_bytes = (size[0] + size[1] + size[2] + size[3]) * sizeof(float);
+    for (int i = 0; i < N_AREAS; i++)
+        s->scratch_bytes += size[i] * sizeof(float);
     s->partial_bytes = sizeof(struct pq_prune_part);
     s->state_bytes = sizeof(struct pq_prune_state);
     if (cut) {
@@ -373,7 +459,7 @@ struct pq_step *pq_step_prune(struct pq_plan *p, struct pq_source *src,
                               const struct pq_prune *how,
                               const struct pq_pruning *q, struct pq_error *e)
 {
-    struct pq_step *s = pq_plan_step(p, 1, 1, e);
+    struct pq_step *s = pq_plan_step(p, how->norm ? 2 : 1, 1, e);
     struct pq_pruner *m = pq_arena_alloc(&p->arena, 1, sizeof *m);
 
     if (!s || !m) {
@@ -391,6 +477,10 @@ struct pq_step *pq_step_prune(struct pq_plan *p, struct pq_source *src,
                       : in->n_elements;
     s->tensor = tensor;
     s->in[0].source = src;
+    if (how->norm)
+        s->in[1] = (struct pq_input){.source = how->norms,
+                                     .part = &how->norm->parts[0],
+                                     .access = PQ_WHOLE};
     fill(s, m);
     return s;
 }

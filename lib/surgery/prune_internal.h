@@ -4,6 +4,7 @@
  *     prune.c        checks, the step and its emit pass
  *     prune_cut.c    finding the k-th smallest score of a tensor or a pool
  *     prune_score.c  scores; the k-th smallest of a row
+ *     prune_norm.c   scores by the norms of inputs
  */
 #ifndef PQ_PRUNE_INTERNAL_H
 #define PQ_PRUNE_INTERNAL_H
@@ -13,6 +14,7 @@
 #define PQ_PRUNE_UNIT (1u << 19) /* elements of a unit, about */
 #define PQ_PRUNE_TILE 4096u      /* elements that stay near the processor */
 #define PQ_PRUNE_SIDE 1024u      /* columns of a tile of turned groups */
+#define PQ_PRUNE_STRIP 32u       /* columns that are turned at a time */
 
 /*
  * The last one that goes: all of a smaller score go, and those of this score
@@ -75,6 +77,21 @@ size_t pq_prune_block_floats(const struct pq_pruner *m);
 /* The cut of a row: bits, and `left` of the last score that go. */
 void pq_prune_select(const float *score /* [n] */, size_t n, uint64_t k,
                      struct pq_cut *c);
+
+/* prune_norm.c ------------------------------------------------------------- */
+
+/* Do the norms fit the tensor? */
+int pq_norm_check(const struct pq_prune *how, const struct pq_tensor *t,
+                  struct pq_error *e);
+/* Fails with the first of a unit's norms that is none. */
+int pq_norm_look(const struct pq_pruner *m, const struct pq_unit *u,
+                 struct pq_error *e);
+/*
+ * The scores of elements [at, at + n) of the unit, which are x: x itself where
+ * there are no norms, or in `room`.
+ */
+const float *pq_norm_weigh(const struct pq_pruner *m, const struct pq_unit *u,
+                           uint64_t at, size_t n, const float *x, float *room);
 
 /* prune_cut.c -------------------------------------------------------------- */
 

@@ -42,6 +42,7 @@ int exit_status(int status);
 int cmd_st(int argc, char **argv);       /* models.c */
 int cmd_many(int argc, char **argv);
 int cmd_vary(int argc, char **argv);
+int cmd_norms(int argc, char **argv);
 int cmd_tty(int argc, char **argv);      /* children.c */
 int cmd_epipe(int argc, char **argv);
 int cmd_killed(int argc, char **argv);

@@ -17,6 +17,7 @@ static const struct {
     {"st", 1, cmd_st, "FILE [-m METADATA] NAME=DTYPE[SHAPE]FILL..."},
     {"many", 4, cmd_many, "FILE N SHAPE FILL TENSOR..."},
     {"vary", 2, cmd_vary, "FILE ELEMENTS"},
+    {"norms", 2, cmd_norms, "FILE OUT"},
     {"tty", 1, cmd_tty, "CMD..."},
     {"epipe", 2, cmd_epipe, "default|ignore CMD..."},
     {"killed", 3, cmd_killed, "SIGNAL MICROSECONDS CMD..."},

@@ -79,6 +79,8 @@ static float value(const struct tensor *t, uint64_t i, uint64_t *state)
         return strtof("inf", NULL);
     if (strcmp(t->fill, "big") == 0 && last)
         return 1e6f;
+    if (strcmp(t->fill, "norm") == 0)
+        return (float)(next_random(state) >> 40) / (1 << 24) + 0.25f;
     if (strcmp(t->fill, "step") == 0)
         return (float)(i / 64 % 4 + 1) * 0.25f;
     return (float)(int64_t)(next_random(state) >> 40) / (1 << 24) - 0.5f;
@@ -214,6 +216,37 @@ static void vary_body(FILE *f, uint64_t at, uint64_t bytes, unsigned size,
         if (fseeko(f, (off_t)at, SEEK_SET) != 0 || fwrite(page, 1, n, f) != n)
             die("a body cannot be written");
     }
+}
+
+/*
+ * norms FILE OUT: for each matrix [out][in] of FILE, which begins with its
+ * metadata, a vector [in] of positive numbers under the same name.
+ */
+int cmd_norms(int argc, char **argv)
+{
+    size_t size, n = 0;
+    unsigned char *file = load(argv[0], &size);
+    const char *p = (const char *)file + 8, *end = p + load64(file);
+    struct tensor *t = must(calloc(size / 16 + 1, sizeof *t));
+
+    (void)argc;
+    while ((p = find(p, end, "},\""))) {
+        const char *after = find(p, end, "\":{\"dtype\":\"");
+        const char *shape = find(p, end, "\"shape\":[");
+        char *next, text[32];
+        if (!after || !shape)
+            die("%s: its header is not as expected", argv[0]);
+        strtoull(shape, &next, 10);
+        const uint64_t in = *next == ',' ? strtoull(next + 1, &next, 10) : 0;
+        if (*next != ']' || !memchr(shape, ',', (size_t)(next - shape)))
+            continue;
+        snprintf(text, sizeof text, "=F32[%llu]norm", (unsigned long long)in);
+        t[n] = parse_tensor(text);
+        t[n++].name = must(strndup(p, (size_t)(after - p) -
+                                          strlen("\":{\"dtype\":\"")));
+    }
+    write_safetensors(argv[1], NULL, t, n);
+    return 0;
 }
 
 /*
