@@ -448,7 +448,7 @@ static int open_plain(struct job *j, size_t i, struct pq_source **s,
 
 static int diff(struct job *j, struct pq_error *e)
 {
-    if (j->o->plot && cmd_check_outside(j->c, j->o->plot, e))
+    if (j->o->plot && cmd_check_beside(j->c, j->o->plot, e))
         return -1;
     if (open_plain(j, 0, &j->a, &j->plain_a, e) ||
         open_plain(j, 1, &j->b, &j->plain_b, e) || compare(j, e))

@@ -307,7 +307,7 @@ static int show(struct cmd *c, struct pq_source *s, struct pq_error *e)
                            .sparsity = o->sparsity || o->plot};
     int rc = 0;
 
-    if (o->plot && cmd_check_outside(c, o->plot, e))
+    if (o->plot && cmd_check_beside(c, o->plot, e))
         return -1;
     if (st.stats || st.digest || st.sparsity)
         rc = cmd_stats_run(c, s, &st, e);

@@ -489,6 +489,7 @@ int cmd_main(const struct pq_tool *tool, int argc, char **argv)
     free((void *)(uintptr_t)c.prov_options);
     free(c.match.items);
     free(c.exclude.items);
+    free(c.sides.items);
     free(p.all);
     free(p.longs);
     free(p.letters);

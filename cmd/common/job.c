@@ -3,6 +3,8 @@
  */
 #include "job.h"
 
+#include <stdlib.h>
+
 #include <string.h>
 
 int cmd_job_decode(struct cmd_job *j, struct pq_error *e)
@@ -52,6 +54,34 @@ static int open_input(struct cmd_job *j, struct pq_error *e)
                : 0;
 }
 
+int cmd_job_reads(struct cmd_job *j, struct pq_source *s, struct pq_error *e)
+{
+    struct pq_source **more =
+        pq_grow(j->more, j->n_more, &j->cap_more, sizeof *more);
+
+    if (!more)
+        return pq_fail_nomem(e);
+    j->more = more;
+    j->more[j->n_more++] = s;
+    return 0;
+}
+
+/* The plan's: the input, what it is decoded to, the tool's own. */
+static int list_sources(struct cmd_job *j, struct pq_error *e)
+{
+    struct pq_plan *p = &j->plan;
+
+    p->sources = pq_arena_alloc(&p->arena, 2 + j->n_more, sizeof *p->sources);
+    if (!p->sources)
+        return pq_fail_nomem(e);
+    p->sources[p->n_sources++] = j->in;
+    if (j->decoded)
+        p->sources[p->n_sources++] = j->decoded;
+    for (size_t i = 0; i < j->n_more; i++)
+        p->sources[p->n_sources++] = j->more[i];
+    return 0;
+}
+
 static int work(struct cmd_job *j, struct pq_error *e)
 {
     if (open_input(j, e) || j->declare(j, e) ||
@@ -59,12 +89,8 @@ static int work(struct cmd_job *j, struct pq_error *e)
                       e) ||
         (j->add_steps && j->add_steps(j, e)))
         return -1;
-    j->plan.sources = j->sources;
-    j->sources[j->plan.n_sources++] = j->in;
-    if (j->decoded)
-        j->sources[j->plan.n_sources++] = j->decoded;
-    if (j->more)
-        j->sources[j->plan.n_sources++] = j->more;
+    if (list_sources(j, e))
+        return -1;
     j->report.out = &j->out;
     return cmd_run_plan(j->c, &j->plan, e) || report(j, e) ? -1 : 0;
 }
@@ -81,5 +107,6 @@ int cmd_job_run(struct cmd_job *j, struct pq_error *e)
     pq_source_free(j->decoded);
     pq_source_free(j->in);
     pq_buf_release(&j->report.json);
+    free(j->more);
     return rc ? CMD_TROUBLE : CMD_OK;
 }

@@ -71,6 +71,18 @@ int cmd_check_outside(const struct cmd *c, const char *path,
     return 0;
 }
 
+int cmd_check_beside(const struct cmd *c, const char *path, struct pq_error *e)
+{
+    struct stat st, in;
+
+    for (size_t i = 0; stat(path, &st) == 0 && i < c->n_operands; i++)
+        if (stat(c->operands[i], &in) == 0 && S_ISREG(st.st_mode) &&
+            same_file(&in, &st))
+            return pq_fail(e, PQ_EARG, "%s: not replaced: it is the input",
+                           path);
+    return cmd_check_outside(c, path, e);
+}
+
 /* The kind of thing that the directory `path` holds, or NULL. */
 static const char *other_kind(const char *path, bool adapter)
 {
