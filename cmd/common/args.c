@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -342,12 +343,22 @@ static void add_quoted(struct pq_buf *b, const char *word)
     pq_buf_puts(b, "'");
 }
 
-/* "-t nf4", "--double-quant"; a value that is optional is joined: "-z3". */
-/* The name of a file may change, or its content; this is its content. */
+static bool is_file(const char *path)
+{
+    struct stat st;
+
+    return strcmp(path, "-") != 0 && stat(path, &st) == 0 &&
+           S_ISREG(st.st_mode);
+}
+
+/*
+ * The name of a file may change, or its content; this is its content.  Not
+ * of a pipe, which can be read once only.
+ */
 static void add_digest(struct pq_buf *b, const char *path)
 {
     struct pq_hash *h = pq_hash_new(NULL);
-    FILE *f = fopen(path, "re");
+    FILE *f = is_file(path) ? fopen(path, "re") : NULL;
     char piece[1 << 16], hex[33];
     size_t n;
 
@@ -363,6 +374,7 @@ static void add_digest(struct pq_buf *b, const char *path)
     pq_hash_free(h);
 }
 
+/* "-t nf4", "--double-quant"; a value that is optional is joined: "-z3". */
 static void add_given(struct pq_buf *b, const struct cmd_option *o,
                       const char *value)
 {

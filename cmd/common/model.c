@@ -304,29 +304,25 @@ int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
     return make_sink(c, &p, out, &options, in, k, e);
 }
 
-/* Standard output, when the model goes elsewhere. */
-static int place_side_stdout(struct cmd *c, struct place *p)
+/* Standard output, when the model goes elsewhere: a .pq, whatever it is. */
+static int place_side_stdout(const struct cmd *c, struct place *p)
 {
-    const char *output = c->output;
-    const char *format = c->output_format;
-
-    if (output == NULL || strcmp(output, "-") == 0)
+    if (c->output == NULL || strcmp(c->output, "-") == 0)
         return cmd_usage(c, "only one output can go to standard output: say "
                             "with -o where the model goes");
-    c->output_format = NULL; /* that is the model's */
-    const int rc = place_stdout(c, p);
-    c->output_format = format;
-    return rc;
+    if (place_stdout(c, p) != 0)
+        return -1;
+    p->format = &pq_format_pqstream;
+    return 0;
 }
 
+/* -O is about the model. */
 static int place_side(struct cmd *c, const char *path, struct place *p)
 {
     const char *format = c->output_format;
 
     if (strcmp(path, "-") == 0)
         return place_side_stdout(c, p);
-    if (c->output != NULL && strcmp(c->output, path) == 0)
-        return cmd_usage(c, "%.200s: two outputs cannot have one name", path);
     c->output_format = NULL;
     const int rc = place_named(c, path, false, p);
     c->output_format = format;
@@ -344,6 +340,7 @@ int cmd_make_side(struct cmd *c, const char *path, struct pq_catalog *out,
     struct place p;
 
     if (place_side(c, path, &p) != 0 || cmd_check_beside(c, path, e) != 0 ||
+        cmd_check_apart(c, path, e) != 0 ||
         cmd_list_add(&c->sides, path, e) != 0)
         return -1;
     return make_sink(c, &p, out, &options, in, k, e);

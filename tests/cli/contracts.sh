@@ -288,6 +288,11 @@ contract_13_output_over_input() {
     for format in $(suffixes); do
         go "$(input mid $format)" "$S/a.$format"
         cp "$(input mid $format)" "$S/b.$format"
+        if can beside; then
+            go "$S/b.$format" "$S/b.$format"; refused 'not replaced: it is the input'
+            cmp -s "$S/b.$format" "$(input mid $format)" || bad "the input is another: $RAN"
+            continue
+        fi
         go "$S/b.$format" "$S/b.$format"; fine
         cmp -s "$S/a.$format" "$S/b.$format" || bad "another output over the input: $RAN"
         cp "$(input mid $format)" "$S/target"
@@ -297,7 +302,7 @@ contract_13_output_over_input() {
         [ -L "$S/l.$format" ] || bad "the link is gone: $RAN"
         rm "$S/target" "$S/l.$format"
     done
-    can pq-only || [ "$INPUT" = delta ] && return
+    can pq-only || only_pq && return
     go "$(input dir)" "$S/a/"; fine
     cp -r "$(input dir)" "$S/b"
     if can adapter; then
