@@ -17,6 +17,7 @@ enum {
     OPT_THRESHOLD,
     OPT_RULE,
     OPT_RULES,
+    OPT_SCHEDULE,
     OPT_NONFINITE,
     OPT_METHOD,
     OPT_NORMS,
@@ -29,8 +30,8 @@ enum {
 static const struct cmd_option options[] = {
     {'s', "sparsity", "S", "which part of the weights goes, 0 to 1",
      "0.25 0.5 0.75", CMD_CHANGES_OUTPUT, OPT_SPARSITY},
-    {0, "scope", "SCOPE", "among which the smallest are: tensor (default) ...",
-     "tensor row", CMD_CHANGES_OUTPUT, OPT_SCOPE},
+    {0, "scope", "SCOPE", "among which weights: global, tensor (default), row",
+     "global tensor row", CMD_CHANGES_OUTPUT, OPT_SCOPE},
     {0, "pattern", "N:M", "N of each M weights along the input stay",
      "2:4 4:8 1:4", CMD_CHANGES_OUTPUT, OPT_PATTERN},
     {0, "blocks", "RxC", "whole blocks go, those of the smallest sums",
@@ -53,6 +54,8 @@ static const struct cmd_option options[] = {
      "and or", CMD_CHANGES_OUTPUT, OPT_MASK_OP},
     {0, "mask-out", "FILE", "write what is kept, one bit a weight", NULL, 0,
      OPT_MASK_OUT},
+    {0, "schedule", "N", "print the S of N steps to -s and prune nothing", "",
+     0, OPT_SCHEDULE},
     {0, "allow-nonfinite", NULL, "accept NaN, as larger than all else", NULL,
      CMD_CHANGES_OUTPUT, OPT_NONFINITE},
     {0, NULL, NULL, NULL, NULL, 0, 0},
@@ -62,13 +65,15 @@ static int set_scope(struct prune_options *o, const char *value,
                      struct pq_error *e)
 {
     o->scope = true;
-    if (strcmp(value, "row") == 0)
+    if (strcmp(value, "global") == 0)
+        o->how.scope = PQ_PRUNE_POOL;
+    else if (strcmp(value, "row") == 0)
         o->how.scope = PQ_PRUNE_ROW;
     else if (strcmp(value, "tensor") == 0)
         o->how.scope = PQ_PRUNE_TENSOR;
     else
-        return pq_fail(e, PQ_EARG, "unknown scope '%s': one of tensor row",
-                       value);
+        return pq_fail(e, PQ_EARG,
+                       "unknown scope '%s': one of global tensor row", value);
     return 0;
 }
 
@@ -151,6 +156,8 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     case OPT_HESSIAN:
         o->hessian = value;
         return 0;
+    case OPT_SCHEDULE:
+        return prune_schedule_parse(value, &o->schedule, e);
     default:
         o->allow_nonfinite = true;
         return 0;
@@ -180,7 +187,7 @@ static int add_steps(struct cmd_job *base, struct pq_error *e)
     struct prune_job *j = (struct prune_job *)base;
     const struct pq_catalog *in = base->in->catalog;
 
-    if (prune_make_mask(j, e))
+    if (prune_make_mask(j, e) || prune_find(j, e))
         return -1;
     for (size_t i = 0; i < in->n_tensors; i++) {
         const struct pq_tensor *t = &in->tensors[i];
@@ -209,6 +216,7 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
         .base = {.c = c,
                  .declare = declare,
                  .add_steps = add_steps,
+                 .keep = prune_keeps,
                  .measured = true},
         .o = o,
         .pruning = {.kernels = c->kernels,
@@ -218,7 +226,7 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
     };
 
     const int status = cmd_job_run(&j.base, e);
-    free(j.choices);
+    prune_release(&j);
     prune_release_data(&j);
     prune_release_masks(&j);
     return status;
@@ -234,18 +242,20 @@ static int settle_options(struct cmd *c, struct prune_options *o)
     if (ways == 0 && o->rules.n == 0 && o->masks.n == 0)
         return cmd_usage(c, "say what goes: -s S, --pattern N:M, --threshold "
                             "X, rules or a mask");
+    if (o->schedule.n && (!o->sparsity || c->n_operands || c->output))
+        return cmd_usage(c, "--schedule goes with -s, without MODEL and -o");
     if (!o->sparsity && o->scope)
         return cmd_usage(c, "--scope goes with -s");
     if (!o->sparsity && o->how.block_rows)
         return cmd_usage(c, "--blocks goes with -s");
     if (o->how.block_rows && o->how.scope == PQ_PRUNE_ROW)
         return cmd_usage(c, "--blocks does not go with --scope row");
-    o->all = ways > 0;
     int status = prune_settle_data(c, o);
     if (!status)
         status = prune_settle_masks(c, o, ways > 0 || o->rules.n > 0);
     if (status)
         return status;
+    o->all = ways > 0;
     if (o->pattern)
         o->how.scope = PQ_PRUNE_GROUPS;
     else if (o->threshold)
@@ -258,7 +268,9 @@ static int run(struct cmd *c, struct pq_error *e)
     struct prune_options *o = c->state;
     int status = settle_options(c, o);
 
-    if (!status)
+    if (!status && o->schedule.n)
+        prune_schedule_print(&o->schedule, o->how.sparsity, c->json);
+    else if (!status)
         status = prune_check_rules(o, e) ? CMD_TROUBLE : prune(c, o, e);
     cmd_rules_release(&o->rules);
     free(o->masks.items);

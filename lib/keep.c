@@ -58,6 +58,17 @@ static int kept_read(struct pq_source *base, uint64_t offset, void *buf,
     return pq_hold_read(k->hold, p, offset - p->offset, buf, n, e);
 }
 
+/* A later run may want what this one did not: the stream to its end. */
+static int keep_rest(struct kept *k, struct pq_error *e)
+{
+    const struct pq_part *last = k->n ? k->parts[k->n - 1] : NULL;
+    char byte;
+
+    return k->hold && last
+               ? pq_hold_read(k->hold, last, last->bytes - 1, &byte, 1, e)
+               : 0;
+}
+
 static int kept_finish(struct pq_source *base, struct pq_error *e)
 {
     struct kept *k = (struct kept *)base;
@@ -65,6 +76,8 @@ static int kept_finish(struct pq_source *base, struct pq_error *e)
     if (k->finished || !k->inner->ops->finish)
         return 0;
     k->finished = true;
+    if (keep_rest(k, e))
+        return -1;
     return k->inner->ops->finish(k->inner, e);
 }
 

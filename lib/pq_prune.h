@@ -65,6 +65,12 @@ struct pq_prune_mask {
 
 struct pq_prune_pool;
 
+/* Of a column, what is smaller goes, and what is as large down to a row. */
+struct pq_column_cut {
+    uint32_t bits; /* of the score; 0 and no rows: nothing goes */
+    uint32_t rows; /* how many, from the first, in which a tie goes */
+};
+
 /* How a tensor is pruned. */
 struct pq_prune {
     enum pq_prune_scope scope;
@@ -73,13 +79,16 @@ struct pq_prune {
     float threshold;             /* of below: |w| < threshold goes */
     uint64_t block_rows, block_cols; /* 0: single weights; tensor and pool */
     bool turned;                 /* the tensor is [in][out] */
-    struct pq_prune_pool *pool;  /* of pool: settled before the step runs */
     struct pq_source *norms;      /* of row and groups, of matrices; or NULL */
     const struct pq_tensor *norm; /* in it: F32 [in], none below 0 */
     const struct pq_prune_mask *masks; /* [n_masks]; of masked at least one */
     size_t n_masks;
     enum pq_mask_op op;
     struct pq_mask_place beside;
+    /* What other runs of the engine found before the step runs: */
+    struct pq_prune_pool *pool;  /* of pool; settled */
+    size_t pool_index;           /* which of its tensors it is, from 0 */
+    struct pq_column_cut *cuts;  /* [out] of row, turned */
 };
 
 /* What became of a tensor. */
@@ -123,6 +132,38 @@ struct pq_step *pq_step_prune(struct pq_plan *p, struct pq_source *src,
                               const struct pq_tensor *in, size_t tensor,
                               const struct pq_prune *how,
                               const struct pq_pruning *q, struct pq_error *e);
+
+/*
+ * A pool.  It takes up to three runs over its tensors:
+ *
+ *     p = pq_prune_pool_new(0.5, &e);
+ *     do {
+ *         plan with pq_step_prune_count() of each tensor; run it
+ *     } while (pq_prune_pool_next(p));
+ *     plan with pq_step_prune() of each tensor; run it
+ *
+ * Equal scores go in the order of pool_index, then of the places.
+ */
+struct pq_prune_pool *pq_prune_pool_new(double sparsity, struct pq_error *e);
+void pq_prune_pool_free(struct pq_prune_pool *p);
+/* After a run over all of its tensors: is another one needed? */
+bool pq_prune_pool_next(struct pq_prune_pool *p);
+/* Appends the step, without output, that counts for a pool. */
+struct pq_step *pq_step_prune_count(struct pq_plan *p, struct pq_source *src,
+                                    const struct pq_tensor *in,
+                                    const struct pq_prune *how,
+                                    const struct pq_pruning *q,
+                                    struct pq_error *e);
+
+/*
+ * Appends the step, without output, that fills in how->cuts for a turned
+ * tensor in scope row: each column makes one output.
+ */
+struct pq_step *pq_step_prune_columns(struct pq_plan *p, struct pq_source *src,
+                                      const struct pq_tensor *in,
+                                      const struct pq_prune *how,
+                                      const struct pq_pruning *q,
+                                      struct pq_error *e);
 
 #ifdef __cplusplus
 }

@@ -40,6 +40,8 @@ make_files() {
     pq-merge llama lora:0.5 -o story/
     pq-merge llama lora:-0.5 -o code/
     pq-convert llama -o model.pq
+    cp "$root/testdata/prune_data/llama-norms.safetensors" norms.safetensors
+    cp "$root/testdata/prune_data/llama-hessian.safetensors" hessian.safetensors
     pq-quantize -t nf4 llama -o model.nf4.pq
     pq-quantize -t nf4 llama -o llama-nf4/
     cd "$root"

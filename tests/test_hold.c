@@ -236,6 +236,42 @@ Test(hold, keep_and_drop)
     pq_catalog_release(&f.catalog);
 }
 
+/* As a pipe's: the rest goes by. */
+static int drain(struct pq_source *s, struct pq_error *e)
+{
+    (void)e;
+    ((struct fake *)s)->at = UINT64_MAX;
+    return 0;
+}
+
+static void release(struct pq_source *s)
+{
+    pq_catalog_release(&((struct fake *)s)->catalog);
+}
+
+Test(hold, kept_for_runs_that_want_what_the_first_did_not)
+{
+    const struct pq_source_ops ops = {fake_read, drain, release};
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_source *kept;
+    struct fake f;
+
+    fake_init(&f);
+    f.base.ops = &ops;
+    cr_assert_eq(pq_kept_new(&f.base, 1 << 30, NULL, &kept, &e), 0, "%s",
+                 e.msg);
+    for (size_t run = 0; run < PARTS; run++) {
+        const struct pq_part *p = part(&f, (run + 1) % PARTS);
+        unsigned char buf[100];
+        cr_assert_eq(pq_source_read(kept, p, 77, buf, sizeof buf, &e), 0, "%s",
+                     e.msg);
+        for (size_t i = 0; i < sizeof buf; i++)
+            cr_assert_eq(buf[i], byte_at(p->offset + 77 + i));
+        cr_assert_eq(pq_source_finish(kept, &e), 0, "%s", e.msg);
+    }
+    pq_source_free(kept);
+}
+
 Test(hold, rewind)
 {
     struct fake f;

@@ -226,6 +226,33 @@ static void same_counts(const struct pq_kernels *s, const struct pq_kernels *v,
     cr_assert(same_double(s->abs_sum(buf.x, n), v->abs_sum(buf.x, n)));
 }
 
+static void same_pruning(const struct pq_kernels *s, const struct pq_kernels *v,
+                         size_t n, int kind)
+{
+    static const unsigned groups[] = {1, 2, 3, 4, 5, 8, 16, 64};
+    const unsigned m = groups[next() % 8], drop = next() % (m + 1);
+    const size_t whole = n / m * m, side = n / m;
+
+    BOTH(s->keep_from(buf.x, n, bits_of(buf.x[n / 3]) & 0x7fffffff, buf.a),
+         v->keep_from(buf.x, n, bits_of(buf.x[n / 3]) & 0x7fffffff, buf.b),
+         "keep_from");
+    BOTH(s->keep_groups(buf.x, whole, m, drop, buf.a),
+         v->keep_groups(buf.x, whole, m, drop, buf.b), "keep_groups");
+    BOTH(s->keep_across(buf.x, side, m, drop, side, buf.a, side / 8 + 2),
+         v->keep_across(buf.x, side, m, drop, side, buf.b, side / 8 + 2),
+         "keep_across");
+    BOTH(s->keep_u16((const uint16_t *)(const void *)buf.x, buf.in, n,
+                     (uint16_t *)(void *)buf.a),
+         v->keep_u16((const uint16_t *)(const void *)buf.x, buf.in, n,
+                     (uint16_t *)(void *)buf.b),
+         "keep_u16");
+    BOTH(s->keep_u32((const uint32_t *)(const void *)buf.x, buf.in, n,
+                     (uint32_t *)(void *)buf.a),
+         v->keep_u32((const uint32_t *)(const void *)buf.x, buf.in, n,
+                     (uint32_t *)(void *)buf.b),
+         "keep_u32");
+}
+
 /* Streams that begin anywhere, and where the counter's lower word ends. */
 static void same_lots(const struct pq_kernels *s, const struct pq_kernels *v,
                       size_t n, int kind)
@@ -264,6 +291,7 @@ Test(kernels, scalar_equals_avx2, .timeout = 300)
             same_sums(s, v, n, kind);
         same_counts(s, v, n, kind);
         same_lots(s, v, n, kind);
+        same_pruning(s, v, n, kind);
     }
 }
 

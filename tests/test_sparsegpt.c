@@ -389,6 +389,27 @@ Test(sparsegpt, refuses)
     refuses(&v, "its hessian in");
 }
 
+/* F64 is worked on in float, as everything is. */
+Test(sparsegpt, takes_types_that_hold_an_update)
+{
+    static const uint64_t shape[2] = {2, 4};
+    const double w[8] = {1, -.5, .25, 3, -2, 7, .125, 1.5};
+    struct pq_error e = PQ_ERROR_INIT;
+    struct even v;
+
+    even_init(&v, 2, 4, 1, 1);
+    v.w = fake_source_add(&v.model, "d", PQ_F64, 2, shape, w);
+    float *x = even_prune(&v, .375, &e);
+    cr_assert(x, "%s", e.msg);
+    for (size_t i = 0; i < 8; i++) /* inputs that do not depend on others */
+        cr_assert_eq(x[i], fabs(w[i]) < 1.25 ? 0 : (float)w[i]);
+    free(x);
+    v.w = fake_source_add(&v.model, "f8", PQ_F8_E4M3, 2, shape, w);
+    cr_assert_null(even_prune(&v, .5, &e));
+    cr_assert(strstr(e.msg, "is F8_E4M3"), "%s", e.msg);
+    even_release(&v);
+}
+
 Test(sparsegpt, the_factor_of_an_inverse)
 {
     enum { N = 5 };

@@ -222,6 +222,9 @@ PQ_MUST_USE int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
  */
 PQ_MUST_USE int cmd_open_kept(struct cmd *c, size_t i, struct pq_source **s,
                               struct pq_error *e);
+/* Makes that of a source that cmd_open_plain() opened. */
+PQ_MUST_USE int cmd_keep(struct cmd *c, struct pq_source **s,
+                         struct pq_error *e);
 /*
  * Decides format and place of the output from -o, -O, the input and what
  * stdout is; adds provenance; makes the sink.  Refuses a terminal.  Of `w`

@@ -46,12 +46,10 @@ static int open_input(struct cmd_job *j, struct pq_error *e)
 {
     struct cmd *c = j->c;
 
-    if (!j->keep)
-        return cmd_open_input(c, 0, &j->in, e);
-    return cmd_open_kept(c, 0, &j->in, e) ||
-                   pq_fold(j->in, c->memory / 4, c->tmpdir, e)
-               ? -1
-               : 0;
+    if (cmd_open_plain(c, 0, &j->in, e) ||
+        (j->keep && j->keep(j) && cmd_keep(c, &j->in, e)))
+        return -1;
+    return pq_fold(j->in, c->memory / 4, c->tmpdir, e);
 }
 
 int cmd_job_reads(struct cmd_job *j, struct pq_source *s, struct pq_error *e)

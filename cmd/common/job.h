@@ -19,7 +19,8 @@ struct cmd_job {
     int (*declare)(struct cmd_job *j, struct pq_error *e);
     /* Adds the steps that do: plan.sink is made.  May be NULL. */
     int (*add_steps)(struct cmd_job *j, struct pq_error *e);
-    bool keep;     /* the input is read by several runs */
+    /* Is the input read by several runs?  Seen before it is folded. */
+    bool (*keep)(const struct cmd_job *j);
     bool measured; /* the steps report to `report`, as with quant.report */
     struct pq_write_options write;
     struct pq_quant quant; /* with quant.report the report is of qualities */

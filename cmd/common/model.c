@@ -67,22 +67,29 @@ int cmd_open_input(struct cmd *c, size_t i, struct pq_source **s,
     return -1;
 }
 
-int cmd_open_kept(struct cmd *c, size_t i, struct pq_source **s,
-                  struct pq_error *e)
+int cmd_keep(struct cmd *c, struct pq_source **s, struct pq_error *e)
 {
-    struct pq_source *inner = NULL;
+    struct pq_source *inner = *s;
     const uint64_t share = hold_share(c);
-
-    if (cmd_open_plain(c, i, &inner, e) != 0)
-        return -1;
     const bool pipe = inner->sequential && !inner->rewind;
-    if (pq_kept_new(inner, share, c->tmpdir, s, e) != 0) {
-        pq_source_free(inner);
+
+    if (pq_kept_new(inner, share, c->tmpdir, s, e) != 0)
         return -1;
-    }
     if (pipe)
         c->memory -= share;
     return 0;
+}
+
+int cmd_open_kept(struct cmd *c, size_t i, struct pq_source **s,
+                  struct pq_error *e)
+{
+    if (cmd_open_plain(c, i, s, e) != 0)
+        return -1;
+    if (cmd_keep(c, s, e) == 0)
+        return 0;
+    pq_source_free(*s);
+    *s = NULL;
+    return -1;
 }
 
 /* ---- Where the output goes ------------------------------------------- */

@@ -3,9 +3,11 @@
  *
  *     cmd/prune.c         the options
  *     prune_choose.c      which tensors are pruned, and how each
- *     prune_report.c      -v and --json
+ *     prune_find.c        what must be known before: runs that only read
  *     prune_data.c        --method, --norms and --hessian
  *     prune_mask.c        --mask, --mask-op and --mask-out
+ *     prune_schedule.c    --schedule
+ *     prune_report.c      -v and --json
  *
  * A job is declared, given its steps and run as job.h says.
  */
@@ -24,6 +26,11 @@ enum prune_method {
     PRUNE_SPARSEGPT
 };
 
+/* Which part goes at which step of a training: prune_schedule.c. */
+struct prune_schedule {
+    uint64_t n, from, every; /* n = 0: none was asked for */
+};
+
 /* From the options; more of them are more members. */
 struct prune_options {
     struct pq_prune how; /* of all that no rule speaks of */
@@ -37,6 +44,7 @@ struct prune_options {
     enum pq_mask_op mask_op;
     bool mask_op_given;
     const char *mask_out; /* a file, or NULL */
+    struct prune_schedule schedule; /* printed instead of pruning */
 };
 
 /* What becomes of one tensor. */
@@ -68,6 +76,8 @@ struct prune_job {
     struct prune_data data;
     struct prune_masks masks;
     bool conv1d;
+    struct pq_prune_pool *pool;
+    struct pq_column_cut *cuts; /* of all turned tensors in scope row */
 };
 
 /* ---- prune_choose.c ------------------------------------------------------ */
@@ -82,6 +92,14 @@ PQ_MUST_USE int prune_check_rules(const struct prune_options *o,
                                   struct pq_error *e);
 /* Fills in j->choices; fails for what cannot be pruned so. */
 PQ_MUST_USE int prune_choose(struct prune_job *j, struct pq_error *e);
+
+/* ---- prune_find.c -------------------------------------------------------- */
+
+/* cmd_job.keep: will those runs be needed? */
+bool prune_keeps(const struct cmd_job *base);
+/* Makes them; not with -n. */
+PQ_MUST_USE int prune_find(struct prune_job *j, struct pq_error *e);
+void prune_release(struct prune_job *j);
 
 /* ---- prune_data.c -------------------------------------------------------- */
 
@@ -110,6 +128,16 @@ PQ_MUST_USE int prune_choose_masks(struct prune_job *j,
 /* Makes the mask's sink, and says to each choice where its part goes. */
 PQ_MUST_USE int prune_make_mask(struct prune_job *j, struct pq_error *e);
 void prune_release_masks(struct prune_job *j);
+/* ---- prune_schedule.c ---------------------------------------------------- */
+
+/* "N[:FROM[:EVERY]]" */
+PQ_MUST_USE int prune_schedule_parse(const char *s, struct prune_schedule *d,
+                                     struct pq_error *e);
+/* The sparsity after the k-th time of n. */
+double prune_schedule_at(const struct prune_schedule *d, double sparsity,
+                         uint64_t k);
+void prune_schedule_print(const struct prune_schedule *d, double sparsity,
+                          bool json);
 
 /* ---- prune_report.c ------------------------------------------------------ */
 

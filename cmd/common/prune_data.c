@@ -1,11 +1,12 @@
 /*
  * Pruning with data: what a calibration run has written about the inputs of
- * the layers, found and checked.  The files: pq-prune(1), DATA FILES.
+ * the layers, found and checked.  The files: pq-prune(1), FILES.
  */
 #include "prune.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define KIND "pq.kind"
 
@@ -60,6 +61,9 @@ int prune_settle_data(struct cmd *c, struct prune_options *o)
 
     if (status || o->method == PRUNE_MAGNITUDE)
         return status;
+    if (o->schedule.n)
+        return cmd_usage(c, "--schedule prunes nothing and takes no --%s",
+                         kind_of(o));
     if (o->threshold)
         return cmd_usage(c, "--threshold is about magnitudes and does not go "
                             "with --%s",
@@ -79,6 +83,26 @@ int prune_settle_data(struct cmd *c, struct prune_options *o)
 
 /* ---- the file ------------------------------------------------------------ */
 
+/*
+ * For several runs, and read before for the provenance.  Nothing of a file is
+ * kept.
+ */
+static int open_kept(const struct cmd *c, const char *path,
+                     struct pq_source **s, struct pq_error *e)
+{
+    struct pq_source *file = NULL;
+    struct stat st;
+
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return pq_fail(e, PQ_EARG, "%s: is no regular file", path);
+    if (pq_open_model(path, &cmd_cancel, &file, e))
+        return -1;
+    if (pq_kept_new(file, 0, c->tmpdir, s, e) == 0)
+        return 0;
+    pq_source_free(file);
+    return -1;
+}
+
 int prune_open_data(struct prune_job *j, struct pq_error *e)
 {
     const struct prune_options *o = j->o;
@@ -86,8 +110,7 @@ int prune_open_data(struct prune_job *j, struct pq_error *e)
 
     if (!o->norms && !o->hessian)
         return 0;
-    if (pq_open_model(o->norms ? o->norms : o->hessian, &cmd_cancel, &d->source,
-                      e))
+    if (open_kept(j->base.c, o->norms ? o->norms : o->hessian, &d->source, e))
         return -1;
     const struct pq_catalog *c = d->source->catalog;
     const char *kind = pq_catalog_get(c, KIND);

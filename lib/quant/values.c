@@ -17,6 +17,14 @@ static void f64_to_f32(const void *in, size_t n, float *out)
     }
 }
 
+static void f32_to_f64(const float *in, size_t n, void *out)
+{
+    for (size_t i = 0; i < n; i++) {
+        const double v = (double)in[i];
+        memcpy((char *)out + i * sizeof v, &v, sizeof v);
+    }
+}
+
 void pq_load_f32(const struct pq_kernels *k, enum pq_dtype dtype,
                  const void *in, size_t n, float *out)
 {
@@ -56,6 +64,9 @@ void pq_store_f32(const struct pq_kernels *k, enum pq_dtype dtype,
         break;
     case PQ_F8_E5M2:
         k->f32_to_e5m2(in, n, out);
+        break;
+    case PQ_F64:
+        f32_to_f64(in, n, out);
         break;
     default:
         memcpy(out, in, n * sizeof *in);

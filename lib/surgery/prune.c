@@ -5,8 +5,7 @@
  *     read W --> widen --> score --> keep bits --> W with +0 where they are 0
  *
  * A unit is about 2^19 elements in whole items: rows, where a row is cut or
- * the tensor has them; M rows of turned groups; the rows of a row of blocks;
- * all of a tensor whose turned rows are cut.
+ * the tensor has them; M rows of turned groups; the rows of a row of blocks.
  */
 #include "prune_internal.h"
 
@@ -16,14 +15,7 @@
 #include <string.h>
 
 #define FLAT_ITEM 64u /* elements, where there are no rows */
-
-#define N_AREAS    6   /* of a unit's scratch */
-
-/* Cut rows of a tensor [in][out] run down its columns. */
-static bool rows_are_turned(const struct pq_prune *how)
-{
-    return how->scope == PQ_PRUNE_ROW && how->turned;
-}
+#define N_AREAS   6   /* of a unit's scratch */
 
 /* ---- may it be ----------------------------------------------------------- */
 
@@ -72,6 +64,8 @@ int pq_prune_check(const struct pq_prune *how, const struct pq_tensor *t,
                        pq_dtype_name(t->dtype));
     if (in_rows && t->rank < 2)
         return pq_fail(e, PQ_EARG, "has no rows");
+    if (how->turned && t->rank != 2)
+        return pq_fail(e, PQ_EARG, "has not two dimensions");
     if (t->n_elements == 0)
         return 0;
     if ((how->block_rows && check_blocks(how, t, e)) ||
@@ -87,7 +81,7 @@ struct work {
     const struct pq_pruner *m;
     const struct pq_unit *u;
     float *room;   /* for what is widened */
-    float *scores; /* the same with norms; of turned rows, one behind another */
+    float *scores; /* the same with norms */
     float *pruned; /* [PQ_PRUNE_TILE] */
     uint8_t *keep;
     float *blocks; /* the scores of blocks, and before them what they need */
@@ -156,12 +150,11 @@ static void deliver(const struct work *w, uint64_t at, const float *x, size_t n,
         measure(w, x, n, keep);
 }
 
-/* What keep_flat() cuts at. */
+/* What a tensor or a pool is cut at. */
 static const struct pq_cut *cut_of(const struct pq_pruner *m,
                                    const struct pq_prune_state *t)
 {
-    (void)m;
-    return &t->cut;
+    return m->how->scope == PQ_PRUNE_POOL ? &m->how->pool->cut : &t->cut;
 }
 
 static int emit_flat(const struct work *w, const struct pq_cut *c,
@@ -213,55 +206,20 @@ static int emit_rows(const struct work *w, struct pq_error *e)
     return 0;
 }
 
-/* The scores of columns [c, c + n), each as a row of w->scores [n][in]. */
-static int turn_scores(const struct work *w, uint64_t c, size_t n,
-                       struct pq_error *e)
-{
-    const struct pq_pruner *m = w->m;
-    const uint64_t inputs = m->in->shape[0];
-    float *turned = w->room + PQ_PRUNE_STRIP;
-
-    for (uint64_t r = 0; r < inputs; r++) {
-        const uint64_t at = r * m->cols + c;
-        const float *x = pq_prune_load(m, w->u, at, n, w->room);
-        if (pq_prune_look(m, w->u, at, x, n, e))
-            return -1;
-        x = pq_norm_weigh(m, w->u, at, n, x, turned);
-        for (size_t i = 0; i < n; i++)
-            w->scores[i * inputs + r] = x[i];
-    }
-    return 0;
-}
-
-/* Rows down the columns, a strip of columns at a time. */
+/* Rows of which each column has a cut of its own. */
 static int emit_turned_rows(const struct work *w, struct pq_error *e)
 {
     const struct pq_pruner *m = w->m;
-    const size_t inputs = (size_t)m->in->shape[0], line = (inputs + 7) / 8;
-    const uint64_t k = (uint64_t)(m->how->sparsity * (double)inputs);
-    uint8_t *down = w->keep + PQ_PRUNE_STRIP / 8; /* bits of the columns */
-    struct pq_cut cut;
+    const size_t n = (size_t)m->cols;
 
-    for (uint64_t c = 0; c < m->cols; c += PQ_PRUNE_STRIP) {
-        const size_t n = (size_t)(m->cols - c < PQ_PRUNE_STRIP
-                                      ? m->cols - c
-                                      : PQ_PRUNE_STRIP);
-        if (turn_scores(w, c, n, e))
+    for (uint64_t i = 0; i < w->u->count; i++) {
+        const float *x = pq_prune_load(m, w->u, i * n, n, w->room);
+        if (pq_prune_look(m, w->u, i * n, x, n, e))
             return -1;
-        for (size_t i = 0; i < n; i++) {
-            const float *score = w->scores + i * inputs;
-            pq_prune_select(score, inputs, k, &cut);
-            m->q->kernels->keep_from(score, inputs, cut.bits, down + i * line);
-            pq_cut_ties(score, cut.bits, cut.left, down + i * line);
-        }
-        for (size_t r = 0; r < inputs; r++) {
-            memset(w->keep, 0, PQ_PRUNE_STRIP / 8);
-            for (size_t i = 0; i < n; i++)
-                if (down[i * line + r / 8] >> r % 8 & 1)
-                    w->keep[i / 8] |= (uint8_t)(1u << i % 8);
-            const uint64_t at = r * m->cols + c;
-            deliver(w, at, pq_prune_load(m, w->u, at, n, w->room), n, w->keep);
-        }
+        pq_columns_keep(m->how->cuts,
+                        pq_norm_weigh(m, w->u, i * n, n, x, w->scores), n,
+                        w->u->first + i, w->keep);
+        deliver(w, i * n, x, n, w->keep);
     }
     return 0;
 }
@@ -355,11 +313,7 @@ static void lay_out(const struct pq_pruner *m, uint64_t unit_items,
     size[2] = PQ_PRUNE_TILE / 32;
     size[1] = PQ_PRUNE_TILE;
     size[3] = 0;
-    if (rows_are_turned(how)) {
-        size[0] = 2 * PQ_PRUNE_STRIP;
-        size[2] = (PQ_PRUNE_STRIP * ((size_t)m->in->shape[0] / 8 + 1) +
-                   PQ_PRUNE_STRIP / 8) / sizeof(float) + 1;
-    } else if (how->scope == PQ_PRUNE_GROUPS && how->turned) {
+    if (how->scope == PQ_PRUNE_GROUPS && how->turned) {
         size[0] = how->m * PQ_PRUNE_SIDE;
         size[2] = how->m * PQ_PRUNE_SIDE / 32;
     } else if (how->scope == PQ_PRUNE_ROW) {
@@ -370,9 +324,7 @@ static void lay_out(const struct pq_pruner *m, uint64_t unit_items,
         size[2] = row / 32 + (size_t)(unit_items * m->scores) / 32 + 2;
         size[3] = pq_cut_scratch(m, unit_items) / sizeof(float);
     }
-    size[4] = rows_are_turned(how) ? PQ_PRUNE_STRIP * (size_t)m->in->shape[0]
-              : how->norm          ? size[0]
-                                   : 0;
+    size[4] = how->norm ? size[0] : 0;
     size[5] = pq_masks_floats(how, row > PQ_PRUNE_TILE && m->in->rank > 1
                                        ? row
                                        : PQ_PRUNE_TILE);
@@ -387,10 +339,8 @@ static int emit_unit(const struct work *w, const struct pq_cut *c,
 
     if (how->block_rows)
         return emit_blocks(w, c, e);
-    if (rows_are_turned(how))
-        return emit_turned_rows(w, e);
     if (how->scope == PQ_PRUNE_ROW)
-        return emit_rows(w, e);
+        return how->turned ? emit_turned_rows(w, e) : emit_rows(w, e);
     if (how->scope == PQ_PRUNE_GROUPS && how->turned)
         return emit_across(w, e);
     return emit_flat(w, c, e);
@@ -418,6 +368,25 @@ static int emit(const struct pq_step *s, const struct pq_unit *u,
     return 0;
 }
 
+static int combine(const struct pq_step *s, unsigned pass, void *state,
+                   const void *partial, struct pq_error *e)
+{
+    struct pq_prune_state *t = state;
+    const struct pq_prune_part *p = partial;
+
+    (void)e;
+    if (pass < s->n_gather) {
+        pq_cut_add(s->params, pass, t, p);
+        return 0;
+    }
+    t->done.n += p->done.n;
+    t->done.zeros += p->done.zeros;
+    t->done.pruned += p->done.pruned;
+    t->done.signal += p->done.signal;
+    t->done.noise += p->done.noise;
+    return 0;
+}
+
 static int done(const struct pq_step *s, void *state, struct pq_error *e)
 {
     const struct pq_pruner *m = s->params;
@@ -435,8 +404,6 @@ static uint64_t item_of(const struct pq_pruner *m)
 
     if (how->block_rows)
         return how->block_rows * m->cols;
-    if (rows_are_turned(how))
-        return m->in->n_elements;
     if (how->scope == PQ_PRUNE_GROUPS && how->turned)
         return how->m * m->cols;
     if (how->scope == PQ_PRUNE_ROW || how->scope == PQ_PRUNE_GROUPS)
@@ -448,49 +415,18 @@ static uint64_t item_of(const struct pq_pruner *m)
                : m->cols;
 }
 
-static void fill(struct pq_step *s, const struct pq_pruner *m)
+/* Are the lower bits of all scores 0?  Few bits widened are. */
+static bool is_coarse(const struct pq_pruner *m)
 {
-    const unsigned bits = pq_dtype_bits(m->in->dtype);
-    const bool cut = m->how->scope == PQ_PRUNE_TENSOR;
-    size_t size[N_AREAS];
+    const enum pq_dtype t = m->in->dtype;
 
-    s->name = m->in->name;
-    s->params = m;
-    s->items = (m->in->n_elements - 1) / m->item + 1;
-    s->unit_items = m->item < PQ_PRUNE_UNIT ? PQ_PRUNE_UNIT / m->item : 1;
-    s->in[0].part = &m->in->parts[0];
-    s->in[0].item_bits = m->item * bits;
-    s->out[0].item_bits = m->item * bits;
-    lay_out(m, s->unit_items, size);
-    for (int i = 0; i < N_AREAS; i++)
-        s->scratch_bytes += size[i] * sizeof(float);
-    s->partial_bytes = sizeof(struct pq_prune_part);
-    s->state_bytes = sizeof(struct pq_prune_state);
-    if (cut) {
-        s->n_gather = PQ_CUT_PASSES;
-        s->gather = pq_cut_gather;
-        s->partial_bytes += PQ_HIGH_COUNT * sizeof(uint32_t);
-        s->state_bytes += PQ_HIGH_COUNT * sizeof(uint64_t);
-    }
-    s->combine = pq_cut_combine;
-    s->emit = emit;
-    s->done = done;
+    return !m->how->block_rows &&
+           (t == PQ_BF16 || t == PQ_F8_E4M3 || t == PQ_F8_E5M2);
 }
 
-struct pq_step *pq_step_prune(struct pq_plan *p, struct pq_source *src,
-                              const struct pq_tensor *in, size_t tensor,
-                              const struct pq_prune *how,
-                              const struct pq_pruning *q, struct pq_error *e)
+void pq_pruner_init(struct pq_pruner *m, const struct pq_tensor *in,
+                    const struct pq_prune *how, const struct pq_pruning *q)
 {
-    const size_t masks = how->norm ? 2 : 1;
-    struct pq_step *s = pq_plan_step(p, masks + how->n_masks,
-                                     how->beside.sink ? 2 : 1, e);
-    struct pq_pruner *m = pq_arena_alloc(&p->arena, 1, sizeof *m);
-
-    if (!s || !m) {
-        pq_fail_nomem(e);
-        return NULL;
-    }
     m->how = how;
     m->q = q;
     m->in = in;
@@ -500,15 +436,52 @@ struct pq_step *pq_step_prune(struct pq_plan *p, struct pq_source *src,
     m->n_scores = how->block_rows
                       ? in->n_elements / (how->block_rows * how->block_cols)
                       : in->n_elements;
-    m->masks = masks;
+    m->coarse = is_coarse(m);
+    m->masks = how->norm ? 2 : 1;
     m->mask_cols = in->rank < 2 || m->cols % 8 == 0 ? 0 : m->cols;
-    s->tensor = tensor;
+}
+
+void pq_pruner_aim(struct pq_step *s, struct pq_source *src,
+                   const struct pq_pruner *m)
+{
+    s->name = m->in->name;
+    s->params = m;
+    s->items = (m->in->n_elements - 1) / m->item + 1;
+    s->unit_items = m->item < PQ_PRUNE_UNIT ? PQ_PRUNE_UNIT / m->item : 1;
     s->in[0].source = src;
-    if (how->norm)
-        s->in[1] = (struct pq_input){.source = how->norms,
-                                     .part = &how->norm->parts[0],
-                                     .access = PQ_WHOLE};
-    fill(s, m);
+    s->in[0].part = &m->in->parts[0];
+    s->in[0].item_bits = m->item * pq_dtype_bits(m->in->dtype);
+}
+
+struct pq_step *pq_step_prune(struct pq_plan *p, struct pq_source *src,
+                              const struct pq_tensor *in, size_t tensor,
+                              const struct pq_prune *how,
+                              const struct pq_pruning *q, struct pq_error *e)
+{
+    struct pq_step *s = pq_plan_step(p, (how->norm ? 2 : 1) + how->n_masks,
+                                     how->beside.sink ? 2 : 1, e);
+    struct pq_pruner *m = pq_arena_alloc(&p->arena, 1, sizeof *m);
+    size_t size[N_AREAS];
+
+    if (!s || !m) {
+        pq_fail_nomem(e);
+        return NULL;
+    }
+    pq_pruner_init(m, in, how, q);
+    pq_pruner_aim(s, src, m);
+    pq_norm_input(s, how);
     pq_masks_fill(s, m);
+    s->tensor = tensor;
+    s->out[0].item_bits = s->in[0].item_bits;
+    lay_out(m, s->unit_items, size);
+    for (int i = 0; i < N_AREAS; i++)
+        s->scratch_bytes += size[i] * sizeof(float);
+    s->partial_bytes = sizeof(struct pq_prune_part);
+    s->state_bytes = sizeof(struct pq_prune_state);
+    if (how->scope == PQ_PRUNE_TENSOR)
+        pq_cut_plan(s, m);
+    s->combine = combine;
+    s->emit = emit;
+    s->done = done;
     return s;
 }

@@ -30,29 +30,54 @@ static uint32_t class_of(const uint64_t *count, uint32_t n, uint64_t *k)
     return n - 1;
 }
 
-/* What a pass over all scores has found. */
-static void settle(struct pq_cut *c, unsigned pass, uint64_t *count)
+/* All scores below `bits` go, and of those nothing. */
+static void cut_between(struct pq_cut *c, uint32_t bits)
 {
-    if (c->k > 0 && pass == 0) {
+    c->bits = bits;
+    c->step = c->unit = c->place = 0;
+    c->found = true;
+}
+
+/* The k-th has this score, as the rank-th of so many. */
+static void cut_at(struct pq_cut *c, uint32_t bits, uint64_t ties)
+{
+    if (c->left == ties) {
+        cut_between(c, bits + 1);
+        return;
+    }
+    c->bits = bits;
+    c->place = c->left;
+}
+
+/* What a pass over all scores has found; the counts begin anew. */
+static void settle(struct pq_cut *c, enum pq_cut_pass pass, bool coarse,
+                   uint64_t *count)
+{
+    uint32_t i;
+
+    if (c->k == 0) {
+        cut_between(c, 0);
+    } else if (pass == PQ_CUT_HIGH) {
         c->left = c->k;
-        c->high = class_of(count, PQ_HIGH_COUNT, &c->left);
-    } else if (c->k > 0 && pass == 1) {
-        c->bits = c->high << PQ_LOW_BITS |
-                  class_of(count, PQ_LOW_COUNT, &c->left);
-        c->place = c->left;
+        c->high = i = class_of(count, PQ_HIGH_COUNT, &c->left);
+        if (coarse)
+            cut_at(c, i << PQ_LOW_BITS, count[i]);
+    } else if (pass == PQ_CUT_LOW) {
+        i = class_of(count, PQ_LOW_COUNT, &c->left);
+        cut_at(c, c->high << PQ_LOW_BITS | i, count[i]);
     }
     memset(count, 0, PQ_HIGH_COUNT * sizeof *count);
 }
 
 /* ---- counting ------------------------------------------------------------ */
 
-static void count_tile(const struct pq_kernels *k, unsigned pass,
+static void count_tile(const struct pq_kernels *k, enum pq_cut_pass pass,
                        const struct pq_cut *c, const float *score, size_t n,
                        struct pq_prune_part *p)
 {
-    if (pass == 0)
+    if (pass == PQ_CUT_HIGH)
         k->count_high(score, nothing, n, p->count);
-    else if (pass == 1)
+    else if (pass == PQ_CUT_LOW)
         k->count_low(score, nothing, n, c->high, p->count);
     else
         p->ties += k->count_equal(score, nothing, n, c->bits);
@@ -71,12 +96,10 @@ size_t pq_cut_scratch(const struct pq_pruner *m, uint64_t unit_items)
     return PQ_PRUNE_TILE * sizeof(float);
 }
 
-int pq_cut_gather(const struct pq_step *s, unsigned pass,
-                  const struct pq_unit *u, const void *state,
-                  struct pq_error *e)
+static int count_unit(const struct pq_pruner *m, const struct pq_unit *u,
+                      enum pq_cut_pass pass, const struct pq_cut *c,
+                      struct pq_error *e)
 {
-    const struct pq_pruner *m = s->params;
-    const struct pq_cut *c = &((const struct pq_prune_state *)state)->cut;
     struct pq_prune_part *p = u->partial;
     float *room = u->scratch;
     const float *blocks = NULL;
@@ -103,7 +126,7 @@ int pq_cut_gather(const struct pq_step *s, unsigned pass,
 static void pass_unit(struct pq_cut *c, uint64_t step, uint64_t unit,
                       uint64_t ties)
 {
-    if (c->found || c->k == 0)
+    if (c->found)
         return;
     if (ties < c->place) {
         c->place -= ties;
@@ -114,43 +137,137 @@ static void pass_unit(struct pq_cut *c, uint64_t step, uint64_t unit,
     c->unit = unit;
 }
 
-static void add_counts(unsigned pass, const struct pq_prune_part *p,
-                       uint64_t *count)
+static void add_part(struct pq_cut *c, enum pq_cut_pass pass, uint64_t step,
+                     const struct pq_prune_part *p, uint64_t *count)
 {
-    const uint32_t n = pass == 0 ? PQ_HIGH_COUNT : PQ_LOW_COUNT;
-
-    for (uint32_t i = 0; i < n; i++)
+    if (pass == PQ_CUT_TIES)
+        pass_unit(c, step, p->first, p->ties);
+    for (uint32_t i = 0; pass == PQ_CUT_HIGH && i < PQ_HIGH_COUNT; i++)
+        count[i] += p->count[i];
+    for (uint32_t i = 0; pass == PQ_CUT_LOW && i < PQ_LOW_COUNT; i++)
         count[i] += p->count[i];
 }
 
-int pq_cut_combine(const struct pq_step *s, unsigned pass, void *state,
-                   const void *partial, struct pq_error *e)
-{
-    const struct pq_pruner *m = s->params;
-    struct pq_prune_state *t = state;
-    const struct pq_prune_part *p = partial;
+/* ---- of a tensor ----------------------------------------------------------- */
 
-    (void)e;
-    if (pass == s->n_gather) {
-        t->done.n += p->done.n;
-        t->done.zeros += p->done.zeros;
-        t->done.pruned += p->done.pruned;
-        t->done.signal += p->done.signal;
-        t->done.noise += p->done.noise;
-        return 0;
-    }
-    if (pass < 2)
-        add_counts(pass, p, t->count);
-    else
-        pass_unit(&t->cut, 0, p->first, p->ties);
+static enum pq_cut_pass kind_of(const struct pq_pruner *m, unsigned pass)
+{
+    return pass > 0 && m->coarse ? PQ_CUT_TIES : (enum pq_cut_pass)pass;
+}
+
+static int gather(const struct pq_step *s, unsigned pass,
+                  const struct pq_unit *u, const void *state,
+                  struct pq_error *e)
+{
+    const struct pq_prune_state *t = state;
+
+    return count_unit(s->params, u, kind_of(s->params, pass), &t->cut, e);
+}
+
+void pq_cut_add(const struct pq_pruner *m, unsigned pass,
+                struct pq_prune_state *t, const struct pq_prune_part *p)
+{
+    const enum pq_cut_pass kind = kind_of(m, pass);
+
+    add_part(&t->cut, kind, 0, p, t->count);
     t->seen += p->n;
     if (t->seen < m->n_scores)
-        return 0;
+        return;
     t->seen = 0;
-    if (pass == 0)
-        t->cut.k = pq_prune_count(m->how->sparsity, m->n_scores);
-    settle(&t->cut, pass, t->count);
+    t->cut.k = pq_prune_count(m->how->sparsity, m->n_scores);
+    settle(&t->cut, kind, m->coarse, t->count);
+}
+
+void pq_cut_plan(struct pq_step *s, const struct pq_pruner *m)
+{
+    s->n_gather = m->coarse ? 2 : 3;
+    s->gather = gather;
+    s->partial_bytes += PQ_HIGH_COUNT * sizeof(uint32_t);
+    s->state_bytes += PQ_HIGH_COUNT * sizeof(uint64_t);
+}
+
+/* ---- of a pool ------------------------------------------------------------- */
+
+struct pq_prune_pool *pq_prune_pool_new(double sparsity, struct pq_error *e)
+{
+    struct pq_prune_pool *p = pq_zalloc(1, sizeof *p);
+
+    if (!p) {
+        pq_fail_nomem(e);
+        return NULL;
+    }
+    p->sparsity = sparsity;
+    p->coarse = true;
+    return p;
+}
+
+void pq_prune_pool_free(struct pq_prune_pool *p)
+{
+    free(p);
+}
+
+bool pq_prune_pool_next(struct pq_prune_pool *p)
+{
+    const enum pq_cut_pass pass = p->pass;
+
+    if (pass == PQ_CUT_HIGH)
+        p->cut.k = pq_prune_count(p->sparsity, p->n_scores);
+    settle(&p->cut, pass, p->coarse, p->count);
+    p->pass = pass == PQ_CUT_HIGH && !p->coarse ? PQ_CUT_LOW : PQ_CUT_TIES;
+    return !p->cut.found;
+}
+
+static int pool_gather(const struct pq_step *s, unsigned pass,
+                       const struct pq_unit *u, const void *state,
+                       struct pq_error *e)
+{
+    const struct pq_pruner *m = s->params;
+    const struct pq_prune_pool *p = m->how->pool;
+
+    (void)pass;
+    (void)state;
+    return count_unit(m, u, p->pass, &p->cut, e);
+}
+
+static int pool_combine(const struct pq_step *s, unsigned pass, void *state,
+                        const void *partial, struct pq_error *e)
+{
+    const struct pq_pruner *m = s->params;
+    const struct pq_prune_part *part = partial;
+    struct pq_prune_pool *p = m->how->pool;
+
+    (void)pass;
+    (void)state;
+    (void)e;
+    if (p->pass == PQ_CUT_HIGH)
+        p->n_scores += part->n;
+    add_part(&p->cut, p->pass, m->how->pool_index, part, p->count);
     return 0;
+}
+
+struct pq_step *pq_step_prune_count(struct pq_plan *p, struct pq_source *src,
+                                    const struct pq_tensor *in,
+                                    const struct pq_prune *how,
+                                    const struct pq_pruning *q,
+                                    struct pq_error *e)
+{
+    struct pq_step *s = pq_plan_step(p, 1, 0, e);
+    struct pq_pruner *m = pq_arena_alloc(&p->arena, 1, sizeof *m);
+
+    if (!s || !m) {
+        pq_fail_nomem(e);
+        return NULL;
+    }
+    pq_pruner_init(m, in, how, q);
+    pq_pruner_aim(s, src, m);
+    how->pool->coarse = how->pool->coarse && m->coarse;
+    s->scratch_bytes = pq_cut_scratch(m, s->unit_items);
+    s->partial_bytes = sizeof(struct pq_prune_part) +
+                       PQ_HIGH_COUNT * sizeof(uint32_t);
+    s->n_gather = 1;
+    s->gather = pool_gather;
+    s->combine = pool_combine;
+    return s;
 }
 
 /* ---- what is kept -------------------------------------------------------- */
@@ -171,8 +288,10 @@ void pq_cut_ties(const float *score, uint32_t bits, uint64_t n, uint8_t *keep)
 static int side_of(const struct pq_pruner *m, const struct pq_cut *c,
                    const struct pq_unit *u)
 {
-    if (m->step != c->step)
-        return m->step < c->step ? -1 : 1;
+    const uint64_t step = m->how->pool ? m->how->pool_index : 0;
+
+    if (step != c->step)
+        return step < c->step ? -1 : 1;
     return u->first < c->unit ? -1 : u->first > c->unit;
 }
 
@@ -183,10 +302,6 @@ void pq_cut_keep(const struct pq_pruner *m, const struct pq_cut *c,
     const struct pq_kernels *k = m->q->kernels;
     const int side = side_of(m, c, u);
 
-    if (c->k == 0) {
-        k->keep_from(score, n, 0, keep);
-        return;
-    }
     k->keep_from(score, n, side < 0 ? c->bits + 1 : c->bits, keep);
     if (side != 0 || *taken == c->place)
         return;

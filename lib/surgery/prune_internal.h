@@ -3,6 +3,7 @@
  *
  *     prune.c        checks, the step and its emit pass
  *     prune_cut.c    finding the k-th smallest score of a tensor or a pool
+ *     prune_columns.c    finding that of each column of a turned tensor
  *     prune_score.c  scores; the k-th smallest of a row
  *     prune_norm.c   scores by the norms of inputs
  *     prune_mask.c   masks that are applied, and the one that is made
@@ -15,7 +16,6 @@
 #define PQ_PRUNE_UNIT (1u << 19) /* elements of a unit, about */
 #define PQ_PRUNE_TILE 4096u      /* elements that stay near the processor */
 #define PQ_PRUNE_SIDE 1024u      /* columns of a tile of turned groups */
-#define PQ_PRUNE_STRIP 32u       /* columns that are turned at a time */
 
 /*
  * The last one that goes: all of a smaller score go, and those of this score
@@ -41,9 +41,21 @@ struct pq_pruner {
     uint64_t item;    /* elements of an item */
     uint64_t scores;  /* scores of an item: elements, or blocks */
     uint64_t n_scores; /* of the tensor */
-    uint64_t step;    /* which of its pool */
     size_t masks;     /* the first of them among the inputs */
     uint64_t mask_cols; /* elements of their rows; 0: one run of elements */
+    bool coarse;       /* all scores have lower bits of 0 */
+};
+
+/* The passes that find a cut; of coarse scores the second is left out. */
+enum pq_cut_pass { PQ_CUT_HIGH, PQ_CUT_LOW, PQ_CUT_TIES };
+
+struct pq_prune_pool {
+    struct pq_cut cut;
+    double sparsity;
+    uint64_t n_scores;      /* counted in the first pass */
+    bool coarse;            /* so are those of all tensors */
+    enum pq_cut_pass pass;  /* the next one */
+    uint64_t count[PQ_HIGH_COUNT];
 };
 
 /* A partial result; the counts are there only where a cut is looked for. */
@@ -63,6 +75,15 @@ struct pq_prune_state {
     uint64_t count[]; /* [PQ_HIGH_COUNT] */
 };
 
+/* prune.c ------------------------------------------------------------------ */
+
+/* What an item is and how many scores it has. */
+void pq_pruner_init(struct pq_pruner *m, const struct pq_tensor *in,
+                    const struct pq_prune *how, const struct pq_pruning *q);
+/* Gives the step its input and units. */
+void pq_pruner_aim(struct pq_step *s, struct pq_source *src,
+                   const struct pq_pruner *m);
+
 /* prune_score.c ------------------------------------------------------------ */
 
 /* Elements [at, at + n) of the unit as floats: x itself, or in `room`. */
@@ -81,11 +102,20 @@ size_t pq_prune_block_floats(const struct pq_pruner *m);
 void pq_prune_select(const float *score /* [n] */, size_t n, uint64_t k,
                      struct pq_cut *c);
 
+/* prune_columns.c ---------------------------------------------------------- */
+
+/* Which scores of a row of a turned tensor are kept. */
+void pq_columns_keep(const struct pq_column_cut *cuts /* [n] */,
+                     const float *score /* [n] */, size_t n, uint64_t row,
+                     uint8_t *keep);
+
 /* prune_norm.c ------------------------------------------------------------- */
 
 /* Do the norms fit the tensor? */
 int pq_norm_check(const struct pq_prune *how, const struct pq_tensor *t,
                   struct pq_error *e);
+/* The input of a step that holds them; the step has room for it. */
+void pq_norm_input(struct pq_step *s, const struct pq_prune *how);
 /* Fails with the first of a unit's norms that is none. */
 int pq_norm_look(const struct pq_pruner *m, const struct pq_unit *u,
                  struct pq_error *e);
@@ -117,14 +147,11 @@ void pq_mask_beside(const struct pq_pruner *m, const struct pq_unit *u,
 
 /* prune_cut.c -------------------------------------------------------------- */
 
-#define PQ_CUT_PASSES 3u
-
-int pq_cut_gather(const struct pq_step *s, unsigned pass,
-                  const struct pq_unit *u, const void *state,
-                  struct pq_error *e);
-/* A tensor's partial; of a pass, or of the emit pass. */
-int pq_cut_combine(const struct pq_step *s, unsigned pass, void *state,
-                   const void *partial, struct pq_error *e);
+/* Makes the step look for a cut before it emits, if it does. */
+void pq_cut_plan(struct pq_step *s, const struct pq_pruner *m);
+/* For combine(): the partial of a unit in such a pass. */
+void pq_cut_add(const struct pq_pruner *m, unsigned pass,
+                struct pq_prune_state *t, const struct pq_prune_part *p);
 size_t pq_cut_scratch(const struct pq_pruner *m, uint64_t unit_items);
 /*
  * Which of n scores, from the unit's first on but for those before, are kept.

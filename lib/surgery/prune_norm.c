@@ -26,6 +26,14 @@ int pq_norm_check(const struct pq_prune *how, const struct pq_tensor *t,
     return 0;
 }
 
+void pq_norm_input(struct pq_step *s, const struct pq_prune *how)
+{
+    if (how->norm)
+        s->in[1] = (struct pq_input){.source = how->norms,
+                                     .part = &how->norm->parts[0],
+                                     .access = PQ_WHOLE};
+}
+
 int pq_norm_look(const struct pq_pruner *m, const struct pq_unit *u,
                  struct pq_error *e)
 {

@@ -59,14 +59,10 @@ size_t pq_prune_block_floats(const struct pq_pruner *m)
 /* Adds the magnitudes of a row to its blocks' sums. */
 static void add_row(const struct pq_pruner *m, const float *x, double *sum)
 {
-    const uint64_t width = m->how->block_cols;
+    const size_t width = (size_t)m->how->block_cols;
 
-    for (uint64_t b = 0; b < m->scores; b++, x += width) {
-        double s = sum[b];
-        for (uint64_t i = 0; i < width; i++)
-            s += x[i] < 0 ? -(double)x[i] : (double)x[i];
-        sum[b] = s;
-    }
+    for (uint64_t b = 0; b < m->scores; b++, x += width)
+        sum[b] += m->q->kernels->abs_sum(x, width);
 }
 
 int pq_prune_blocks(const struct pq_pruner *m, const struct pq_unit *u,

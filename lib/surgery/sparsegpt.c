@@ -343,6 +343,10 @@ int pq_sparsegpt_check(const struct pq_sparsegpt *g, const struct pq_tensor *t,
     if (t->rank != 2 || !pq_dtype_is_float(t->dtype) ||
         t->codec.encoding != PQ_PLAIN || t->n_elements == 0)
         return pq_fail(e, PQ_EARG, "is no plain matrix, so it has no inputs");
+    if (pq_dtype_bits(t->dtype) < 16)
+        return pq_fail(e, PQ_EARG,
+                       "is %s, too coarse for an update: cast it first",
+                       pq_dtype_name(t->dtype));
     const uint64_t rows = t->shape[g->transpose], cols = t->shape[!g->transpose];
     if (h->rank != 2 || h->dtype != PQ_F32 || h->codec.encoding != PQ_PLAIN ||
         h->shape[0] != cols || h->shape[1] != cols)

@@ -4,6 +4,7 @@
 #     SIZE.KIND.FORMAT     tiny.plain.safetensors   small.nf4.pq   many.plain.z.pq
 #     SIZE.delta.pq        from SIZE.plain to SIZE.other-plain
 #     SIZE.mask.pq         what pq-prune -s 0.5 keeps of SIZE.plain
+#     SIZE.norms.safetensors   what pq-prune --norms takes, of SIZE.plain
 #     dir.KIND             a model directory; its size is called dir
 #
 # KIND is plain, nf4, other-plain, other-nf4, delta or mask.  `other` has the tensors
@@ -84,6 +85,7 @@ command_for() {
             --*=IN) CMD+=("${word%IN}${in:--}") ;;
             DELTA) CMD+=("$(place $SIZE delta pq)") ;;
             ADAPTER) CMD+=("$ADAPTER") ;;
+            NORMS) CMD+=("$W/in/$SIZE.norms.safetensors") ;;
             OUT) [ -n "$to" ] && CMD+=(-o "$to") ;;
             --*=OUT) CMD+=("${word%OUT}${to:--}") ;;
             pq-*) CMD+=("$BIN/$word" "$@") ;;
@@ -99,6 +101,7 @@ derive() {
     plain=$(place "$1" plain safetensors) other=$(place "$1" other-plain safetensors)
     [ "$1" = dir ] && slash=/ file=/model.safetensors
     cp -r --sparse=always "$plain" "$other" && $H vary "$other$file" "$2" || return
+    $H norms "$plain$file" "$W/in/$1.norms.safetensors" || return
     "$BIN/pq-quantize" --no-sync --no-provenance -t nf4 -o "$(place "$1" nf4 safetensors)$slash" "$plain" &&
         "$BIN/pq-quantize" --no-sync --no-provenance -t nf4 -o "$(place "$1" other-nf4 safetensors)$slash" "$other" &&
         "$BIN/pq-diff" --delta="$(place "$1" delta pq)" "$plain" "$other" &&

@@ -79,6 +79,8 @@ static float value(const struct tensor *t, uint64_t i, uint64_t *state)
         return strtof("inf", NULL);
     if (strcmp(t->fill, "big") == 0 && last)
         return 1e6f;
+    if (strcmp(t->fill, "eye") == 0) /* of a square matrix */
+        return i % (strtoull(t->shape, NULL, 10) + 1) == 0;
     if (strcmp(t->fill, "norm") == 0)
         return (float)(next_random(state) >> 40) / (1 << 24) + 0.25f;
     if (strcmp(t->fill, "step") == 0)
