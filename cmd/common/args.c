@@ -7,6 +7,7 @@
 #include "cmd.h"
 #include "pq_hash.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -358,6 +359,7 @@ static bool is_file(const char *path)
 static void add_digest(struct pq_buf *b, const char *path)
 {
     struct pq_hash *h = pq_hash_new(NULL);
+    errno = 0;
     FILE *f = is_file(path) ? fopen(path, "re") : NULL;
     char piece[1 << 16], hex[33];
     size_t n;
@@ -365,9 +367,9 @@ static void add_digest(struct pq_buf *b, const char *path)
     while (h != NULL && f != NULL &&
            (n = fread(piece, 1, sizeof piece, f)) > 0)
         pq_hash_add(h, piece, n);
+    b->failed |= h == NULL || (f == NULL && errno == ENOMEM);
     if (f != NULL)
         fclose(f);
-    b->failed |= h == NULL;
     if (h != NULL)
         pq_hash128_hex(pq_hash128(h), hex);
     pq_buf_printf(b, "xxh3:%s", h != NULL ? hex : "");
