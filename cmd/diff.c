@@ -431,7 +431,7 @@ static int plot(struct job *j, struct pq_error *e)
                                   pq_figures_relative(&j->pairs[i].f)};
     const int rc = cmd_heatmap(j->c, j->o->plot,
                                "relative Frobenius norm of the difference",
-                               cells, n, e);
+                               cells, n, 0, e);
     free(cells);
     return rc;
 }
@@ -448,7 +448,7 @@ static int open_plain(struct job *j, size_t i, struct pq_source **s,
 
 static int diff(struct job *j, struct pq_error *e)
 {
-    if (j->o->plot && cmd_check_outside(j->c, j->o->plot, e))
+    if (j->o->plot && cmd_check_beside(j->c, j->o->plot, e))
         return -1;
     if (open_plain(j, 0, &j->a, &j->plain_a, e) ||
         open_plain(j, 1, &j->b, &j->plain_b, e) || compare(j, e))

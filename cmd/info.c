@@ -1,8 +1,8 @@
 /*
  * pq-info: what is in a model file.
  *
- * Without options it reads the header only.  --stats and --digest run a plan
- * that gathers over all tensors.
+ * Without options it reads the header only.  --stats, --digest and --sparsity
+ * run a plan that gathers over all tensors.
  *
  * The digest of a tensor chains XXH3-128 over its 1 MiB pieces (d = H(d, H of
  * the piece), in hex, from zero); that of the model is XXH3-128 over the
@@ -13,6 +13,7 @@
 #include "pq_json.h"
 #include "pq_quant.h"
 #include "report.h"
+#include "sparsity.h"
 #include "stats.h"
 
 #include <stdlib.h>
@@ -25,30 +26,38 @@
  */
 #define SMALL_BYTES (8u << 20)
 
-enum { OPT_STATS = 1, OPT_DIGEST };
+enum { OPT_STATS = 1, OPT_DIGEST, OPT_SPARSITY, OPT_PLOT };
 
 static const struct cmd_option options[] = {
     {0, "stats", NULL, "min, max, mean, std, zeros, NaN, histogram a tensor",
      NULL, 0, OPT_STATS},
     {0, "digest", NULL, "content digest, independent of container and order",
      NULL, 0, OPT_DIGEST},
+    {0, "sparsity", NULL, "zeros of each tensor, of its rows, N:M patterns",
+     NULL, 0, OPT_SPARSITY},
+    {0, "plot", "FILE", "a heat map of the sparsity, layer by matrix, as SVG",
+     NULL, 0, OPT_PLOT},
     {0, NULL, NULL, NULL, NULL, 0, 0},
 };
 
 struct info {
-    bool stats, digest;
+    bool stats, digest, sparsity;
+    const char *plot;
 };
 
 static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
 {
     struct info *o = c->state;
 
-    (void)value;
     (void)e;
     if (id == OPT_STATS)
         o->stats = true;
-    else
+    else if (id == OPT_DIGEST)
         o->digest = true;
+    else if (id == OPT_SPARSITY)
+        o->sparsity = true;
+    else
+        o->plot = value;
     return 0;
 }
 
@@ -123,6 +132,8 @@ static void print_summary(const struct cmd_stats *st, const struct pq_source *s)
     }
     if (st->digest)
         cmd_print("digest %s\n", st->model_digest);
+    if (st->sparsity)
+        cmd_sparsity_print_all(st->zeros, c->n_tensors);
 }
 
 static void print_moments(const struct cmd_stat *m)
@@ -155,6 +166,8 @@ static void print_tensors(const struct cmd *c, const struct cmd_stats *st,
         cmd_print("\n");
         if (st->stats && st->tensors[i].valid)
             print_moments(&st->tensors[i]);
+        if (st->sparsity && st->zeros[i].valid)
+            cmd_sparsity_print(&st->zeros[i]);
         if (st->digest)
             cmd_print("    digest %s\n", st->tensors[i].digest);
     }
@@ -223,6 +236,8 @@ static void put_tensor(struct pq_buf *b, const struct pq_tensor *t,
         put_parts(b, t);
     if (st->stats && st->tensors[i].valid)
         put_moments(b, &st->tensors[i]);
+    if (st->sparsity && st->zeros[i].valid)
+        cmd_sparsity_put(b, &st->zeros[i]);
     if (st->digest)
         pq_buf_printf(b, ",\"digest\":\"%s\"", st->tensors[i].digest);
     pq_buf_puts(b, "}");
@@ -238,6 +253,8 @@ static void put_head(struct pq_buf *b, const struct pq_source *s,
     pq_buf_printf(b, ",\"bytes\":%llu", (unsigned long long)pq_catalog_bytes(c));
     if (st->digest)
         pq_buf_printf(b, ",\"digest\":\"%s\"", st->model_digest);
+    if (st->sparsity)
+        cmd_sparsity_put_all(b, st->zeros, c->n_tensors);
     pq_buf_puts(b, ",\"metadata\":{");
     for (size_t i = 0; i < c->n_metadata; i++) {
         pq_buf_puts(b, i ? "," : "");
@@ -285,13 +302,19 @@ static int print_json(const struct cmd *c, const struct cmd_stats *st,
 static int show(struct cmd *c, struct pq_source *s, struct pq_error *e)
 {
     const struct info *o = c->state;
-    struct cmd_stats st = {.stats = o->stats, .digest = o->digest};
+    struct cmd_stats st = {.stats = o->stats,
+                           .digest = o->digest,
+                           .sparsity = o->sparsity || o->plot};
     int rc = 0;
 
-    if (o->stats || o->digest)
+    if (o->plot && cmd_check_beside(c, o->plot, e))
+        return -1;
+    if (st.stats || st.digest || st.sparsity)
         rc = cmd_stats_run(c, s, &st, e);
     else if (s->sequential && (!s->rewind || s->total_bytes <= SMALL_BYTES))
         rc = pq_source_finish(s, e);
+    if (!rc && o->plot)
+        rc = cmd_sparsity_plot(c, o->plot, s->catalog, st.zeros, e);
     if (!rc && c->json)
         rc = print_json(c, &st, s, e);
     if (!rc && !c->json && !c->quiet) {

@@ -6,6 +6,7 @@
  */
 #include "prune.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -20,7 +21,10 @@ enum {
     OPT_NONFINITE,
     OPT_METHOD,
     OPT_NORMS,
-    OPT_HESSIAN
+    OPT_HESSIAN,
+    OPT_MASK,
+    OPT_MASK_OP,
+    OPT_MASK_OUT
 };
 
 static const struct cmd_option options[] = {
@@ -44,6 +48,12 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT | CMD_ARG_TENSORS, OPT_HESSIAN},
     {0, "method", "METHOD", "magnitude, wanda or sparsegpt; the files say it",
      "magnitude wanda sparsegpt", CMD_CHANGES_OUTPUT, OPT_METHOD},
+    {0, "mask", "FILE", "what this mask does not keep goes", NULL,
+     CMD_CHANGES_OUTPUT | CMD_REPEATS | CMD_ARG_TENSORS, OPT_MASK},
+    {0, "mask-op", "OP", "kept is what all keep (and, default) or any (or)",
+     "and or", CMD_CHANGES_OUTPUT, OPT_MASK_OP},
+    {0, "mask-out", "FILE", "write what is kept, one bit a weight", NULL, 0,
+     OPT_MASK_OUT},
     {0, "schedule", "N", "print the S of N steps to -s and prune nothing", "",
      0, OPT_SCHEDULE},
     {0, "allow-nonfinite", NULL, "accept NaN, as larger than all else", NULL,
@@ -100,6 +110,17 @@ static int set_threshold(struct prune_options *o, const char *value,
     return 0;
 }
 
+static int set_mask_op(struct prune_options *o, const char *value,
+                       struct pq_error *e)
+{
+    o->mask_op_given = true;
+    o->mask_op = strcmp(value, "or") == 0 ? PQ_MASK_OR : PQ_MASK_AND;
+    if (o->mask_op == PQ_MASK_AND && strcmp(value, "and") != 0)
+        return pq_fail(e, PQ_EARG, "unknown --mask-op '%s': one of and or",
+                       value);
+    return 0;
+}
+
 static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
 {
     struct prune_options *o = c->state;
@@ -128,6 +149,13 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         return cmd_rules_read(&o->rules, c, value, e);
     case OPT_METHOD:
         return prune_method(value, o, e);
+    case OPT_MASK:
+        return cmd_list_add(&o->masks, value, e);
+    case OPT_MASK_OP:
+        return set_mask_op(o, value, e);
+    case OPT_MASK_OUT:
+        o->mask_out = value;
+        return 0;
     case OPT_NORMS:
         o->norms = value;
         return 0;
@@ -160,7 +188,8 @@ static int declare(struct cmd_job *base, struct pq_error *e)
     struct prune_job *j = (struct prune_job *)base;
     const struct pq_catalog *in = base->in->catalog;
 
-    if (prune_open_data(j, e) || prune_choose(j, e) ||
+    if (prune_open_data(j, e) || prune_open_masks(j, e) ||
+        prune_choose(j, e) ||
         pq_catalog_copy_meta(&base->out, in, e))
         return -1;
     for (size_t i = 0; i < in->n_tensors; i++)
@@ -175,7 +204,7 @@ static int add_steps(struct cmd_job *base, struct pq_error *e)
     struct prune_job *j = (struct prune_job *)base;
     const struct pq_catalog *in = base->in->catalog;
 
-    if (prune_find(j, e))
+    if (prune_make_mask(j, e) || prune_find(j, e))
         return -1;
     for (size_t i = 0; i < in->n_tensors; i++) {
         const struct pq_tensor *t = &in->tensors[i];
@@ -206,7 +235,7 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
                  .declare = declare,
                  .add_steps = add_steps,
                  .keep = prune_keeps,
-                 .measured = o->all || o->rules.n},
+                 .measured = o->all || o->rules.n || o->masks.n},
         .o = o,
         .pruning = {.kernels = c->kernels,
                     .allow_nonfinite = o->allow_nonfinite,
@@ -218,6 +247,7 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
     prune_release(&j);
     prune_release_data(&j);
     shrink_release(&j.shrink);
+    prune_release_masks(&j);
     return status;
 }
 
@@ -225,13 +255,14 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
 static int settle_options(struct cmd *c, struct prune_options *o)
 {
     const int ways = o->sparsity + o->pattern + o->threshold;
+    const bool picks = ways > 0 || o->rules.n > 0 || o->masks.n > 0;
 
     if (ways > 1)
         return cmd_usage(c, "-s, --pattern and --threshold do not go together");
-    if (ways == 0 && o->rules.n == 0 && !shrink_asked(&o->shrink))
+    if (!picks && !shrink_asked(&o->shrink))
         return cmd_usage(c, "say what goes: -s S, --pattern N:M, --threshold "
-                            "X, rules, or layers, heads, channels");
-    if (ways == 0 && o->rules.n == 0 && (c->match.n || c->exclude.n))
+                            "X, rules, a mask, or layers, heads, channels");
+    if (!picks && (c->match.n || c->exclude.n))
         return cmd_usage(c, "-m and -x have no say in which layers, heads and "
                             "channels go");
     if (o->schedule.n && (!o->sparsity || c->n_operands || c->output))
@@ -242,7 +273,9 @@ static int settle_options(struct cmd *c, struct prune_options *o)
         return cmd_usage(c, "--blocks goes with -s");
     if (o->how.block_rows && o->how.scope == PQ_PRUNE_ROW)
         return cmd_usage(c, "--blocks does not go with --scope row");
-    const int status = prune_settle_data(c, o);
+    int status = prune_settle_data(c, o);
+    if (!status)
+        status = prune_settle_masks(c, o, ways > 0 || o->rules.n > 0);
     if (status)
         return status;
     o->all = ways > 0;
@@ -263,6 +296,7 @@ static int run(struct cmd *c, struct pq_error *e)
     else if (!status)
         status = prune_check_rules(o, e) ? CMD_TROUBLE : prune(c, o, e);
     cmd_rules_release(&o->rules);
+    free(o->masks.items);
     return status;
 }
 

@@ -14,99 +14,8 @@
 #include <string.h>
 #include <time.h>
 
-#define ALIGN        64u
-#define SPARE_SLOTS  3u
-#define WAVE         8u /* steps that are worked through together */
-#define CANCEL_TICK  50000000L /* ns between looks at the cancel flag */
-
-/* ---- sizes ------------------------------------------------------------- */
-
-static size_t aligned(size_t n)
-{
-    return (n + ALIGN - 1) / ALIGN * ALIGN;
-}
-
-static uint64_t units_of(const struct pq_step *s)
-{
-    return s->items ? (s->items - 1) / s->unit_items + 1 : 1;
-}
-
-static unsigned passes_of(const struct pq_step *s)
-{
-    return s->n_gather + (s->emit ? 1 : 0);
-}
-
-/* Bytes that the buffers of a full unit of this step take. */
-static int step_bytes(const struct pq_step *s, uint64_t *bytes,
-                      struct pq_error *e)
-{
-    const uint64_t count = s->items < s->unit_items ? s->items : s->unit_items;
-    uint64_t sum = aligned(s->scratch_bytes) + aligned(s->partial_bytes);
-
-    for (size_t i = 0; i < s->n_in; i++)
-        if (s->in[i].access != PQ_WHOLE &&
-            !pq_add(sum, pq_input_bytes(&s->in[i], 0, count) + 2 * ALIGN,
-                    &sum))
-            return pq_fail(e, PQ_ELIMIT, "unit is too large");
-    for (size_t i = 0; i < s->n_out; i++) {
-        uint64_t n;
-        if (!pq_mul(count, s->out[i].item_bits, &n) ||
-            !pq_add(sum, n / 8 + 2 * ALIGN, &sum))
-            return pq_fail(e, PQ_ELIMIT, "unit is too large");
-    }
-    *bytes = sum;
-    return 0;
-}
-
-static int slot_init(struct pq_slot *s, size_t bytes, size_t n_in, size_t n_out)
-{
-    s->in = pq_zalloc(n_in, sizeof *s->in);
-    s->in_bytes = pq_zalloc(n_in, sizeof *s->in_bytes);
-    s->out = pq_zalloc(n_out, sizeof *s->out);
-    s->out_bytes = pq_zalloc(n_out, sizeof *s->out_bytes);
-    s->buffer = aligned_alloc(ALIGN, bytes);
-    return s->in && s->in_bytes && s->out && s->out_bytes && s->buffer ? 0 : -1;
-}
-
-static int make_slots(struct pq_engine *g, struct pq_error *e)
-{
-    const struct pq_plan *p = g->plan;
-    size_t n_in = 1, n_out = 1;
-    uint64_t most = ALIGN, state = 0;
-
-    for (size_t i = 0; i < p->n_steps; i++) {
-        uint64_t n = 0, all;
-        if (step_bytes(&p->steps[i], &n, e))
-            return pq_error_in(e, "tensor %s", p->steps[i].name);
-        if (!pq_add(n, p->steps[i].state_bytes, &all) ||
-            all > g->run->memory)
-            return pq_fail(e, PQ_ELIMIT,
-                           "tensor %s: needs %llu MiB of buffers; give more "
-                           "with --memory",
-                           p->steps[i].name,
-                           (unsigned long long)(all >> 20) + 1);
-        most = n > most ? n : most;
-        state = all - n > state ? all - n : state;
-        n_in = p->steps[i].n_in > n_in ? p->steps[i].n_in : n_in;
-        n_out = p->steps[i].n_out > n_out ? p->steps[i].n_out : n_out;
-    }
-    g->slot_bytes = aligned((size_t)most);
-    g->n_slots = g->run->threads + SPARE_SLOTS;
-    const uint64_t half = g->run->memory / 2, rest = g->run->memory - state;
-    const uint64_t fit = (half < rest ? half : rest) / g->slot_bytes;
-    if (fit < g->n_slots)
-        g->n_slots = fit ? (size_t)fit : 1;
-    g->slots = pq_zalloc(g->n_slots, sizeof *g->slots);
-    if (!g->slots)
-        return pq_fail_nomem(e);
-    for (size_t i = 0; i < g->n_slots; i++)
-        if (slot_init(&g->slots[i], g->slot_bytes, n_in, n_out))
-            return pq_fail_nomem(e);
-    const uint64_t used = (uint64_t)g->n_slots * g->slot_bytes;
-    g->budget.left = used < g->run->memory ? g->run->memory - used : 0;
-    g->budget.dir = g->run->tmpdir;
-    return 0;
-}
+#define WAVE        8u /* steps that are worked through together */
+#define CANCEL_TICK 50000000L /* ns between looks at the cancel flag */
 
 /* ---- drawing ----------------------------------------------------------- */
 
@@ -118,7 +27,7 @@ static bool cursor_valid(const struct pq_engine *g)
     if (g->plan->gather_first)
         return g->gathering ? g->pass < s->n_gather
                             : g->pass == s->n_gather && s->emit;
-    return g->pass < passes_of(s);
+    return g->pass < pq_step_passes(s);
 }
 
 /* Can the passes of a step take turns with those of its neighbours? */
@@ -138,7 +47,7 @@ static void begin_wave(struct pq_engine *g)
     const struct pq_plan *p = g->plan;
     const struct pq_step *first = &p->steps[g->step];
     size_t end = g->step;
-    uint64_t kept = 0; /* each fits the memory, see make_slots() */
+    uint64_t kept = 0; /* each fits the memory, see pq_engine_slots() */
 
     do {
         kept += p->steps[end++].state_bytes;
@@ -169,7 +78,7 @@ static bool cursor_settle(struct pq_engine *g)
 
 static void cursor_next(struct pq_engine *g)
 {
-    if (++g->unit < units_of(&g->plan->steps[g->step]))
+    if (++g->unit < pq_step_units(&g->plan->steps[g->step]))
         return;
     g->unit = 0;
     if (g->step + 1 < g->wave_end) {
@@ -177,7 +86,7 @@ static void cursor_next(struct pq_engine *g)
         return;
     }
     g->pass++;
-    if (g->pass < passes_of(&g->plan->steps[g->wave]))
+    if (g->pass < pq_step_passes(&g->plan->steps[g->wave]))
         g->step = g->wave;
 }
 
@@ -208,42 +117,6 @@ static bool wait_for_tickets(struct pq_engine *g, uint64_t end)
     return failed;
 }
 
-/* Cuts the slot's memory into the buffers that its unit needs. */
-static void slot_lay_out(struct pq_engine *g, struct pq_slot *s)
-{
-    const struct pq_step *step = &g->plan->steps[s->step];
-    const struct pq_live *l = g->live[s->step];
-    size_t at = 0;
-
-    for (size_t i = 0; i < step->n_in; i++) {
-        s->in_bytes[i] =
-            pq_input_bytes(&step->in[i], s->unit.first, s->unit.count);
-        if (step->in[i].access == PQ_WHOLE) {
-            s->in[i] = l->whole[i];
-            continue;
-        }
-        s->in[i] = s->buffer + at;
-        at += aligned((size_t)s->in_bytes[i] + 1);
-    }
-    for (size_t i = 0; i < step->n_out; i++) {
-        s->out[i] = s->buffer + at;
-        s->out_bytes[i] = step->out[i].trail && l->spooled[i]
-                              ? s->unit.count * step->out[i].item_bits / 8
-                              : pq_output_bytes(g, step, i, s->unit.first,
-                                                s->unit.count);
-        at += aligned((size_t)s->out_bytes[i] + 1);
-    }
-    s->unit.in = (const void *const *)s->in;
-    s->unit.in_bytes = s->in_bytes;
-    s->unit.out = s->out;
-    s->unit.out_bytes = s->out_bytes;
-    s->unit.partial = step->partial_bytes ? s->buffer + at : NULL;
-    if (step->partial_bytes)
-        memset(s->unit.partial, 0, step->partial_bytes);
-    at += aligned(step->partial_bytes);
-    s->unit.scratch = s->buffer + at;
-}
-
 static void slot_aim(const struct pq_engine *g, struct pq_slot *s)
 {
     const struct pq_step *step = &g->plan->steps[g->step];
@@ -252,7 +125,7 @@ static void slot_aim(const struct pq_engine *g, struct pq_slot *s)
 
     s->step = g->step;
     s->pass = g->pass;
-    s->last = g->unit + 1 == units_of(step);
+    s->last = g->unit + 1 == pq_step_units(step);
     s->unit.first = first;
     s->unit.count = left < step->unit_items ? left : step->unit_items;
     s->done = s->failed = false;
@@ -297,7 +170,7 @@ static int draw_unit(struct pq_engine *g, struct pq_slot *s)
     if (!rc && g->run->cancel && *g->run->cancel)
         rc = pq_fail(&s->error, PQ_ECANCEL, "stopped by a signal");
     if (!rc && g->live[g->step]) {
-        slot_lay_out(g, s);
+        pq_slot_lay_out(g, s);
         rc = pq_engine_read(g, s, true, &s->error);
     }
     return rc;
@@ -369,7 +242,7 @@ static int compute(struct pq_engine *g, struct pq_slot *s, struct pq_error *e)
         return 0;
     if (pq_engine_read(g, s, false, e) || call(step, s, l->state, e))
         return -1;
-    if (s->pass < step->n_gather || !g->plan->sink)
+    if (s->pass < step->n_gather || !pq_plan_writes(g->plan))
         return 0;
     return pq_engine_spool(g, s, l, e);
 }
@@ -380,7 +253,7 @@ static int close_step(struct pq_engine *g, size_t i, bool emitted,
 {
     const struct pq_step *s = &g->plan->steps[i];
 
-    if (emitted && g->plan->sink &&
+    if (emitted && pq_plan_writes(g->plan) &&
         pq_engine_close_outputs(g, s, g->live[i], e))
         return -1;
     return s->done ? s->done(s, g->live[i]->state, e) : 0;
@@ -394,15 +267,15 @@ static int retire(struct pq_engine *g, struct pq_slot *s, struct pq_error *e)
     if (step->items && step->combine && step->partial_bytes &&
         step->combine(step, s->pass, l->state, s->unit.partial, e))
         return -1;
-    if (step->items && s->pass == step->n_gather && g->plan->sink &&
-        pq_engine_write(g, s, l, e))
+    if (step->items && s->pass == step->n_gather &&
+        pq_plan_writes(g->plan) && pq_engine_write(g, s, l, e))
         return -1;
     for (size_t i = 0; i < step->n_in; i++)
         if (step->in[i].access != PQ_WHOLE)
             g->bytes_done += s->in_bytes[i];
     if (g->run->progress)
         g->run->progress(g->run->progress_arg, g->bytes_done, g->bytes_total);
-    if (!s->last || s->pass + 1 < passes_of(step))
+    if (!s->last || s->pass + 1 < pq_step_passes(step))
         return 0;
     return close_step(g, s->step, s->pass == step->n_gather, e);
 }
@@ -426,7 +299,7 @@ static void retire_ready(struct pq_engine *g)
         const int rc = s->failed ? -1 : retire(g, s, &e);
         const size_t step = s->step;
         const bool closed = !rc && s->last &&
-                            s->pass + 1 == passes_of(&g->plan->steps[step]);
+                            s->pass + 1 == pq_step_passes(&g->plan->steps[step]);
         if (closed)
             pq_live_free(g, step);
         pthread_mutex_lock(&g->lock);
@@ -523,7 +396,7 @@ static void count_bytes(struct pq_engine *g)
         const struct pq_step *s = &g->plan->steps[i];
         for (size_t k = 0; k < s->n_in; k++)
             if (s->in[k].access != PQ_WHOLE)
-                g->bytes_total += s->in[k].part->bytes * passes_of(s);
+                g->bytes_total += s->in[k].part->bytes * pq_step_passes(s);
     }
 }
 
@@ -534,7 +407,7 @@ static int prepare(struct pq_engine *g, struct pq_error *e)
         return pq_fail_nomem(e);
     g->gathering = g->plan->gather_first;
     count_bytes(g);
-    if (make_slots(g, e) || pq_engine_feeds(g, e))
+    if (pq_engine_slots(g, e) || pq_engine_feeds(g, e))
         return -1;
     return pq_engine_places(g, e);
 }
@@ -543,25 +416,17 @@ static void engine_release(struct pq_engine *g)
 {
     for (size_t i = 0; g->live && i < g->plan->n_steps; i++)
         pq_live_free(g, i);
-    for (size_t i = 0; g->slots && i < g->n_slots; i++) {
-        free(g->slots[i].in);
-        free(g->slots[i].in_bytes);
-        free(g->slots[i].out);
-        free(g->slots[i].out_bytes);
-        free(g->slots[i].buffer);
-    }
-    free(g->slots);
+    pq_engine_slots_free(g);
     free(g->live);
     pq_engine_feeds_free(g);
-    free(g->first_place);
-    free(g->place);
+    pq_engine_places_free(g);
     pthread_mutex_destroy(&g->drawing);
     pthread_mutex_destroy(&g->lock);
     pthread_cond_destroy(&g->changed);
     pthread_cond_destroy(&g->stopped);
 }
 
-/* Everything between the sink's begin and its finish. */
+/* Everything between the sinks' begin and their finish. */
 static int run_steps(struct pq_engine *g, struct pq_error *e)
 {
     const struct pq_plan *p = g->plan;
@@ -585,16 +450,14 @@ int pq_engine_run(struct pq_plan *p, const struct pq_run *r, struct pq_error *e)
     pthread_cond_init(&g.changed, NULL);
     pthread_cond_init(&g.stopped, NULL);
     int rc = prepare(&g, err);
-    if (!rc && p->sink) {
-        p->sink->begun = true;
-        rc = p->sink->ops->begin(p->sink, err);
-    }
+    if (!rc)
+        rc = pq_engine_begin(&g, err);
     if (!rc)
         rc = run_steps(&g, err);
-    if (!rc && p->sink)
-        rc = p->sink->ops->finish(p->sink, err);
-    if (rc && p->sink)
-        p->sink->ops->abort(p->sink, err);
+    if (!rc)
+        rc = pq_engine_finish(&g, err);
+    if (rc)
+        pq_engine_abort(&g, err);
     engine_release(&g);
     return rc;
 }

@@ -1,7 +1,7 @@
 /*
  * The engine's insides, shared by engine.c (threads, tickets),
- * engine_live.c (steps at work), engine_in.c (inputs) and engine_out.c
- * (outputs and trailing parts).
+ * engine_slots.c (the tickets' memory), engine_live.c (steps at work),
+ * engine_in.c (inputs) and engine_out.c (outputs and trailing parts).
  */
 #ifndef PQ_ENGINE_INTERNAL_H
 #define PQ_ENGINE_INTERNAL_H
@@ -49,6 +49,14 @@ struct pq_use {
     unsigned times;
 };
 
+/* A sink and where in it each part goes. */
+struct pq_outlet {
+    struct pq_sink *sink; /* NULL: a plan without a main output */
+    size_t *first_place;  /* [tensors of the sink's catalogue] */
+    size_t *place;        /* [places] part -> place in sink->order */
+    bool finished;
+};
+
 struct pq_engine {
     struct pq_plan *plan;
     const struct pq_run *run;
@@ -60,8 +68,7 @@ struct pq_engine {
     struct pq_use *uses; /* [n_uses] parts of sequential sources, sorted */
     size_t n_uses;
 
-    size_t *first_place; /* [tensors of the sink's catalogue] */
-    size_t *place;       /* [places] part -> place in sink->order */
+    struct pq_outlet *outlets; /* [1 + plan->n_sides], the main one first */
 
     /* Drawing: under `drawing`. */
     pthread_mutex_t drawing;
@@ -94,6 +101,27 @@ struct pq_trail {
     struct pq_live *live;
 };
 
+static inline uint64_t pq_step_units(const struct pq_step *s)
+{
+    return s->items ? (s->items - 1) / s->unit_items + 1 : 1;
+}
+
+static inline unsigned pq_step_passes(const struct pq_step *s)
+{
+    return s->n_gather + (s->emit ? 1 : 0);
+}
+
+static inline bool pq_plan_writes(const struct pq_plan *p)
+{
+    return p->sink || p->n_sides > 0;
+}
+
+/* engine_slots.c */
+int pq_engine_slots(struct pq_engine *g, struct pq_error *e);
+void pq_engine_slots_free(struct pq_engine *g);
+/* Cuts the slot's memory into the buffers that its unit needs. */
+void pq_slot_lay_out(struct pq_engine *g, struct pq_slot *s);
+
 /* engine_live.c */
 /* Makes ready what the units of a step share; called while drawing. */
 int pq_live_open(struct pq_engine *g, size_t step, struct pq_error *e);
@@ -114,6 +142,11 @@ void pq_engine_drop(struct pq_engine *g, size_t closed);
 
 /* engine_out.c */
 int pq_engine_places(struct pq_engine *g, struct pq_error *e);
+void pq_engine_places_free(struct pq_engine *g);
+/* All sinks: the side ones first, so that a main one in a pipe comes last. */
+int pq_engine_begin(struct pq_engine *g, struct pq_error *e);
+int pq_engine_finish(struct pq_engine *g, struct pq_error *e);
+void pq_engine_abort(struct pq_engine *g, const struct pq_error *why);
 int pq_engine_open_trail(struct pq_engine *g, const struct pq_step *s,
                          struct pq_live *l, struct pq_error *e);
 uint64_t pq_output_bytes(const struct pq_engine *g, const struct pq_step *s,

@@ -51,7 +51,7 @@ int pq_live_open(struct pq_engine *g, size_t step, struct pq_error *e)
         if (s->begin && s->begin(s, l->state, e))
             return -1;
     }
-    if (g->pass == s->n_gather && g->plan->sink &&
+    if (g->pass == s->n_gather && pq_plan_writes(g->plan) &&
         pq_engine_open_trail(g, s, g->live[step], e))
         return -1;
     return pq_engine_read_whole(g, s, g->live[step], e);

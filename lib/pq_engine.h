@@ -32,6 +32,15 @@
  * something else (double quantization); what it does not write is written by
  * the engine, in order: spooled parts, then constants.
  *
+ * Side outputs.  A plan may have further sinks (a mask beside the model that
+ * was pruned, the logits beside a figure).  An output of a step then names
+ * its sink and the tensor there.  Parts of a side sink are filled by outputs
+ * alone: no constants, nothing trails.  If the sink is ordered, its tensors
+ * come in the order of the steps that fill them.  Side sinks are begun and
+ * finished before the main one, so that what has the name of the main output
+ * is never without them; if a later sink cannot be finished, an earlier one
+ * may have its name already.  A plan may have side sinks only.
+ *
  * Execution.  Threads take tickets, (step, pass, unit) in plan order.  Each
  * ticket has a slot with its own buffers; there are a few more slots than
  * threads, and that is the memory bound.  Sequential inputs are read while
@@ -85,6 +94,8 @@ struct pq_output {
     size_t part; /* number in the output tensor */
     uint64_t item_bits;
     bool trail;
+    size_t sink;   /* 0: the plan's; k: sides[k - 1] */
+    size_t tensor; /* of a side sink: number in its catalogue */
 };
 
 /* One unit at work.  Arrays run parallel to the step's inputs and outputs. */
@@ -155,7 +166,9 @@ struct pq_plan {
     struct pq_arena arena; /* for the steps' inputs, outputs and params */
     struct pq_source **sources; /* [n_sources], all that steps read */
     size_t n_sources;
-    struct pq_sink *sink; /* NULL: nothing is written */
+    struct pq_sink *sink; /* NULL: nothing is written, but to the sides */
+    struct pq_sink **sides; /* [n_sides], borrowed */
+    size_t n_sides;
     bool gather_first;
     int (*between)(struct pq_plan *p, struct pq_error *e); /* may be NULL */
 };
@@ -176,9 +189,10 @@ struct pq_run {
 };
 
 /*
- * Runs the plan: begins the sink, works through the steps, finishes the
- * sources (END seen and verified), then the sink.  On failure the sink is
- * aborted with the error and nothing appears under the output's name.
+ * Runs the plan: begins the sinks, works through the steps, finishes the
+ * sources (END seen and verified), then the sinks.  On failure those that
+ * are not finished are aborted with the error, and nothing appears under
+ * their names.
  * `state` of step i is zeroed memory that lives until its done() returned.
  */
 PQ_MUST_USE int pq_engine_run(struct pq_plan *p, const struct pq_run *r,

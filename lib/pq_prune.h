@@ -13,6 +13,7 @@
  *   row      those that make one output         k = floor(S n)
  *   groups   M consecutive ones of such a row   k = M - N, for N:M
  *   below    none: what is smaller than a threshold goes
+ *   masked   none: masks alone say what goes
  *
  * A row runs along the input dimension: the last one, or the first one of a
  * turned tensor, [in][out].  With blocks the score is the sum of the
@@ -26,6 +27,10 @@
  * With norms the score of a weight is its magnitude times the norm of its
  * input, the rule of Wanda; norms of 0 make scores of 0.
  *
+ * Masks have a say after that: with PQ_MASK_AND what one of them does not
+ * keep goes as well, with PQ_MASK_OR what one of them keeps stays.  What went
+ * is told by a mask beside the output, see pq_mask.h.
+ *
  * How it is found: the bits of a positive float are in the order of the
  * floats.  One pass counts by the upper 16 of the 31 bits, which tells the
  * class that the k-th is in; one counts that class by the lower 15, which
@@ -37,6 +42,7 @@
 
 #include "pq_engine.h"
 #include "pq_kernels.h"
+#include "pq_mask.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -47,7 +53,14 @@ enum pq_prune_scope {
     PQ_PRUNE_POOL,
     PQ_PRUNE_ROW,
     PQ_PRUNE_GROUPS,
-    PQ_PRUNE_BELOW
+    PQ_PRUNE_BELOW,
+    PQ_PRUNE_MASKED
+};
+
+/* A mask for a tensor: it fits, see pq_mask_find(). */
+struct pq_prune_mask {
+    struct pq_source *source;
+    const struct pq_tensor *tensor;
 };
 
 struct pq_prune_pool;
@@ -68,6 +81,10 @@ struct pq_prune {
     bool turned;                 /* the tensor is [in][out] */
     struct pq_source *norms;      /* of row and groups, of matrices; or NULL */
     const struct pq_tensor *norm; /* in it: F32 [in], none below 0 */
+    const struct pq_prune_mask *masks; /* [n_masks]; of masked at least one */
+    size_t n_masks;
+    enum pq_mask_op op;
+    struct pq_mask_place beside;
     /* What other runs of the engine found before the step runs: */
     struct pq_prune_pool *pool;  /* of pool; settled */
     size_t pool_index;           /* which of its tensors it is, from 0 */

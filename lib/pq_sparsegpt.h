@@ -41,6 +41,7 @@ struct pq_sparsegpt {
     double sparsity;                 /* 0 to 1, without a pattern */
     uint32_t keep, of;               /* keep < of; of = 0: no pattern */
     bool transpose;                  /* the weights are [in][out] (Conv1D) */
+    struct pq_mask_place beside;     /* of the mask of what is left */
 };
 
 /*

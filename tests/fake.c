@@ -103,8 +103,11 @@ static int sink_write(struct pq_sink *base, size_t place, uint64_t offset,
 
 static int sink_finish(struct pq_sink *base, struct pq_error *e)
 {
-    (void)e;
-    ((struct fake_sink *)base)->finished = true;
+    struct fake_sink *k = (struct fake_sink *)base;
+
+    if (k->fail_finish)
+        return pq_fail(e, PQ_EIO, "no room at the end");
+    k->finished = true;
     return 0;
 }
 

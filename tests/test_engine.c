@@ -423,3 +423,144 @@ Test(engine, cancel_stops_the_run)
     cr_expect(b.sink.aborted);
     stop(&b);
 }
+
+/* ---- side outputs ------------------------------------------------------ */
+
+/* A mask beside the copy: bit i is 1 where element i is not a multiple of 3. */
+struct sided {
+    struct pq_catalog catalog;
+    struct fake_sink sink;
+    struct pq_sink *list[1];
+};
+
+static int emit_sided(const struct pq_step *s, const struct pq_unit *u,
+                      const void *state, struct pq_error *e)
+{
+    const size_t mask = s->n_out - 1;
+    uint8_t *bits = u->out[mask];
+
+    (void)state;
+    (void)e;
+    if (mask)
+        memcpy(u->out[0], u->in[0], (size_t)u->count * sizeof(float));
+    memset(bits, 0, (size_t)u->out_bytes[mask]);
+    for (size_t i = 0; i < u->count; i++)
+        bits[i / 8] |= (uint8_t)(((u->first + i) % 3 != 0) << i % 8);
+    return 0;
+}
+
+static void declare_bits(struct pq_catalog *c, const char *name, uint64_t n)
+{
+    struct pq_tensor *t = pq_catalog_add(c, name, 1, NULL);
+
+    t->dtype = t->parts[0].dtype = PQ_U8;
+    t->rank = t->parts[0].rank = 1;
+    t->shape = t->parts[0].shape = pq_catalog_shape(c, &n, 1);
+    t->n_elements = t->parts[0].bytes = n;
+    t->parts[0].name = t->name;
+}
+
+/* Of three tensors the second has no mask; without `main` only masks go out. */
+static void start_sided(struct bench *b, struct sided *side,
+                        const struct setup *s, bool main)
+{
+    start(b, s, 3);
+    pq_catalog_init(&side->catalog);
+    for (size_t i = 0; i < 3; i++) {
+        const bool masked = !main || i != 1;
+        struct pq_step *step = add(b, s, i, (main ? 1u : 0u) + masked);
+        if (main)
+            declare(b, step->name, 1);
+        step->emit = masked ? emit_sided : emit_double;
+        if (!masked)
+            continue;
+        struct pq_output *o = &step->out[step->n_out - 1];
+        o->part = 0;
+        o->item_bits = 1;
+        o->trail = false;
+        o->sink = 1;
+        o->tensor = side->catalog.n_tensors;
+        declare_bits(&side->catalog, step->name, (N + 7) / 8);
+    }
+    fake_sink_init(&side->sink, &side->catalog, !s->pipe_out, -1);
+    side->list[0] = &side->sink.base;
+    b->plan.sides = side->list;
+    b->plan.n_sides = 1;
+}
+
+static void stop_sided(struct bench *b, struct sided *side)
+{
+    stop(b);
+    fake_sink_release(&side->sink);
+    pq_catalog_release(&side->catalog);
+}
+
+static void check_sides(const struct setup *s)
+{
+    for (int main = 0; main < 2; main++) {
+        struct bench b;
+        struct sided side;
+        struct pq_error e = PQ_ERROR_INIT;
+
+        start_sided(&b, &side, s, main);
+        cr_assert_eq(run(&b, s, &e), 0, "%s", e.msg);
+        cr_expect(side.sink.finished && !side.sink.aborted);
+        cr_expect_not(side.sink.out_of_order);
+        cr_expect_eq(b.sink.finished, main);
+        for (size_t t = 0; t < side.catalog.n_tensors; t++) {
+            const uint8_t *bits = fake_sink_part(&side.sink, t, 0);
+            for (size_t i = 0; i < N; i++)
+                cr_assert_eq(bits[i / 8] >> i % 8 & 1, i % 3 != 0);
+        }
+        for (size_t t = 0; t < b.out.n_tensors; t++)
+            cr_expect_eq(((const float *)fake_sink_part(&b.sink, t, 0))[100],
+                         100 * (float)(t == 1 ? 4 : t + 1));
+        stop_sided(&b, &side);
+    }
+}
+
+Test(engine, side_outputs_beside_the_main_one_and_alone)
+{
+    every_way(check_sides);
+}
+
+Test(engine, a_side_output_that_fails_takes_the_main_one_with_it)
+{
+    const struct setup s = {true, true, 3, 1 << 20, 512};
+
+    for (int at = 0; at < 4; at++) {
+        struct bench b;
+        struct sided side;
+        struct pq_error e = PQ_ERROR_INIT;
+
+        start_sided(&b, &side, &s, true);
+        fake_sink_init(&b.sink, &b.out, false, -1);
+        b.plan.sink = &b.sink.base;
+        side.sink.fail_at = at == 0 ? 1300 : 0;
+        side.sink.fail_finish = at == 1;
+        b.sink.fail_at = at == 2 ? 70000 : 0;
+        b.sink.fail_finish = at == 3;
+        const struct pq_run r = {.threads = s.threads, .memory = s.memory};
+        cr_assert_eq(pq_engine_run(&b.plan, &r, &e), -1);
+        cr_expect(b.sink.aborted && !b.sink.finished);
+        /* the main one is the last to be finished: only then is a side done */
+        cr_expect_eq(side.sink.finished, at == 3);
+        cr_expect_eq(side.sink.aborted, at != 3);
+        stop_sided(&b, &side);
+    }
+}
+
+Test(engine, a_side_output_does_not_trail)
+{
+    const struct setup s = {false, false, 1, 1 << 20, 512};
+    struct bench b;
+    struct sided side;
+    struct pq_error e = PQ_ERROR_INIT;
+
+    start_sided(&b, &side, &s, true);
+    b.plan.steps[0].out[1].trail = true;
+    cr_expect_eq(run(&b, &s, &e), -1);
+    cr_expect_eq(e.code, PQ_EARG);
+    cr_expect(side.sink.aborted && b.sink.aborted);
+    stop_sided(&b, &side);
+}

@@ -7,10 +7,12 @@
 #include "cmd.h"
 #include "pq_hash.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -353,20 +355,32 @@ static void add_digest(struct cmd *c, struct pq_buf *b, const char *path)
     pq_buf_printf(b, "xxh3:%s", hex);
 }
 
-/* The same of a file of any size, of which nothing is kept. */
+static bool is_file(const char *path)
+{
+    struct stat st;
+
+    return strcmp(path, "-") != 0 && stat(path, &st) == 0 &&
+           S_ISREG(st.st_mode);
+}
+
+/*
+ * The same of a file of any size, of which nothing is kept.  Not of a pipe,
+ * which can be read once only.
+ */
 static void add_file_digest(struct pq_buf *b, const char *path)
 {
     struct pq_hash *h = pq_hash_new(NULL);
-    FILE *f = fopen(path, "re");
+    errno = 0;
+    FILE *f = is_file(path) ? fopen(path, "re") : NULL;
     char piece[1 << 16], hex[33];
     size_t n;
 
     while (h != NULL && f != NULL &&
            (n = fread(piece, 1, sizeof piece, f)) > 0)
         pq_hash_add(h, piece, n);
+    b->failed |= h == NULL || (f == NULL && errno == ENOMEM);
     if (f != NULL)
         fclose(f);
-    b->failed |= h == NULL;
     if (h != NULL)
         pq_hash128_hex(pq_hash128(h), hex);
     pq_buf_printf(b, "xxh3:%s", h != NULL ? hex : "");
@@ -503,6 +517,7 @@ int cmd_main(const struct pq_tool *tool, int argc, char **argv)
     cmd_content_release(&c);
     free(c.match.items);
     free(c.exclude.items);
+    free(c.sides.items);
     free(p.all);
     free(p.longs);
     free(p.letters);

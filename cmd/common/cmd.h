@@ -119,6 +119,7 @@ struct cmd {
     size_t n_contents, cap_contents;
     int progress_when; /* 0 auto, 1 always, 2 never */
     bool began; /* some output was begun */
+    struct cmd_list sides; /* the paths of further outputs */
     const char *prov_options; /* "-t nf4 --double-quant": what changes output */
 };
 
@@ -272,6 +273,15 @@ PQ_MUST_USE int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
                               const struct pq_write_options *w,
                               const struct pq_catalog *in,
                               struct pq_sink **k, struct pq_error *e);
+/*
+ * A further output, a file named in an option ("-": standard output, if the
+ * model goes elsewhere): its format from the suffix, its provenance and the
+ * rest as above.  For pq_plan.sides, in the order of the calls.
+ */
+PQ_MUST_USE int cmd_make_side(struct cmd *c, const char *path,
+                              struct pq_catalog *out,
+                              const struct pq_catalog *in, struct pq_sink **k,
+                              struct pq_error *e);
 /* ---- target.c -------------------------------------------------------- */
 
 /*
@@ -283,6 +293,16 @@ PQ_MUST_USE int cmd_check_target(const struct pq_catalog *out,
 /* Fails where the output `path` is a directory among operands, or in one. */
 PQ_MUST_USE int cmd_check_outside(const struct cmd *c, const char *path,
                                   struct pq_error *e);
+
+/*
+ * The same for what is no model and goes beside the output, a picture or a
+ * mask: fails as well where it is an operand itself.
+ */
+PQ_MUST_USE int cmd_check_beside(const struct cmd *c, const char *path,
+                                 struct pq_error *e);
+/* Fails where `path` is the output, or in it: one would take the other's. */
+PQ_MUST_USE int cmd_check_apart(const struct cmd *c, const char *path,
+                                struct pq_error *e);
 
 /* ---- model.c again ----------------------------------------------------- */
 

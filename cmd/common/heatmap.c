@@ -6,8 +6,8 @@
  *     mlp.up_proj        [.] [.] [#]
  *     lm_head                                [.]
  *
- * The scale goes from 0 to the largest finite value, from light to dark in a
- * ramp of one hue direction, so that it survives grey print and colour
+ * The scale goes from 0 to what the caller says or the largest finite value,
+ * from light to dark in a ramp of one hue direction, so that it survives grey print and colour
  * blindness.  A cell says its tensor and value when pointed at.
  */
 #include "heatmap.h"
@@ -41,6 +41,7 @@ struct map {
     long layers;  /* columns of layers */
     bool other;   /* and one for what is in none */
     double most;
+    bool fixed; /* that is not for survey() to find */
     double cell_w, left;
     struct pq_buf svg;
 };
@@ -111,7 +112,8 @@ static int survey(struct map *m, struct pq_error *e)
             return -1;
         m->layers = layer >= m->layers ? layer + 1 : m->layers;
         m->other = m->other || layer < 0;
-        if (isfinite(m->cells[i].value) && m->cells[i].value > m->most)
+        if (!m->fixed && isfinite(m->cells[i].value) &&
+            m->cells[i].value > m->most)
             m->most = m->cells[i].value;
     }
     for (size_t i = 0; i < m->n_rows; i++) {
@@ -284,9 +286,10 @@ static int write_svg(const struct cmd *c, const char *path,
 }
 
 int cmd_heatmap(const struct cmd *c, const char *path, const char *title,
-                const struct cmd_heat *cells, size_t n, struct pq_error *e)
+                const struct cmd_heat *cells, size_t n, double most,
+                struct pq_error *e)
 {
-    struct map m = {.cells = cells, .n = n};
+    struct map m = {.cells = cells, .n = n, .most = most, .fixed = most > 0};
     int rc = survey(&m, e);
 
     if (!rc)

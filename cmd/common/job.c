@@ -3,6 +3,8 @@
  */
 #include "job.h"
 
+#include <stdlib.h>
+
 #include <string.h>
 
 int cmd_job_decode(struct cmd_job *j, struct pq_error *e)
@@ -40,21 +42,6 @@ static int report(struct cmd_job *j, struct pq_error *e)
                                           j->plan.sink->total_bytes, e);
 }
 
-static void list_sources(struct cmd_job *j)
-{
-    size_t n = 0;
-
-    j->sources[n++] = j->in;
-    if (j->whole)
-        j->sources[n++] = j->whole;
-    if (j->decoded)
-        j->sources[n++] = j->decoded;
-    if (j->more)
-        j->sources[n++] = j->more;
-    j->plan.sources = j->sources;
-    j->plan.n_sources = n;
-}
-
 /* Provenance speaks of the input, not of a view of it. */
 static const struct pq_catalog *input_of(const struct cmd_job *j)
 {
@@ -71,6 +58,36 @@ static int open_input(struct cmd_job *j, struct pq_error *e)
     return pq_fold(j->in, c->memory / 4, c->tmpdir, e);
 }
 
+int cmd_job_reads(struct cmd_job *j, struct pq_source *s, struct pq_error *e)
+{
+    struct pq_source **more =
+        pq_grow(j->more, j->n_more, &j->cap_more, sizeof *more);
+
+    if (!more)
+        return pq_fail_nomem(e);
+    j->more = more;
+    j->more[j->n_more++] = s;
+    return 0;
+}
+
+/* The plan's: the input, what it is a view of, its numbers, the tool's own. */
+static int list_sources(struct cmd_job *j, struct pq_error *e)
+{
+    struct pq_plan *p = &j->plan;
+
+    p->sources = pq_arena_alloc(&p->arena, 3 + j->n_more, sizeof *p->sources);
+    if (!p->sources)
+        return pq_fail_nomem(e);
+    p->sources[p->n_sources++] = j->in;
+    if (j->whole)
+        p->sources[p->n_sources++] = j->whole;
+    if (j->decoded)
+        p->sources[p->n_sources++] = j->decoded;
+    for (size_t i = 0; i < j->n_more; i++)
+        p->sources[p->n_sources++] = j->more[i];
+    return 0;
+}
+
 static int work(struct cmd_job *j, struct pq_error *e)
 {
     if (open_input(j, e) || (j->view && j->view(j, e)) || j->declare(j, e) ||
@@ -78,7 +95,8 @@ static int work(struct cmd_job *j, struct pq_error *e)
                       e) ||
         (j->add_steps && j->add_steps(j, e)))
         return -1;
-    list_sources(j);
+    if (list_sources(j, e))
+        return -1;
     j->report.out = &j->out;
     return cmd_run_plan(j->c, &j->plan, e) || report(j, e) ? -1 : 0;
 }
@@ -96,5 +114,6 @@ int cmd_job_run(struct cmd_job *j, struct pq_error *e)
     pq_source_free(j->in);
     pq_source_free(j->whole);
     pq_buf_release(&j->report.json);
+    free(j->more);
     return rc ? CMD_TROUBLE : CMD_OK;
 }

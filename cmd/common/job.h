@@ -36,11 +36,15 @@ struct cmd_job {
     struct pq_source *in;
     struct pq_source *whole; /* what `in` is a view of, or NULL */
     struct pq_source *decoded; /* `in` as plain numbers, or NULL */
-    struct pq_source *more; /* the tool's own, that steps read, or NULL */
+    struct pq_source **more; /* [n_more] the tool's own, that steps read */
+    size_t n_more, cap_more;
     struct pq_catalog out;
     struct pq_plan plan;
-    struct pq_source *sources[4]; /* of the plan: in, and what else there is */
 };
+
+/* Adds a source of the tool's own, which it frees after the run. */
+PQ_MUST_USE int cmd_job_reads(struct cmd_job *j, struct pq_source *s,
+                              struct pq_error *e);
 
 /* Makes j->decoded, for steps that need numbers where `in` has codes. */
 PQ_MUST_USE int cmd_job_decode(struct cmd_job *j, struct pq_error *e);

@@ -277,6 +277,31 @@ static int add_provenance(const struct cmd *c, const struct pq_catalog *in,
     return rc;
 }
 
+/* Marks and makes the sink of a place that was found. */
+static int make_sink(const struct cmd *c, const struct place *p,
+                     struct pq_catalog *out, struct pq_write_options *options,
+                     const struct pq_catalog *in, struct pq_sink **k,
+                     struct pq_error *e)
+{
+    /* a tool without the option restores a model, with its history */
+    const bool records = (c->tool->shared & CMD_PROVENANCE) != 0;
+
+    if (records && !c->provenance)
+        out->n_prov = 0; /* nor that of the input */
+    if (records && c->provenance && add_provenance(c, in, out, e) != 0)
+        return -1;
+    options->sync = c->sync;
+    options->threads = c->threads;
+    options->memory = c->memory;
+    options->kernels = c->kernels;
+    options->cancel = &cmd_cancel;
+    options->program = c->program;
+    out->directory = p->format == NULL;
+    return p->format != NULL
+               ? p->format->create(out, p->path, -1, options, k, e)
+               : pq_dir_create(out, p->path, options, k, e);
+}
+
 int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
                   const struct pq_write_options *w,
                   const struct pq_catalog *in, struct pq_sink **k,
@@ -292,21 +317,49 @@ int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
         return -1;
     if (!standard && cmd_check_target(out, c->output, e) != 0)
         return -1;
-    /* a tool without the option restores a model, with its history */
-    const bool records = (c->tool->shared & CMD_PROVENANCE) != 0;
-    if (records && !c->provenance)
-        out->n_prov = 0; /* nor that of the input */
-    if (records && c->provenance && add_provenance(c, in, out, e) != 0)
+    return make_sink(c, &p, out, &options, in, k, e);
+}
+
+/* Standard output, when the model goes elsewhere: a .pq, whatever it is. */
+static int place_side_stdout(const struct cmd *c, struct place *p)
+{
+    if (c->output == NULL || strcmp(c->output, "-") == 0)
+        return cmd_usage(c, "only one output can go to standard output: say "
+                            "with -o where the model goes");
+    if (place_stdout(c, p) != 0)
         return -1;
-    options.sync = c->sync;
-    options.threads = c->threads;
-    options.memory = c->memory;
-    options.kernels = c->kernels;
-    options.cancel = &cmd_cancel;
-    options.program = c->program;
-    out->directory = p.format == NULL;
-    return p.format != NULL ? p.format->create(out, p.path, -1, &options, k, e)
-                            : pq_dir_create(out, p.path, &options, k, e);
+    p->format = &pq_format_pqstream;
+    return 0;
+}
+
+/* -O is about the model. */
+static int place_side(struct cmd *c, const char *path, struct place *p)
+{
+    const char *format = c->output_format;
+
+    if (strcmp(path, "-") == 0)
+        return place_side_stdout(c, p);
+    c->output_format = NULL;
+    const int rc = place_named(c, path, false, p);
+    c->output_format = format;
+    if (rc == 0 && p->format == NULL)
+        return cmd_usage(c, "%.200s: is a directory, and a file goes there",
+                         path);
+    return rc;
+}
+
+int cmd_make_side(struct cmd *c, const char *path, struct pq_catalog *out,
+                  const struct pq_catalog *in, struct pq_sink **k,
+                  struct pq_error *e)
+{
+    struct pq_write_options options = {0};
+    struct place p;
+
+    if (place_side(c, path, &p) != 0 || cmd_check_beside(c, path, e) != 0 ||
+        cmd_check_apart(c, path, e) != 0 ||
+        cmd_list_add(&c->sides, path, e) != 0)
+        return -1;
+    return make_sink(c, &p, out, &options, in, k, e);
 }
 
 /* ---- The plan -------------------------------------------------------- */
@@ -339,20 +392,29 @@ static struct written describe(const struct pq_step *s,
     return w;
 }
 
-static void print_text(const struct pq_plan *p)
+static void print_name(const char *name)
+{
+    for (; *name != '\0'; name++) {
+        char letter = *name;
+        cmd_mask(&letter, 1);
+        cmd_print_n(&letter, 1);
+    }
+}
+
+static void print_text(const struct cmd *c, const struct pq_plan *p)
 {
     for (size_t i = 0; i < p->n_steps; i++) {
         const struct written w = describe(&p->steps[i], p->sink->catalog);
-        const size_t n = strlen(w.what.name);
         char shape[256];
         cmd_shape_text(&w.what, shape, sizeof shape);
-        for (size_t k = 0; k < n; k++) {
-            char letter = w.what.name[k];
-            cmd_mask(&letter, 1);
-            cmd_print_n(&letter, 1);
-        }
+        print_name(w.what.name);
         cmd_print("  %s %s -> %s %llu\n", w.from, shape, w.to,
                   (unsigned long long)w.bytes);
+    }
+    for (size_t i = 0; i < p->n_sides; i++) {
+        cmd_print("beside it ");
+        print_name(c->sides.items[i]);
+        cmd_print(" %llu\n", (unsigned long long)p->sides[i]->total_bytes);
     }
     cmd_print("%s%llu\n", p->sink->at_most ? "at most " : "",
               (unsigned long long)p->sink->total_bytes);
@@ -370,6 +432,19 @@ static void put_step(struct pq_buf *b, const struct written *w)
                   (unsigned long long)w->bytes);
 }
 
+static void put_sides(struct pq_buf *b, const struct cmd *c,
+                      const struct pq_plan *p)
+{
+    pq_buf_puts(b, ",\"beside\":[");
+    for (size_t i = 0; i < p->n_sides; i++) {
+        pq_buf_puts(b, i > 0 ? ",{\"file\":" : "{\"file\":");
+        pq_json_quote(b, c->sides.items[i]);
+        pq_buf_printf(b, ",\"bytes\":%llu}",
+                      (unsigned long long)p->sides[i]->total_bytes);
+    }
+    pq_buf_puts(b, "]");
+}
+
 static int print_json(const struct cmd *c, const struct pq_plan *p,
                       struct pq_error *e)
 {
@@ -381,7 +456,10 @@ static int print_json(const struct cmd *c, const struct pq_plan *p,
         pq_buf_puts(&b, i > 0 ? "," : "");
         put_step(&b, &w);
     }
-    pq_buf_printf(&b, "],\"%s\":%llu}\n",
+    pq_buf_puts(&b, "]");
+    if (p->n_sides)
+        put_sides(&b, c, p);
+    pq_buf_printf(&b, ",\"%s\":%llu}\n",
                   p->sink->at_most ? "bytes_max" : "bytes",
                   (unsigned long long)p->sink->total_bytes);
     const int rc = b.failed ? pq_fail_nomem(e) : 0;
@@ -418,7 +496,7 @@ int cmd_run_plan(struct cmd *c, struct pq_plan *p, struct pq_error *e)
     if (c->dry_run && p->sink != NULL) {
         if (c->json)
             return print_json(c, p, e);
-        print_text(p);
+        print_text(c, p);
         return 0;
     }
     const int rc = cmd_run_part(c, p, e);

@@ -5,6 +5,7 @@
  *     prune_choose.c      which tensors are pruned, and how each
  *     prune_find.c        what must be known before: runs that only read
  *     prune_data.c        --method, --norms and --hessian
+ *     prune_mask.c        --mask, --mask-op and --mask-out
  *     prune_schedule.c    --schedule
  *     prune_report.c      -v and --json
  *     shrink.h            layers, heads and channels that go before
@@ -41,6 +42,10 @@ struct prune_options {
     bool allow_nonfinite;
     enum prune_method method;
     const char *norms, *hessian; /* files, or NULL */
+    struct cmd_list masks;       /* files */
+    enum pq_mask_op mask_op;
+    bool mask_op_given;
+    const char *mask_out; /* a file, or NULL */
     struct prune_schedule schedule; /* printed instead of pruning */
     struct shrink_options shrink;
 };
@@ -58,12 +63,21 @@ struct prune_data {
     struct pq_names names; /* of its tensors */
 };
 
+/* Masks that are read, and the one that is written. */
+struct prune_masks {
+    struct pq_mask *in; /* [n] */
+    size_t n;
+    struct pq_catalog out;
+    struct pq_sink *sink; /* NULL: none is written */
+};
+
 struct prune_job {
     struct cmd_job base; /* first: its hooks find the rest */
     struct prune_options *o;
     struct pq_pruning pruning;
     struct prune_choice *choices; /* [tensors of base.in] */
     struct prune_data data;
+    struct prune_masks masks;
     bool conv1d;
     struct pq_prune_pool *pool;
     struct pq_column_cut *cuts; /* of all turned tensors in scope row */
@@ -105,6 +119,19 @@ PQ_MUST_USE int prune_choose_data(const struct prune_job *j,
                                   const struct pq_tensor *t,
                                   struct prune_choice *d, struct pq_error *e);
 
+/* ---- prune_mask.c -------------------------------------------------------- */
+
+/* 0, or the status of a usage error; `ways`: other ways to say what goes. */
+int prune_settle_masks(struct cmd *c, const struct prune_options *o, bool ways);
+/* Opens the files that were given; what they have must be in the model. */
+PQ_MUST_USE int prune_open_masks(struct prune_job *j, struct pq_error *e);
+/* Gives a tensor the masks that speak of it. */
+PQ_MUST_USE int prune_choose_masks(struct prune_job *j,
+                                   const struct pq_tensor *t,
+                                   struct prune_choice *d, struct pq_error *e);
+/* Makes the mask's sink, and says to each choice where its part goes. */
+PQ_MUST_USE int prune_make_mask(struct prune_job *j, struct pq_error *e);
+void prune_release_masks(struct prune_job *j);
 /* ---- prune_schedule.c ---------------------------------------------------- */
 
 /* "N[:FROM[:EVERY]]" */

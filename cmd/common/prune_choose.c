@@ -85,6 +85,8 @@ static int choose(struct prune_job *j, const struct pq_tensor *t,
     d->prune = !rule && is_default(j, t);
     if (rule && apply_rule(j->o, rule, d, e))
         return -1;
+    if ((!rule || d->prune) && prune_choose_masks(j, t, d, e))
+        return pq_error_in(e, "%s: tensor %s", j->base.in->name, t->name);
     if (!d->prune)
         return 0;
     d->how.turned = j->conv1d && t->rank == 2 && pq_name_is_conv1d(t->name);

@@ -120,8 +120,7 @@ int prune_open_data(struct prune_job *j, struct pq_error *e)
     for (size_t i = 0; i < c->n_tensors; i++)
         if (pq_names_add(&d->names, c->tensors[i].name, i, NULL, e) < 0)
             return pq_error_in(e, "%s", d->source->name);
-    j->base.more = d->source;
-    return 0;
+    return cmd_job_reads(&j->base, d->source, e);
 }
 
 void prune_release_data(struct prune_job *j)
@@ -167,7 +166,7 @@ int prune_choose_data(const struct prune_job *j, const struct pq_tensor *t,
 {
     struct pq_source *s = j->data.source;
 
-    if (!s)
+    if (!s || d->how.scope == PQ_PRUNE_MASKED)
         return 0;
     const size_t i = pq_names_find(&j->data.names, t->name);
     if (i == SIZE_MAX)

@@ -3,9 +3,11 @@
  *
  * A step a part for the moments (pass 0) and the histogram between their
  * minimum and maximum (pass 1), in units of 65,536 elements; a step a part
- * for the digest, in pieces of 1 MiB.
+ * for the digest, in pieces of 1 MiB.  Zeros are counted by sparsity.c.
  */
 #include "stats.h"
+
+#include "sparsity.h"
 
 #include "pq_hash.h"
 #include "pq_quant.h"
@@ -313,16 +315,37 @@ int cmd_stats_init(const struct pq_catalog *c, struct cmd_stats *st,
     return st->parts && st->tensors ? 0 : pq_fail_nomem(e);
 }
 
+/* Encoded tensors are decoded to be looked at for zeros. */
+static int run_plan(struct cmd *c, struct pq_source *s, struct pq_plan *p,
+                    struct cmd_stats *st, struct pq_error *e)
+{
+    struct pq_source *sources[2] = {s, NULL};
+    const bool decodes = st->sparsity && cmd_sparsity_decodes(c, s);
+    int rc = 0;
+
+    p->sources = sources;
+    p->n_sources = decodes ? 2 : 1;
+    if (decodes)
+        rc = pq_decoded_new(s, c->kernels, c->memory / 4, c->tmpdir,
+                            &sources[1], e);
+    if (!rc)
+        rc = make_plan(p, c, s, st, e);
+    if (!rc && st->sparsity)
+        rc = cmd_sparsity_steps(c, p, s, sources[decodes], &st->zeros, e);
+    if (!rc)
+        rc = cmd_run_plan(c, p, e);
+    pq_source_free(sources[1]);
+    return rc;
+}
+
 int cmd_stats_run(struct cmd *c, struct pq_source *s, struct cmd_stats *st,
                   struct pq_error *e)
 {
-    struct pq_plan p = {.sources = &s, .n_sources = 1};
+    struct pq_plan p = {.sink = NULL};
     int rc = cmd_stats_init(s->catalog, st, e);
 
     if (!rc)
-        rc = make_plan(&p, c, s, st, e);
-    if (!rc)
-        rc = cmd_run_plan(c, &p, e);
+        rc = run_plan(c, s, &p, st, e);
     if (!rc && st->digest)
         rc = cmd_stats_name(s->catalog, st, e);
     pq_plan_release(&p);
@@ -333,6 +356,8 @@ void cmd_stats_release(struct cmd_stats *st)
 {
     free(st->tensors);
     free(st->parts);
+    free(st->zeros);
     st->tensors = NULL;
     st->parts = NULL;
+    st->zeros = NULL;
 }

@@ -7,6 +7,7 @@
 
 #include "cmd.h"
 #include "pq_hash.h"
+#include "pq_sparsity.h"
 
 #define CMD_HISTOGRAM 16 /* bins of equal width from min to max */
 
@@ -19,8 +20,9 @@ struct cmd_stat {
 };
 
 struct cmd_stats {
-    bool stats, digest;        /* what to find out */
+    bool stats, digest, sparsity; /* what to find out */
     struct cmd_stat *tensors;  /* [tensors of the catalogue] */
+    struct pq_sparsity *zeros; /* the same; NULL unless that was asked */
     struct pq_hash128 *parts;  /* [n_parts] digests, in catalogue order */
     size_t n_parts;
     char model_digest[33];

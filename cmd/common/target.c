@@ -35,15 +35,27 @@ static bool same_file(const struct stat *a, const struct stat *b)
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
-/* The directory `st`, or the one in which the file `path` is. */
-static bool holder(const char *path, const struct stat *st, struct stat *dir)
+/* The directory that the file `path` is in, or will be. */
+static bool folder(const char *path, struct stat *dir)
 {
     const char *slash = strrchr(path, '/');
 
-    *dir = *st;
-    return S_ISDIR(st->st_mode) ||
-           look(path, slash ? (size_t)(slash - path) : 0,
+    return look(path, slash ? (size_t)(slash - path) : 0,
                 slash == path ? "/" : ".", dir);
+}
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash ? slash + 1 : path;
+}
+
+/* The directory `st`, or the one in which the file `path` is. */
+static bool holder(const char *path, const struct stat *st, struct stat *dir)
+{
+    *dir = *st;
+    return S_ISDIR(st->st_mode) || folder(path, dir);
 }
 
 /* The directory `path`, or the one in which it is, is operand i. */
@@ -71,6 +83,34 @@ int cmd_check_outside(const struct cmd *c, const char *path,
     return 0;
 }
 
+int cmd_check_beside(const struct cmd *c, const char *path, struct pq_error *e)
+{
+    struct stat st, in;
+
+    for (size_t i = 0; stat(path, &st) == 0 && i < c->n_operands; i++)
+        if (stat(c->operands[i], &in) == 0 && S_ISREG(st.st_mode) &&
+            same_file(&in, &st))
+            return pq_fail(e, PQ_EARG, "%s: not replaced: it is the input",
+                           path);
+    return cmd_check_outside(c, path, e);
+}
+
+int cmd_check_apart(const struct cmd *c, const char *path, struct pq_error *e)
+{
+    struct stat mine, out, there;
+
+    if (!c->output || strcmp(c->output, "-") == 0 || strcmp(path, "-") == 0 ||
+        !folder(path, &mine))
+        return 0;
+    if (stat(c->output, &out) == 0 && S_ISDIR(out.st_mode)
+            ? same_file(&out, &mine)
+            : strcmp(base_name(c->output), base_name(path)) == 0 &&
+                  folder(c->output, &there) && same_file(&there, &mine))
+        return pq_fail(e, PQ_EARG, "%s: is in the place of the output %s",
+                       path, c->output);
+    return 0;
+}
+
 /* The kind of thing that the directory `path` holds, or NULL. */
 static const char *other_kind(const char *path, bool adapter)
 {
@@ -88,8 +128,7 @@ static const char *other_kind(const char *path, bool adapter)
 /* The same of a file, told by its name. */
 static const char *other_file(const char *path, bool adapter)
 {
-    const char *slash = strrchr(path, '/');
-    const char *base = slash ? slash + 1 : path;
+    const char *base = base_name(path);
 
     if (adapter)
         return strcmp(base, PQ_DIR_MODEL) == 0 ? "a model" : NULL;

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define FLAT_ITEM 64u /* elements, where there are no rows */
-#define N_AREAS   5   /* of a unit's scratch */
+#define N_AREAS   6   /* of a unit's scratch */
 
 /* ---- may it be ----------------------------------------------------------- */
 
@@ -85,6 +85,7 @@ struct work {
     float *pruned; /* [PQ_PRUNE_TILE] */
     uint8_t *keep;
     float *blocks; /* the scores of blocks, and before them what they need */
+    float *masks;  /* for pq_masks_apply() */
     struct pq_pruned *done;
 };
 
@@ -141,6 +142,7 @@ static void measure(const struct work *w, const float *x, size_t n,
 static void deliver(const struct work *w, uint64_t at, const float *x, size_t n,
                     const uint8_t *keep)
 {
+    keep = pq_masks_apply(w->m, w->u, at, n, keep, w->masks);
     put(w, at, n, keep);
     w->done->n += n;
     w->done->pruned += n - n_kept(keep, n);
@@ -177,7 +179,7 @@ static int emit_flat(const struct work *w, const struct pq_cut *c,
                 m->how->m, m->how->m - m->how->n, w->keep);
         else if (m->how->scope == PQ_PRUNE_BELOW)
             m->q->kernels->keep_from(x, here, from, w->keep);
-        else
+        else if (m->how->scope != PQ_PRUNE_MASKED)
             pq_cut_keep(m, c, w->u, x, here, &taken, w->keep);
         deliver(w, at, x, here, w->keep);
     }
@@ -297,7 +299,10 @@ static int emit_blocks(const struct work *w, const struct pq_cut *c,
     return 0;
 }
 
-/* Floats of scratch: widened elements, a pruned tile, bits, blocks, scores. */
+/*
+ * Floats of scratch: widened elements, a pruned tile, bits, blocks, scores,
+ * masks.
+ */
 static void lay_out(const struct pq_pruner *m, uint64_t unit_items,
                     size_t size[N_AREAS])
 {
@@ -320,8 +325,25 @@ static void lay_out(const struct pq_pruner *m, uint64_t unit_items,
         size[3] = pq_cut_scratch(m, unit_items) / sizeof(float);
     }
     size[4] = how->norm ? size[0] : 0;
+    size[5] = pq_masks_floats(how, row > PQ_PRUNE_TILE && m->in->rank > 1
+                                       ? row
+                                       : PQ_PRUNE_TILE);
     for (int i = 0; i < N_AREAS; i++)
         size[i] = (size[i] + 15) / 16 * 16;
+}
+
+static int emit_unit(const struct work *w, const struct pq_cut *c,
+                     struct pq_error *e)
+{
+    const struct pq_prune *how = w->m->how;
+
+    if (how->block_rows)
+        return emit_blocks(w, c, e);
+    if (how->scope == PQ_PRUNE_ROW)
+        return how->turned ? emit_turned_rows(w, e) : emit_rows(w, e);
+    if (how->scope == PQ_PRUNE_GROUPS && how->turned)
+        return emit_across(w, e);
+    return emit_flat(w, c, e);
 }
 
 static int emit(const struct pq_step *s, const struct pq_unit *u,
@@ -330,7 +352,6 @@ static int emit(const struct pq_step *s, const struct pq_unit *u,
     const struct pq_pruner *m = s->params;
     struct pq_prune_part *p = u->partial;
     struct work w = {.m = m, .u = u, .room = u->scratch, .done = &p->done};
-    const struct pq_cut *c = cut_of(m, state);
     size_t size[N_AREAS];
 
     if (pq_norm_look(m, u, e))
@@ -340,13 +361,11 @@ static int emit(const struct pq_step *s, const struct pq_unit *u,
     w.keep = (uint8_t *)(void *)(w.pruned + size[1]);
     w.blocks = w.pruned + size[1] + size[2];
     w.scores = w.blocks + size[3];
-    if (m->how->block_rows)
-        return emit_blocks(&w, c, e);
-    if (m->how->scope == PQ_PRUNE_ROW)
-        return m->how->turned ? emit_turned_rows(&w, e) : emit_rows(&w, e);
-    if (m->how->scope == PQ_PRUNE_GROUPS && m->how->turned)
-        return emit_across(&w, e);
-    return emit_flat(&w, c, e);
+    w.masks = w.scores + size[4];
+    if (emit_unit(&w, cut_of(m, state), e))
+        return -1;
+    pq_mask_beside(m, u, w.pruned);
+    return 0;
 }
 
 static int combine(const struct pq_step *s, unsigned pass, void *state,
@@ -389,7 +408,11 @@ static uint64_t item_of(const struct pq_pruner *m)
         return how->m * m->cols;
     if (how->scope == PQ_PRUNE_ROW || how->scope == PQ_PRUNE_GROUPS)
         return m->cols;
-    return m->in->rank < 2 || m->cols > PQ_PRUNE_UNIT ? FLAT_ITEM : m->cols;
+    if (m->in->rank < 2)
+        return FLAT_ITEM;
+    return m->cols > PQ_PRUNE_UNIT && !pq_masks_want_rows(how, m->cols)
+               ? FLAT_ITEM
+               : m->cols;
 }
 
 /* Are the lower bits of all scores 0?  Few bits widened are. */
@@ -414,6 +437,8 @@ void pq_pruner_init(struct pq_pruner *m, const struct pq_tensor *in,
                       ? in->n_elements / (how->block_rows * how->block_cols)
                       : in->n_elements;
     m->coarse = is_coarse(m);
+    m->masks = how->norm ? 2 : 1;
+    m->mask_cols = in->rank < 2 || m->cols % 8 == 0 ? 0 : m->cols;
 }
 
 void pq_pruner_aim(struct pq_step *s, struct pq_source *src,
@@ -433,7 +458,8 @@ struct pq_step *pq_step_prune(struct pq_plan *p, struct pq_source *src,
                               const struct pq_prune *how,
                               const struct pq_pruning *q, struct pq_error *e)
 {
-    struct pq_step *s = pq_plan_step(p, how->norm ? 2 : 1, 1, e);
+    struct pq_step *s = pq_plan_step(p, (how->norm ? 2 : 1) + how->n_masks,
+                                     how->beside.sink ? 2 : 1, e);
     struct pq_pruner *m = pq_arena_alloc(&p->arena, 1, sizeof *m);
     size_t size[N_AREAS];
 
@@ -444,6 +470,7 @@ struct pq_step *pq_step_prune(struct pq_plan *p, struct pq_source *src,
     pq_pruner_init(m, in, how, q);
     pq_pruner_aim(s, src, m);
     pq_norm_input(s, how);
+    pq_masks_fill(s, m);
     s->tensor = tensor;
     s->out[0].item_bits = s->in[0].item_bits;
     lay_out(m, s->unit_items, size);

@@ -6,6 +6,7 @@
  *     prune_columns.c    finding that of each column of a turned tensor
  *     prune_score.c  scores; the k-th smallest of a row
  *     prune_norm.c   scores by the norms of inputs
+ *     prune_mask.c   masks that are applied, and the one that is made
  */
 #ifndef PQ_PRUNE_INTERNAL_H
 #define PQ_PRUNE_INTERNAL_H
@@ -40,6 +41,8 @@ struct pq_pruner {
     uint64_t item;    /* elements of an item */
     uint64_t scores;  /* scores of an item: elements, or blocks */
     uint64_t n_scores; /* of the tensor */
+    size_t masks;     /* the first of them among the inputs */
+    uint64_t mask_cols; /* elements of their rows; 0: one run of elements */
     bool coarse;       /* all scores have lower bits of 0 */
 };
 
@@ -122,6 +125,25 @@ int pq_norm_look(const struct pq_pruner *m, const struct pq_unit *u,
  */
 const float *pq_norm_weigh(const struct pq_pruner *m, const struct pq_unit *u,
                            uint64_t at, size_t n, const float *x, float *room);
+
+/* prune_mask.c ------------------------------------------------------------- */
+
+/* Inputs and the output beside; after item, cols and in[0] are known. */
+void pq_masks_fill(struct pq_step *s, const struct pq_pruner *m);
+/* Do masks need items of whole rows? */
+bool pq_masks_want_rows(const struct pq_prune *how, uint64_t cols);
+/* Floats of scratch for runs of at most n elements. */
+size_t pq_masks_floats(const struct pq_prune *how, size_t n);
+/*
+ * What is kept of elements [at, at + n) of the unit when the masks had their
+ * say: `keep` itself where there are none, or in `room`.
+ */
+const uint8_t *pq_masks_apply(const struct pq_pruner *m,
+                              const struct pq_unit *u, uint64_t at, size_t n,
+                              const uint8_t *keep, float *room);
+/* The mask of the unit's output, if one is made. */
+void pq_mask_beside(const struct pq_pruner *m, const struct pq_unit *u,
+                    float *room /* [PQ_MASK_ROOM] */);
 
 /* prune_cut.c -------------------------------------------------------------- */
 

@@ -293,6 +293,9 @@ static int emit(const struct pq_step *s, const struct pq_unit *unit,
         return -1;
     if (p->q->measure)
         measure(&x, unit->in[0], unit->out[0], x.done);
+    if (p->how.beside.sink)
+        pq_mask_of(p->q->kernels, p->dtype, unit->out[0], p->rows * p->cols,
+                   p->how.transpose ? p->rows : p->cols, x.w, unit->out[1]);
     return 0;
 }
 
@@ -373,7 +376,7 @@ struct pq_step *pq_step_sparsegpt(struct pq_plan *plan, struct pq_source *src,
 {
     const struct pq_part *parts[2] = {&in->parts[0], &g->hessian->parts[0]};
     uint64_t bytes = 0;
-    struct pq_step *s = pq_plan_step(plan, 2, 1, e);
+    struct pq_step *s = pq_plan_step(plan, 2, g->beside.sink ? 2 : 1, e);
     struct sparsegpt *p = pq_arena_alloc(&plan->arena, 1, sizeof *p);
 
     if (!s || !p) {
@@ -397,6 +400,11 @@ struct pq_step *pq_step_sparsegpt(struct pq_plan *plan, struct pq_source *src,
                                      .part = parts[i],
                                      .item_bits = parts[i]->bytes * 8};
     s->out[0].item_bits = parts[0]->bytes * 8;
+    if (g->beside.sink)
+        s->out[1] = (struct pq_output){
+            .sink = g->beside.sink,
+            .tensor = g->beside.tensor,
+            .item_bits = pq_mask_item_bits(in->n_elements, in->shape[1])};
     s->scratch_bytes = (size_t)bytes + PQ_LINALG_BYTES;
     s->partial_bytes = s->state_bytes = sizeof(struct pq_pruned);
     s->emit = emit;

@@ -298,6 +298,11 @@ contract_13_output_over_input() {
             cmp -s "$(input mid $format)" "$S/b.$format" || bad "the input has changed: $RAN"
             continue
         fi
+        if can beside; then
+            go "$S/b.$format" "$S/b.$format"; refused 'not replaced: it is the input'
+            cmp -s "$S/b.$format" "$(input mid $format)" || bad "the input is another: $RAN"
+            continue
+        fi
         go "$S/b.$format" "$S/b.$format"; fine
         cmp -s "$S/a.$format" "$S/b.$format" || bad "another output over the input: $RAN"
         cp "$(input mid $format)" "$S/target"
@@ -307,7 +312,7 @@ contract_13_output_over_input() {
         [ -L "$S/l.$format" ] || bad "the link is gone: $RAN"
         rm "$S/target" "$S/l.$format"
     done
-    can pq-only || can recipe || [ "$INPUT" = delta ] && return
+    can pq-only || can recipe || only_pq && return
     go "$(input dir)" "$S/a/"; fine
     cp -r "$(input dir)" "$S/b"
     if can adapter; then

@@ -3,10 +3,11 @@
 #
 #     SIZE.KIND.FORMAT     tiny.plain.safetensors   small.nf4.pq   many.plain.z.pq
 #     SIZE.delta.pq        from SIZE.plain to SIZE.other-plain
+#     SIZE.mask.pq         what pq-prune -s 0.5 keeps of SIZE.plain
 #     SIZE.norms.safetensors   what pq-prune --norms takes, of SIZE.plain
 #     dir.KIND             a model directory; its size is called dir
 #
-# KIND is plain, nf4, other-plain, other-nf4 or delta.  `other` has the tensors
+# KIND is plain, nf4, other-plain, other-nf4, delta or mask.  `other` has the tensors
 # of the first with slightly other numbers.
 #
 # Of the row at hand: LABEL KIND INPUT CAN LINE, and GOOD, the exit status of
@@ -16,7 +17,8 @@ SIZE=tiny
 
 can() { [[ ,$CAN, == *,$1,* ]]; }
 model_out() { [ "$KIND" = model-out ]; }
-formats() { if [ "$INPUT" = delta ]; then echo pq; else echo safetensors pq z.pq; fi; }
+formats() { if only_pq; then echo pq; else echo safetensors pq z.pq; fi; }
+only_pq() { [ "$INPUT" = delta ] || [ "$INPUT" = mask ]; }
 suffixes() {
     if can pq-only; then echo pq
     elif can st-only; then echo safetensors
@@ -58,7 +60,7 @@ each_row() {
 
 place() { # SIZE KIND FORMAT: where that is
     case $1.$2 in
-        *.delta) echo "$W/in/$1.delta.pq" ;;
+        *.delta|*.mask) echo "$W/in/$1.$2.pq" ;;
         dir.*) echo "$W/in/dir.$2" ;;
         *) echo "$W/in/$1.$2.$3" ;;
     esac
@@ -86,6 +88,8 @@ command_for() {
             IN-) CMD+=("${in:--}") ;;
             BASE) CMD+=("$(place $SIZE plain safetensors)") ;;
             OTHER) CMD+=("$(place $SIZE "other-$INPUT" safetensors)") ;;
+            --*=MASK) CMD+=("${word%MASK}$(place $SIZE mask pq)") ;;
+            --*=IN) CMD+=("${word%IN}${in:--}") ;;
             DELTA) CMD+=("$(place $SIZE delta pq)") ;;
             ADAPTER) CMD+=("$ADAPTER") ;;
             RECIPE) CMD+=("$(recipe "$in")") ;;
@@ -108,7 +112,8 @@ derive() {
     $H norms "$plain$file" "$W/in/$1.norms.safetensors" || return
     "$BIN/pq-quantize" --no-sync --no-provenance -t nf4 -o "$(place "$1" nf4 safetensors)$slash" "$plain" &&
         "$BIN/pq-quantize" --no-sync --no-provenance -t nf4 -o "$(place "$1" other-nf4 safetensors)$slash" "$other" &&
-        "$BIN/pq-diff" --delta="$(place "$1" delta pq)" "$plain" "$other"
+        "$BIN/pq-diff" --delta="$(place "$1" delta pq)" "$plain" "$other" &&
+        "$BIN/pq-prune" --no-sync --no-provenance -s 0.5 --mask-out="$(place "$1" mask pq)" -o /dev/null "$plain"
 }
 # contain SIZE: the same in .pq and compressed .pq
 contain() {
