@@ -9,6 +9,7 @@
 #include "cmd.h"
 
 #include <malloc.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MAPPED (256 << 10) /* bytes from which on blocks are mapped */
@@ -22,6 +23,16 @@ static void return_memory(void)
 #ifdef M_MMAP_THRESHOLD
     mallopt(M_MMAP_THRESHOLD, MAPPED);
 #endif
+}
+
+/*
+ * OpenBLAS, where a tool loads it, makes threads that we never give work to
+ * (lib/linalg.c); until they sleep they spin.  Set here, before there are
+ * threads of ours.
+ */
+static void no_threads_of_openblas(void)
+{
+    setenv("OPENBLAS_NUM_THREADS", "1", 1);
 }
 
 static int list_tools(void)
@@ -93,6 +104,7 @@ static int pq(int argc, char **argv)
 int main(int argc, char **argv)
 {
     return_memory();
+    no_threads_of_openblas();
     cmd_signals_init();
 
     const char *self = argc > 0 ? argv[0] : "pq";

@@ -107,7 +107,8 @@ static float *prune(struct pq_source *model, const struct pq_tensor *t,
  * The same zeros, and the other values up to rounding: of f32 to a relative
  * error of 1e-5 over all, of bf16 to one step of it.
  */
-static void compare(const float *x, const float *want, const struct pq_tensor *t)
+static void compare(const float *x, const float *want,
+                    const struct pq_tensor *t)
 {
     double apart = 0, size = 0;
 

@@ -73,8 +73,8 @@ int prune_settle_data(struct cmd *c, struct prune_options *o)
                             "with --%s",
                          kind_of(o));
     if (o->norms && o->scope && o->how.scope != PQ_PRUNE_ROW)
-        return cmd_usage(c, "--norms compares the weights of a row: --scope row "
-                            "or none");
+        return cmd_usage(c, "--norms compares the weights of a row: --scope "
+                            "row or none");
     if (o->hessian && o->scope)
         return cmd_usage(c, "--hessian compares blocks of 128 columns and "
                             "takes no --scope");

@@ -67,7 +67,8 @@ void prune_warn(const struct prune_job *j)
                           ? 2 * how->n <= how->m
                           : j->o->sparsity && how->sparsity >= 0.5;
 
-    if (half && j->o->method == PRUNE_MAGNITUDE && !c->quiet && (c->verbose > 0 || c->dry_run))
+    if (half && j->o->method == PRUNE_MAGNITUDE && !c->quiet &&
+        (c->verbose > 0 || c->dry_run))
         cmd_msg(c, "warning: without data or training, half of the weights is "
                    "more than a language model of 7B takes: perplexity 5.1 "
                    "becomes 15, with 2:4 55");

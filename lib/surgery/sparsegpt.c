@@ -347,7 +347,8 @@ int pq_sparsegpt_check(const struct pq_sparsegpt *g, const struct pq_tensor *t,
         return pq_fail(e, PQ_EARG,
                        "is %s, too coarse for an update: cast it first",
                        pq_dtype_name(t->dtype));
-    const uint64_t rows = t->shape[g->transpose], cols = t->shape[!g->transpose];
+    const uint64_t rows = t->shape[g->transpose];
+    const uint64_t cols = t->shape[!g->transpose];
     if (h->rank != 2 || h->dtype != PQ_F32 || h->codec.encoding != PQ_PLAIN ||
         h->shape[0] != cols || h->shape[1] != cols)
         return pq_fail(e, PQ_EARG,

@@ -29,6 +29,14 @@ free_mib() {
     echo $((disk < memory ? disk : memory))
 }
 
+# MiB that a command, ours or theirs, finds touched (measure.c): `warm`, what
+# its output and its memory may take, but not more than there is
+warm=0
+warmth() {
+    local free=$(($(free_mib) - 1024))
+    echo $((free < 0 ? 0 : warm < free ? warm : free))
+}
+
 # a folder in memory that is gone when we are; our small programs in it
 make_work() {
     work=$(mktemp -d $shm/pq-bench-XXXXXX)
@@ -47,7 +55,7 @@ keep=
 ours() {
     local key=$1 wall cpu rss
     shift
-    read -r wall cpu rss < <("$work/measure" "$@") || {
+    read -r wall cpu rss < <("$work/measure" -w "$(warmth)" "$@") || {
         say "$key failed: $*"
         exit 2
     }
@@ -60,7 +68,7 @@ ours() {
 rival() {
     local key=$1 wall cpu rss
     shift
-    read -r wall cpu rss < <("$work/measure" -o "$work/said" \
+    read -r wall cpu rss < <("$work/measure" -w "$(warmth)" -o "$work/said" \
         "$venv/bin/python" "$here/$1" "${@:2}" 2>"$work/log") || {
         say "rival $key failed:"
         tail -3 "$work/log" >&2

@@ -44,6 +44,7 @@ if [ "$(free_mib)" -lt $wanted ]; then
     exit 0
 fi
 
+warm=$((wanted - need))
 make_work
 for p in bench_open bench_kernels; do
     ${CC:-gcc} -std=c11 -D_GNU_SOURCE -O2 -Ilib -Iformats -o "$work/$p" \
@@ -68,7 +69,8 @@ few=$work/few.safetensors
 # the input is a pipe; measure runs in it, so the peak is ours
 from_pipe() {
     local wall cpu rss
-    read -r wall cpu rss < <(cat "$model" | "$work/measure" \
+    read -r wall cpu rss < <(cat "$model" |
+        "$work/measure" -w "$(warmth)" \
         "$bin/pq-quantize" -q -t nf4 -T2 -o "$out.safetensors") || exit 2
     echo "nf4_pipe $wall $rss" >>"$raw"
     rm -f "$out"*

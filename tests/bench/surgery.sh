@@ -67,6 +67,7 @@ if [ "$(free_mib)" -lt $wanted ]; then
     exit 0
 fi
 
+warm=$((wanted - need * 3))
 make_work
 {
     echo "fact layers $layers"

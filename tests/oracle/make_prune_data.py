@@ -16,8 +16,8 @@ from the top of the tree:
     llama-norms    of testdata/tiny-llama on its heldout.txt, all linear layers
     llama-hessian  the same, of the first o_proj
 
-The made inputs are correlated, some of them a hundred times larger than others, as
-those of language models are.  The rules are written down here anew, in torch's
+The made inputs are correlated, some of them a hundred times larger than
+others, as those of language models are.  The rules are written down here anew, in torch's
 f32, from
     Wanda      Sun et al. 2306.11695; locuslab/wanda lib/prune.py
     SparseGPT  Frantar and Alistarh 2301.00774; IST-DASLab/sparsegpt
@@ -87,7 +87,8 @@ def sparsegpt(w, norm, hessian, s, n, m, dtype):
         mask = torch.zeros_like(block, dtype=torch.bool)
         if not m:
             score = block ** 2 / d ** 2
-            mask = score <= score.flatten().sort().values[int(score.numel() * s)]
+            order = score.flatten().sort().values
+            mask = score <= order[int(score.numel() * s)]
         for i in range(b - a):
             if m and i % m == 0:
                 score = block[:, i:i + m] ** 2 / d[i:i + m] ** 2
