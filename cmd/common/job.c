@@ -42,6 +42,11 @@ static int report(struct cmd_job *j, struct pq_error *e)
                                           j->plan.sink->total_bytes, e);
 }
 
+const struct pq_catalog *cmd_job_input(const struct cmd_job *j)
+{
+    return (j->whole ? j->whole : j->in)->catalog;
+}
+
 static int open_input(struct cmd_job *j, struct pq_error *e)
 {
     struct cmd *c = j->c;
@@ -64,15 +69,17 @@ int cmd_job_reads(struct cmd_job *j, struct pq_source *s, struct pq_error *e)
     return 0;
 }
 
-/* The plan's: the input, what it is decoded to, the tool's own. */
+/* The plan's: the input, what it is a view of or decoded to, the tool's. */
 static int list_sources(struct cmd_job *j, struct pq_error *e)
 {
     struct pq_plan *p = &j->plan;
 
-    p->sources = pq_arena_alloc(&p->arena, 2 + j->n_more, sizeof *p->sources);
+    p->sources = pq_arena_alloc(&p->arena, 3 + j->n_more, sizeof *p->sources);
     if (!p->sources)
         return pq_fail_nomem(e);
     p->sources[p->n_sources++] = j->in;
+    if (j->whole)
+        p->sources[p->n_sources++] = j->whole;
     if (j->decoded)
         p->sources[p->n_sources++] = j->decoded;
     for (size_t i = 0; i < j->n_more; i++)
@@ -82,8 +89,8 @@ static int list_sources(struct cmd_job *j, struct pq_error *e)
 
 static int work(struct cmd_job *j, struct pq_error *e)
 {
-    if (open_input(j, e) || j->declare(j, e) ||
-        cmd_make_sink(j->c, &j->out, &j->write, j->in->catalog, &j->plan.sink,
+    if (open_input(j, e) || (j->view && j->view(j, e)) || j->declare(j, e) ||
+        cmd_make_sink(j->c, &j->out, &j->write, cmd_job_input(j), &j->plan.sink,
                       e) ||
         (j->add_steps && j->add_steps(j, e)))
         return -1;
@@ -104,6 +111,7 @@ int cmd_job_run(struct cmd_job *j, struct pq_error *e)
     pq_catalog_release(&j->out);
     pq_source_free(j->decoded);
     pq_source_free(j->in);
+    pq_source_free(j->whole);
     pq_buf_release(&j->report.json);
     free(j->more);
     return rc ? CMD_TROUBLE : CMD_OK;

@@ -8,6 +8,7 @@
  *     prune_mask.c        --mask, --mask-op and --mask-out
  *     prune_schedule.c    --schedule
  *     prune_report.c      -v and --json
+ *     shrink.h            layers, heads and channels that go before
  *
  * A job is declared, given its steps and run as job.h says.
  */
@@ -18,6 +19,7 @@
 #include "pq_prune.h"
 #include "pq_sparsegpt.h"
 #include "rules.h"
+#include "shrink.h"
 
 enum prune_method {
     PRUNE_UNSAID,
@@ -45,6 +47,7 @@ struct prune_options {
     bool mask_op_given;
     const char *mask_out; /* a file, or NULL */
     struct prune_schedule schedule; /* printed instead of pruning */
+    struct shrink_options shrink;
 };
 
 /* What becomes of one tensor. */
@@ -78,6 +81,7 @@ struct prune_job {
     bool conv1d;
     struct pq_prune_pool *pool;
     struct pq_column_cut *cuts; /* of all turned tensors in scope row */
+    struct shrink shrink; /* with it, base.in is what is left of the input */
 };
 
 /* ---- prune_choose.c ------------------------------------------------------ */

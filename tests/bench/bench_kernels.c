@@ -24,7 +24,9 @@ static union {
     float f32[N];
 } out;
 static uint8_t codes[N];
-static uint16_t halves[N];
+static uint16_t halves[N], sparse[N];
+static uint8_t planes[2 * N], map[N / 8];
+static size_t ones; /* of sparse[], by map[] */
 
 static volatile uint64_t sink; /* keeps results alive */
 
@@ -157,6 +159,33 @@ static void transpose_f32(const struct pq_kernels *k)
     k->transpose(x, out.f32, 256, N / 256, sizeof(float));
 }
 
+static void split_planes_f16(const struct pq_kernels *k)
+{
+    k->split_planes(halves, N, 2, 1, planes);
+}
+
+static void join_planes_f16(const struct pq_kernels *k)
+{
+    const uint8_t *const at[2] = {planes, planes + N};
+
+    k->join_planes(at, N, 2, 1, out.u16);
+}
+
+static void map_nonzero_f16(const struct pq_kernels *k)
+{
+    sink += k->map_nonzero(sparse, N, 2, planes);
+}
+
+static void compact_f16(const struct pq_kernels *k)
+{
+    k->compact(map, sparse, N, 2, out.u16);
+}
+
+static void expand_f16(const struct pq_kernels *k)
+{
+    k->expand(map, halves, ones, N, 2, out.u16);
+}
+
 #define BENCH(f) {#f, f}
 static const struct bench benches[] = {
     BENCH(f16_to_f32),       BENCH(bf16_to_f32),
@@ -170,7 +199,9 @@ static const struct bench benches[] = {
     BENCH(int8_rows_decode), BENCH(dyn8_encode),
     BENCH(dyn8_encode_exact), BENCH(dyn8_decode),
     BENCH(error_stats),      BENCH(moments),
-    BENCH(transpose_f32),
+    BENCH(transpose_f32),    BENCH(split_planes_f16),
+    BENCH(join_planes_f16),  BENCH(map_nonzero_f16),
+    BENCH(compact_f16),      BENCH(expand_f16),
 };
 #define N_BENCHES (sizeof(benches) / sizeof(benches[0]))
 
@@ -227,6 +258,9 @@ static void fill(void)
         codes[i] = (uint8_t)(s >> 32);
     }
     pq_kernels_scalar()->f32_to_f16(x, N, halves);
+    for (size_t i = 0; i < N; i++) /* about half of them stay */
+        sparse[i] = codes[i] & 1 ? halves[i] : 0;
+    ones = pq_kernels_scalar()->map_nonzero(sparse, N, 2, map);
 }
 
 static void print_json(size_t i, double scalar, double avx2)

@@ -14,7 +14,8 @@ LABELS=$*
 
 inputs() {
     mkdir "$W/in"
-    $H st "$W/in/tiny.plain.safetensors" 'a.weight=F32[4,64]step' 'n=BF16[3]step'
+    $H st "$W/in/tiny.plain.safetensors" 'a.weight=F32[4,64]step' 'n=BF16[3]step' \
+        'l.0.w=F32[5]step' 'l.1.w=F32[5]step'
     derive tiny 1000 && contain tiny || bad "the inputs could not be prepared"
 }
 faults() { # KIND FORMAT
@@ -35,6 +36,7 @@ faults() { # KIND FORMAT
 # What goes beside a model is finished before it: if the model's end fails then,
 # by memory or close(), that is there.  Rows of the model have those faults.
 row() {
+    can recipe && return # which names its input itself
     local malloc=malloc close=close
     can beside && malloc= close=
     for kind in $malloc read write write+ fsync $close link open size thread; do
