@@ -112,11 +112,16 @@ static void print_summary(const struct cmd_stats *st, const struct pq_source *s)
     char size[32];
 
     for (size_t i = 0; i < c->n_tensors; i++)
-        elements += c->tensors[i].n_elements;
+        elements += st->mask ? st->mask->weights[i].n_elements
+                             : c->tensors[i].n_elements;
     human(pq_catalog_bytes(c), size, sizeof size);
     cmd_print("%s: %s, %zu tensors, %llu parameters, %s\n", s->name, s->format,
               c->n_tensors, (unsigned long long)elements, size);
+    if (st->mask)
+        cmd_print("a mask: a bit for each weight; the shapes are theirs\n");
     for (size_t i = 0; i < c->n_metadata; i++) {
+        if (st->mask && strcmp(c->metadata[i].key, PQ_MASK_KEY) == 0)
+            continue;
         cmd_print("metadata ");
         print_masked(c->metadata[i].key);
         cmd_print(" = ");
@@ -156,12 +161,18 @@ static void print_tensors(const struct cmd *c, const struct cmd_stats *st,
 
     for (size_t i = 0; i < cat->n_tensors; i++) {
         const struct pq_tensor *t = &cat->tensors[i];
+        struct pq_tensor seen = *t;
         char shape[256], size[32];
         if (!cmd_selected(c, t->name))
             continue;
-        cmd_shape_text(t, shape, sizeof shape);
+        if (st->mask) {
+            seen.rank = st->mask->weights[i].rank;
+            seen.shape = st->mask->weights[i].shape;
+        }
+        cmd_shape_text(&seen, shape, sizeof shape);
         human(tensor_bytes(t), size, sizeof size);
-        cmd_print("%-9s %-18s %10s  ", cmd_type_name(t), shape, size);
+        cmd_print("%-9s %-18s %10s  ", st->mask ? "mask" : cmd_type_name(t),
+                  shape, size);
         print_masked(t->name);
         cmd_print("\n");
         if (st->stats && st->tensors[i].valid)
@@ -234,6 +245,10 @@ static void put_tensor(struct pq_buf *b, const struct pq_tensor *t,
     pq_buf_printf(b, ",\"bytes\":%llu", (unsigned long long)tensor_bytes(t));
     if (t->codec.encoding != PQ_PLAIN)
         put_parts(b, t);
+    if (st->mask) {
+        pq_buf_puts(b, ",\"mask_of\":");
+        put_shape(b, st->mask->weights[i].shape, st->mask->weights[i].rank);
+    }
     if (st->stats && st->tensors[i].valid)
         put_moments(b, &st->tensors[i]);
     if (st->sparsity && st->zeros[i].valid)
@@ -299,22 +314,35 @@ static int print_json(const struct cmd *c, const struct cmd_stats *st,
     return rc;
 }
 
+static int find_out(struct cmd *c, struct pq_source *s, struct cmd_stats *st,
+                    struct pq_error *e)
+{
+    const struct info *o = c->state;
+    int rc = 0;
+
+    if (st->stats || st->digest || st->sparsity)
+        rc = cmd_stats_run(c, s, st, e);
+    else if (s->sequential && (!s->rewind || s->total_bytes <= SMALL_BYTES))
+        rc = pq_source_finish(s, e);
+    if (!rc && o->plot)
+        rc = cmd_sparsity_plot(c, o->plot, s->catalog, st->zeros, e);
+    return rc;
+}
+
 static int show(struct cmd *c, struct pq_source *s, struct pq_error *e)
 {
     const struct info *o = c->state;
     struct cmd_stats st = {.stats = o->stats,
                            .digest = o->digest,
                            .sparsity = o->sparsity || o->plot};
-    int rc = 0;
+    struct pq_mask mask;
+    int rc = o->plot ? cmd_check_beside(c, o->plot, e) : 0;
 
-    if (o->plot && cmd_check_beside(c, o->plot, e))
-        return -1;
-    if (st.stats || st.digest || st.sparsity)
-        rc = cmd_stats_run(c, s, &st, e);
-    else if (s->sequential && (!s->rewind || s->total_bytes <= SMALL_BYTES))
-        rc = pq_source_finish(s, e);
-    if (!rc && o->plot)
-        rc = cmd_sparsity_plot(c, o->plot, s->catalog, st.zeros, e);
+    /* what only claims to be a mask is shown as what it is */
+    if (pq_mask_open(&mask, s, NULL) == 0)
+        st.mask = &mask;
+    if (!rc)
+        rc = find_out(c, s, &st, e);
     if (!rc && c->json)
         rc = print_json(c, &st, s, e);
     if (!rc && !c->json && !c->quiet) {
@@ -322,6 +350,7 @@ static int show(struct cmd *c, struct pq_source *s, struct pq_error *e)
         print_tensors(c, &st, s);
     }
     cmd_stats_release(&st);
+    pq_mask_release(&mask);
     return rc;
 }
 

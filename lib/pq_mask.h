@@ -45,6 +45,7 @@ enum pq_mask_op {
 struct pq_masked {
     int rank;
     const uint64_t *shape; /* [rank] */
+    uint64_t n_elements;
 };
 
 /* A mask that is read. */

@@ -16,6 +16,7 @@
 
 #include "pq_engine.h"
 #include "pq_kernels.h"
+#include "pq_mask.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -65,6 +66,12 @@ struct pq_step *pq_step_sparsity(struct pq_plan *p, const struct pq_kernels *k,
                                  const struct pq_tensor *t, bool turned,
                                  struct pq_sparsity *result,
                                  struct pq_error *e);
+
+/* The same of the weights that a mask is of: those not kept are zeros. */
+struct pq_step *pq_step_mask_sparsity(struct pq_plan *p,
+                                      const struct pq_mask *m, size_t tensor,
+                                      bool turned, struct pq_sparsity *result,
+                                      struct pq_error *e);
 
 #ifdef __cplusplus
 }

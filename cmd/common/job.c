@@ -42,8 +42,7 @@ static int report(struct cmd_job *j, struct pq_error *e)
                                           j->plan.sink->total_bytes, e);
 }
 
-/* Provenance speaks of the input, not of a view of it. */
-static const struct pq_catalog *input_of(const struct cmd_job *j)
+const struct pq_catalog *cmd_job_input(const struct cmd_job *j)
 {
     return (j->whole ? j->whole : j->in)->catalog;
 }
@@ -70,7 +69,7 @@ int cmd_job_reads(struct cmd_job *j, struct pq_source *s, struct pq_error *e)
     return 0;
 }
 
-/* The plan's: the input, what it is a view of, its numbers, the tool's own. */
+/* The plan's: the input, what it is a view of or decoded to, the tool's. */
 static int list_sources(struct cmd_job *j, struct pq_error *e)
 {
     struct pq_plan *p = &j->plan;
@@ -91,7 +90,7 @@ static int list_sources(struct cmd_job *j, struct pq_error *e)
 static int work(struct cmd_job *j, struct pq_error *e)
 {
     if (open_input(j, e) || (j->view && j->view(j, e)) || j->declare(j, e) ||
-        cmd_make_sink(j->c, &j->out, &j->write, input_of(j), &j->plan.sink,
+        cmd_make_sink(j->c, &j->out, &j->write, cmd_job_input(j), &j->plan.sink,
                       e) ||
         (j->add_steps && j->add_steps(j, e)))
         return -1;

@@ -42,6 +42,8 @@ struct cmd_job {
     struct pq_plan plan;
 };
 
+/* What provenance speaks of: the input, not a view of it. */
+const struct pq_catalog *cmd_job_input(const struct cmd_job *j);
 /* Adds a source of the tool's own, which it frees after the run. */
 PQ_MUST_USE int cmd_job_reads(struct cmd_job *j, struct pq_source *s,
                               struct pq_error *e);

@@ -141,7 +141,7 @@ int prune_make_mask(struct prune_job *j, struct pq_error *e)
         return 0;
     pq_catalog_init(&m->out);
     if (declare_mask(j, e) || cmd_make_side(b->c, j->o->mask_out, &m->out,
-                                            b->in->catalog, &m->sink, e))
+                                            cmd_job_input(b), &m->sink, e))
         return -1;
     b->plan.sides = &m->sink;
     b->plan.n_sides = 1;

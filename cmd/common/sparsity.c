@@ -52,6 +52,24 @@ int cmd_sparsity_steps(const struct cmd *c, struct pq_plan *p,
     return 0;
 }
 
+int cmd_sparsity_mask(const struct cmd *c, struct pq_plan *p,
+                      const struct pq_mask *m, struct pq_sparsity **all,
+                      struct pq_error *e)
+{
+    const struct pq_catalog *cat = m->source->catalog;
+
+    *all = pq_zalloc(cat->n_tensors, sizeof **all);
+    if (!*all)
+        return pq_fail_nomem(e);
+    for (size_t i = 0; i < cat->n_tensors; i++)
+        if (cmd_selected(c, cat->tensors[i].name) &&
+            !pq_step_mask_sparsity(p, m, i,
+                                   pq_name_is_conv1d(cat->tensors[i].name),
+                                   &(*all)[i], e))
+            return -1;
+    return 0;
+}
+
 /* ---- text and JSON ------------------------------------------------------- */
 
 static double share(uint64_t part, uint64_t all)

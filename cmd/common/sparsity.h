@@ -17,6 +17,11 @@ PQ_MUST_USE int cmd_sparsity_steps(const struct cmd *c, struct pq_plan *p,
                                    struct pq_source *plain,
                                    struct pq_sparsity **all,
                                    struct pq_error *e);
+/* The same of a mask: zeros are the weights that it does not keep. */
+PQ_MUST_USE int cmd_sparsity_mask(const struct cmd *c, struct pq_plan *p,
+                                  const struct pq_mask *m,
+                                  struct pq_sparsity **all,
+                                  struct pq_error *e);
 /* Is one of the selected tensors to be decoded first? */
 bool cmd_sparsity_decodes(const struct cmd *c, const struct pq_source *s);
 

@@ -331,7 +331,9 @@ static int run_plan(struct cmd *c, struct pq_source *s, struct pq_plan *p,
     if (!rc)
         rc = make_plan(p, c, s, st, e);
     if (!rc && st->sparsity)
-        rc = cmd_sparsity_steps(c, p, s, sources[decodes], &st->zeros, e);
+        rc = st->mask ? cmd_sparsity_mask(c, p, st->mask, &st->zeros, e)
+                      : cmd_sparsity_steps(c, p, s, sources[decodes],
+                                           &st->zeros, e);
     if (!rc)
         rc = cmd_run_plan(c, p, e);
     pq_source_free(sources[1]);

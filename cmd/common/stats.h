@@ -21,6 +21,7 @@ struct cmd_stat {
 
 struct cmd_stats {
     bool stats, digest, sparsity; /* what to find out */
+    const struct pq_mask *mask;   /* the model is this mask, or NULL */
     struct cmd_stat *tensors;  /* [tensors of the catalogue] */
     struct pq_sparsity *zeros; /* the same; NULL unless that was asked */
     struct pq_hash128 *parts;  /* [n_parts] digests, in catalogue order */

@@ -22,16 +22,15 @@ static uint64_t columns_of(const uint64_t *shape, int rank)
     return rank ? shape[rank - 1] : 1;
 }
 
-/* Rows and bytes of a row of the mask for such weights. */
+/* Rows and bytes of a row of the mask for such weights; how many they are. */
 static int mask_shape(const uint64_t *shape, int rank, uint64_t bytes[2],
-                      struct pq_error *e)
+                      uint64_t *n, struct pq_error *e)
 {
     const uint64_t cols = columns_of(shape, rank);
-    uint64_t n;
 
-    if (pq_shape_elements(shape, rank, &n, e))
+    if (pq_shape_elements(shape, rank, n, e))
         return -1;
-    bytes[0] = cols ? n / cols : 0;
+    bytes[0] = cols ? *n / cols : 0;
     bytes[1] = pq_mask_row(cols);
     return 0;
 }
@@ -39,10 +38,10 @@ static int mask_shape(const uint64_t *shape, int rank, uint64_t bytes[2],
 static int declare(struct pq_catalog *mask, const struct pq_tensor *w,
                    struct pq_error *e)
 {
-    uint64_t shape[2];
+    uint64_t shape[2], n;
     struct pq_tensor *t = pq_catalog_add(mask, w->name, 1, e);
 
-    if (!t || mask_shape(w->shape, w->rank, shape, e))
+    if (!t || mask_shape(w->shape, w->rank, shape, &n, e))
         return -1;
     t->dtype = t->parts[0].dtype = PQ_U8;
     t->rank = t->parts[0].rank = 2;
@@ -188,13 +187,13 @@ static int check_tensors(const struct pq_mask *m, struct pq_error *e)
 
     for (size_t i = 0; i < c->n_tensors; i++) {
         const struct pq_tensor *t = &c->tensors[i];
-        const struct pq_masked *w = &m->weights[i];
+        struct pq_masked *w = &m->weights[i];
         uint64_t want[2];
         if (!w->shape)
             return pq_fail(e, PQ_EFORMAT,
                            "%s: tensor %s: the mask does not say its shape",
                            m->source->name, t->name);
-        if (mask_shape(w->shape, w->rank, want, e))
+        if (mask_shape(w->shape, w->rank, want, &w->n_elements, e))
             return pq_error_in(e, "%s: tensor %s", m->source->name, t->name);
         if (t->codec.encoding != PQ_PLAIN || t->dtype != PQ_U8 ||
             t->rank != 2 || t->shape[0] != want[0] || t->shape[1] != want[1])

@@ -14,6 +14,7 @@
  */
 #include "pq_sparsity.h"
 
+#include "pq_mask.h"
 #include "pq_mem.h"
 #include "pq_quant.h"
 
@@ -26,7 +27,8 @@
 struct counter {
     const struct pq_kernels *kernels;
     enum pq_dtype dtype;
-    bool turned;
+    bool turned, mask; /* mask: the input is one, bits already */
+    uint64_t mask_cols; /* elements of its rows; 0: one run of bits */
     uint64_t in_rows, in_cols; /* as the file has it */
     uint64_t rows, cols;       /* outputs, inputs */
     uint64_t bins;
@@ -147,6 +149,27 @@ static void count_rows(const struct counter *c, const uint8_t *bits,
     }
 }
 
+static void count_bits(const struct counter *c, uint64_t first, uint64_t n,
+                       const uint8_t *bits, struct part *r)
+{
+    r->first = first;
+    r->n = n;
+    count_groups(bits, n, r);
+    count_rows(c, bits, r);
+}
+
+static void count_mask(const struct counter *c, const struct pq_unit *u,
+                       struct part *r)
+{
+    if (c->mask_cols == 0) {
+        count_bits(c, u->first, u->count, u->in[0], r);
+        return;
+    }
+    pq_mask_get(u->in[0], c->cols, 0, (size_t)(u->count * c->cols),
+                u->scratch);
+    count_bits(c, u->first * c->cols, u->count * c->cols, u->scratch, r);
+}
+
 static void count_flat(const struct counter *c, const struct pq_unit *u,
                        struct part *r)
 {
@@ -159,10 +182,17 @@ static void count_flat(const struct counter *c, const struct pq_unit *u,
                         (const unsigned char *)u->in[0] + at * size,
                         (size_t)(u->count - at < TILE ? u->count - at : TILE),
                         room, bits + at / 8);
-    r->first = u->first;
-    r->n = u->count;
-    count_groups(bits, u->count, r);
-    count_rows(c, bits, r);
+    count_bits(c, u->first, u->count, bits, r);
+}
+
+/* Some bits of an output: n of its elements, 8 but at the end. */
+static void count_output(unsigned v, unsigned n, size_t output, struct part *r)
+{
+    r->row_zeros[output] += n - (unsigned)__builtin_popcount(v);
+    if (n == 8)
+        r->byte[v]++;
+    else if (n == 4)
+        r->nibble[v]++;
 }
 
 /* Up to eight rows of the file: as many bits of each output. */
@@ -175,13 +205,37 @@ static void count_strip(const struct counter *c, const void *in, unsigned n,
 
     c->kernels->transpose(in, columns, n, cols, size);
     pq_nonzero_bits(c->kernels, c->dtype, columns, n * cols, room, bits);
-    for (size_t i = 0; i < cols; i++) {
-        const unsigned v = bits_at(bits, (uint64_t)i * n, n);
-        r->row_zeros[i] += n - (unsigned)__builtin_popcount(v);
-        if (n == 8)
-            r->byte[v]++;
-        else if (n == 4)
-            r->nibble[v]++;
+    for (size_t i = 0; i < cols; i++)
+        count_output(bits_at(bits, (uint64_t)i * n, n), n, i, r);
+}
+
+static void count_mask_strip(const struct counter *c, const uint8_t *in,
+                             unsigned n, struct part *r)
+{
+    const size_t row = (size_t)pq_mask_row(c->in_cols);
+
+    for (size_t i = 0; i < c->in_cols; i++) {
+        unsigned v = 0;
+        for (unsigned k = 0; k < n; k++)
+            v |= (in[k * row + i / 8] >> i % 8 & 1u) << k;
+        count_output(v, n, i, r);
+    }
+}
+
+static void count_turned(const struct counter *c, const struct pq_unit *u,
+                         struct part *r)
+{
+    const size_t row = c->mask ? (size_t)pq_mask_row(c->in_cols)
+                               : (size_t)c->in_cols *
+                                     (pq_dtype_bits(c->dtype) / 8);
+
+    for (uint64_t i = 0; i < u->count; i += 8) {
+        const unsigned n = u->count - i < 8 ? (unsigned)(u->count - i) : 8;
+        const unsigned char *in = (const unsigned char *)u->in[0] + i * row;
+        if (c->mask)
+            count_mask_strip(c, in, n, r);
+        else
+            count_strip(c, in, n, u->scratch, r);
     }
 }
 
@@ -190,19 +244,16 @@ static int gather(const struct pq_step *s, unsigned pass,
                   struct pq_error *e)
 {
     const struct counter *c = s->params;
-    const size_t row = (size_t)c->in_cols * (pq_dtype_bits(c->dtype) / 8);
 
     (void)pass;
     (void)state;
     (void)e;
-    if (!c->turned) {
+    if (c->turned)
+        count_turned(c, u, u->partial);
+    else if (c->mask)
+        count_mask(c, u, u->partial);
+    else
         count_flat(c, u, u->partial);
-        return 0;
-    }
-    for (uint64_t i = 0; i < u->count; i += 8)
-        count_strip(c, (const unsigned char *)u->in[0] + i * row,
-                    u->count - i < 8 ? (unsigned)(u->count - i) : 8,
-                    u->scratch, u->partial);
     return 0;
 }
 
@@ -312,17 +363,30 @@ static int done(const struct pq_step *s, void *state, struct pq_error *e)
 
 /* ---- the step ------------------------------------------------------------ */
 
+/* Partial results of units of at most n elements. */
+static size_t part_bytes(const struct counter *c, uint64_t n)
+{
+    return sizeof(struct part) +
+           (c->cols ? (size_t)(n / c->cols) + 2 : 0) * sizeof(uint32_t);
+}
+
 static void fill_flat(struct pq_step *s, const struct counter *c)
 {
     s->items = c->rows * c->cols;
     s->unit_items = UNIT;
-    s->in[0].item_bits = pq_dtype_bits(c->dtype);
-    s->scratch_bytes = TILE * sizeof(float) + UNIT / 8;
-    s->partial_bytes =
-        sizeof(struct part) +
-        (c->cols ? UNIT / (c->cols < UNIT ? (size_t)c->cols : UNIT) + 2 : 0) *
-            sizeof(uint32_t);
-    s->state_bytes = sizeof(struct state) + (c->bins + 1) * sizeof(uint64_t);
+    s->in[0].item_bits = c->mask ? 1 : pq_dtype_bits(c->dtype);
+    s->scratch_bytes = c->mask ? 0 : TILE * sizeof(float) + UNIT / 8;
+    s->partial_bytes = part_bytes(c, UNIT);
+}
+
+/* A mask whose rows are no whole bytes of bits: those begin anew. */
+static void fill_rows(struct pq_step *s, const struct counter *c)
+{
+    s->items = c->rows;
+    s->unit_items = c->cols < UNIT ? UNIT / c->cols : 1;
+    s->in[0].item_bits = pq_mask_row(c->cols) * 8;
+    s->scratch_bytes = (size_t)(s->unit_items * c->cols / 8 + 1);
+    s->partial_bytes = part_bytes(c, s->unit_items * c->cols);
 }
 
 static void fill_turned(struct pq_step *s, const struct counter *c)
@@ -330,13 +394,66 @@ static void fill_turned(struct pq_step *s, const struct counter *c)
     const size_t cols = (size_t)c->in_cols;
 
     s->items = c->in_rows;
-    s->unit_items = cols && cols < UNIT / 8 ? UNIT / cols / 8 * 8 : 8;
-    s->in[0].item_bits = c->in_cols * pq_dtype_bits(c->dtype);
+    s->unit_items = cols < UNIT / 8 ? UNIT / cols / 8 * 8 : 8;
+    s->in[0].item_bits = c->mask ? pq_mask_row(c->in_cols) * 8
+                                 : c->in_cols * pq_dtype_bits(c->dtype);
     s->scratch_bytes =
-        8 * cols * (sizeof(float) + pq_dtype_bits(c->dtype) / 8) + cols;
+        c->mask ? 0
+                : 8 * cols * (sizeof(float) + pq_dtype_bits(c->dtype) / 8) +
+                      cols;
     s->partial_bytes = sizeof(struct part) + cols * sizeof(uint32_t);
+}
+
+/* Rows and columns of the matrix, as the file has it and as it is counted. */
+static void see_matrix(struct counter *c, const uint64_t *shape, int rank,
+                       uint64_t n, bool turned)
+{
+    c->turned = turned && rank == 2 && n > 0;
+    c->in_cols = rank ? shape[rank - 1] : 1;
+    c->in_rows = c->in_cols ? n / c->in_cols : 0;
+    c->rows = c->turned ? c->in_cols : c->in_rows;
+    c->cols = c->turned ? c->in_rows : c->in_cols;
+    c->bins = c->cols < BINS ? c->cols : BINS;
+    if (c->mask && rank > 1 && c->in_cols % 8)
+        c->mask_cols = c->in_cols;
+}
+
+/* Fills in the step whose counter sees its matrix. */
+static void fill(struct pq_step *s, const struct counter *c)
+{
+    if (c->turned)
+        fill_turned(s, c);
+    else if (c->mask_cols)
+        fill_rows(s, c);
+    else
+        fill_flat(s, c);
     s->state_bytes =
-        sizeof(struct state) + (c->bins + 1 + cols) * sizeof(uint64_t);
+        sizeof(struct state) +
+        (size_t)(c->bins + 1 + (c->turned ? c->rows : 0)) * sizeof(uint64_t);
+    s->params = c;
+    s->n_gather = 1;
+    s->begin = begin;
+    s->gather = gather;
+    s->combine = combine;
+    s->done = done;
+}
+
+/* A step that reads t, and its counter in *c. */
+static struct pq_step *add_step(struct pq_plan *p, struct pq_source *s,
+                                const struct pq_tensor *t, struct counter **c,
+                                struct pq_error *e)
+{
+    struct pq_step *step = pq_plan_step(p, 1, 0, e);
+
+    *c = pq_arena_alloc(&p->arena, 1, sizeof **c);
+    if (!step || !*c) {
+        pq_fail_nomem(e);
+        return NULL;
+    }
+    step->name = t->name;
+    step->in[0].source = s;
+    step->in[0].part = &t->parts[0];
+    return step;
 }
 
 struct pq_step *pq_step_sparsity(struct pq_plan *p, const struct pq_kernels *k,
@@ -345,31 +462,34 @@ struct pq_step *pq_step_sparsity(struct pq_plan *p, const struct pq_kernels *k,
                                  struct pq_sparsity *result,
                                  struct pq_error *e)
 {
-    struct pq_step *step = pq_plan_step(p, 1, 0, e);
-    struct counter *c = pq_arena_alloc(&p->arena, 1, sizeof *c);
+    struct counter *c;
+    struct pq_step *step = add_step(p, s, t, &c, e);
 
-    if (!step || !c) {
-        pq_fail_nomem(e);
+    if (!step)
         return NULL;
-    }
     c->kernels = k;
     c->dtype = t->dtype;
-    c->turned = turned && t->rank == 2 && t->n_elements > 0;
-    c->in_cols = t->rank ? t->shape[t->rank - 1] : 1;
-    c->in_rows = c->in_cols ? t->n_elements / c->in_cols : 0;
-    c->rows = c->turned ? c->in_cols : c->in_rows;
-    c->cols = c->turned ? c->in_rows : c->in_cols;
-    c->bins = c->cols < BINS ? c->cols : BINS;
     c->result = result;
-    step->name = t->name;
-    step->params = c;
-    step->in[0].source = s;
-    step->in[0].part = &t->parts[0];
-    (c->turned ? fill_turned : fill_flat)(step, c);
-    step->n_gather = 1;
-    step->begin = begin;
-    step->gather = gather;
-    step->combine = combine;
-    step->done = done;
+    see_matrix(c, t->shape, t->rank, t->n_elements, turned);
+    fill(step, c);
+    return step;
+}
+
+struct pq_step *pq_step_mask_sparsity(struct pq_plan *p, const struct pq_mask *m,
+                                      size_t tensor, bool turned,
+                                      struct pq_sparsity *result,
+                                      struct pq_error *e)
+{
+    const struct pq_masked *w = &m->weights[tensor];
+    struct counter *c;
+    struct pq_step *step =
+        add_step(p, m->source, &m->source->catalog->tensors[tensor], &c, e);
+
+    if (!step)
+        return NULL;
+    c->mask = true;
+    c->result = result;
+    see_matrix(c, w->shape, w->rank, w->n_elements, turned);
+    fill(step, c);
     return step;
 }

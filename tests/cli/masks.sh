@@ -75,11 +75,21 @@ sparsity() {
                 [ "$n" = 3 ] || bad "${way#* } of $n: $(grep pattern "$out")" ;;
         esac
         cp "$out" text
+        # the mask tells the same of the same weights
+        run pq-info --sparsity k.pq; done_well
+        grep '^  ' "$out" > b.txt; grep -A2 -F -f <(grep ^mask "$out" | awk '{ print $NF }') text | grep '^  ' > a.txt
+        same a.txt b.txt
         pq-info --sparsity - < a.pq | sed "s/^-:/a.pq:/" > text2
         same text text2
     done
     run $P -s 0.5 data.safetensors -o a.pq; done_well
     [ "$(what_is a.pq zeros)" = '"zeros":1848' ] || bad "$(what_is a.pq zeros)"
+    run $P --mask l1.safetensors model.safetensors -o b.pq; done_well
+    pq-info --sparsity b.pq | grep '^  ' | sort > a.txt
+    cat l1.safetensors | pq-info --sparsity | grep '^  ' | sort > b.txt
+    same a.txt b.txt
+    run pq-info --json l1.safetensors; done_well
+    grep -qF '"shape":[12,2],"bytes":24,"mask_of":[3,4,10]' "$out" || bad "no shapes: $(cat "$out")"
     # zeros stay zeros through encodings, which are decoded to be counted
     for way in nf4 int8 f16; do
         pq-prune -s 0.5 llama | pq-quantize -t $way > q.pq
