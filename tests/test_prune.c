@@ -489,52 +489,6 @@ Test(prune, blocks, .timeout = 120)
     check_blocks(2048, 512, 2, 2, 0.7); /* more than a unit */
 }
 
-/* ---- what comes after ---------------------------------------------------- */
-
-/* Zeros in blocks of 64, also at the end, and a block of nothing else. */
-static void with_zeros(float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        x[i] = i / 64 == 3 || next() % 3 == 0 ? 0 : weight(0);
-}
-
-static void check_zeros(const float *x, float *y, size_t n, const char *what)
-{
-    for (size_t i = 0; i < n; i++)
-        cr_assert(x[i] != 0 || y[i] == 0, "%s: element %zu is %g", what, i,
-                  (double)y[i]);
-    memset(y, 1, n * sizeof *y);
-}
-
-Test(prune, encodings_keep_zeros)
-{
-    enum { N = 640 };
-    float x[N], y[N], scale[N];
-    uint8_t codes[N];
-
-    with_zeros(x, N);
-    FOR_EACH_VARIANT(k)
-    {
-        k->nf4_encode(x, N, 64, codes, scale);
-        k->nf4_decode(codes, scale, N, 64, y);
-        check_zeros(x, y, N, "nf4");
-        for (size_t i = 0; i < N; i++) /* its 0 is code 7 */
-            cr_assert(x[i] != 0 || (codes[i / 2] >> (i % 2 ? 0 : 4) & 15) == 7);
-        k->nf4_search(x, N, 64, true, codes, scale);
-        k->nf4_decode(codes, scale, N, 64, y);
-        check_zeros(x, y, N, "nf4 search");
-        k->fp4_encode(x, N, 64, codes, scale);
-        k->fp4_decode(codes, scale, N, 64, y);
-        check_zeros(x, y, N, "fp4");
-        k->dyn8_encode_exact(x, N, 64, codes, scale);
-        k->dyn8_decode(codes, scale, N, 64, y);
-        check_zeros(x, y, N, "int8_block");
-        k->int8_rows_encode(x, N / 64, 64, (int8_t *)codes, scale);
-        k->int8_rows_decode((int8_t *)codes, scale, N / 64, 64, y);
-        check_zeros(x, y, N, "int8");
-    }
-}
-
 /* ---- what is said and refused -------------------------------------------- */
 
 Test(prune, measures)

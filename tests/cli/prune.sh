@@ -51,7 +51,7 @@ directories() {
     pq-verify d4 || bad 'd4 is not sound'
     grep -q bitsandbytes d4/config.json || bad 'no quantization_config'
 }
-# what is zero is so in every encoding (tests/test_prune.c: in its place), so
+# what is zero is so in every encoding (tests/test_kernels.c: in its place), so
 # that there is nothing left to do
 zeros_stay() {
     local t
