@@ -423,7 +423,9 @@ Test(kernels, search_survives_extremes)
 static void with_zeros(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        x[i] = i / 64 == 3 || next() % 3 == 0 ? 0 : ((float)(next() >> 40) * 0x1p-24f - 0.5f) * 0.1f;
+        x[i] = i / 64 == 3 || next() % 3 == 0
+                   ? 0
+                   : ((float)(next() >> 40) * 0x1p-24f - 0.5f) * 0.1f;
 }
 
 static void check_zeros(const float *x, float *y, size_t n, const char *what)
@@ -436,29 +438,29 @@ static void check_zeros(const float *x, float *y, size_t n, const char *what)
 
 Test(kernels, encodings_keep_zeros)
 {
-    enum { N = 640 };
-    float x[N], y[N], scale[N];
-    uint8_t codes[N];
+    enum { n = 640 };
+    float x[n], y[n], scale[n];
+    uint8_t codes[n];
 
-    with_zeros(x, N);
+    with_zeros(x, n);
     FOR_EACH_VARIANT(k)
     {
-        k->nf4_encode(x, N, 64, codes, scale);
-        k->nf4_decode(codes, scale, N, 64, y);
-        check_zeros(x, y, N, "nf4");
-        for (size_t i = 0; i < N; i++) /* its 0 is code 7 */
+        k->nf4_encode(x, n, 64, codes, scale);
+        k->nf4_decode(codes, scale, n, 64, y);
+        check_zeros(x, y, n, "nf4");
+        for (size_t i = 0; i < n; i++) /* its 0 is code 7 */
             cr_assert(x[i] != 0 || (codes[i / 2] >> (i % 2 ? 0 : 4) & 15) == 7);
-        k->nf4_search(x, N, 64, true, codes, scale);
-        k->nf4_decode(codes, scale, N, 64, y);
-        check_zeros(x, y, N, "nf4 search");
-        k->fp4_encode(x, N, 64, codes, scale);
-        k->fp4_decode(codes, scale, N, 64, y);
-        check_zeros(x, y, N, "fp4");
-        k->dyn8_encode_exact(x, N, 64, codes, scale);
-        k->dyn8_decode(codes, scale, N, 64, y);
-        check_zeros(x, y, N, "int8_block");
-        k->int8_rows_encode(x, N / 64, 64, (int8_t *)codes, scale);
-        k->int8_rows_decode((int8_t *)codes, scale, N / 64, 64, y);
-        check_zeros(x, y, N, "int8");
+        k->nf4_search(x, n, 64, true, codes, scale);
+        k->nf4_decode(codes, scale, n, 64, y);
+        check_zeros(x, y, n, "nf4 search");
+        k->fp4_encode(x, n, 64, codes, scale);
+        k->fp4_decode(codes, scale, n, 64, y);
+        check_zeros(x, y, n, "fp4");
+        k->dyn8_encode_exact(x, n, 64, codes, scale);
+        k->dyn8_decode(codes, scale, n, 64, y);
+        check_zeros(x, y, n, "int8_block");
+        k->int8_rows_encode(x, n / 64, 64, (int8_t *)codes, scale);
+        k->int8_rows_decode((int8_t *)codes, scale, n / 64, 64, y);
+        check_zeros(x, y, n, "int8");
     }
 }
