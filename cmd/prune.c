@@ -259,12 +259,10 @@ static int settle_options(struct cmd *c, struct prune_options *o)
 
     if (ways > 1)
         return cmd_usage(c, "-s, --pattern and --threshold do not go together");
-    if (ways == 0 && o->rules.n == 0 && o->masks.n == 0 &&
-        !shrink_asked(&o->shrink))
+    if (!picks && !shrink_asked(&o->shrink))
         return cmd_usage(c, "say what goes: -s S, --pattern N:M, --threshold "
                             "X, rules, masks, or layers, heads, channels");
-    if (ways == 0 && o->rules.n == 0 && o->masks.n == 0 &&
-        (c->match.n || c->exclude.n))
+    if (!picks && (c->match.n || c->exclude.n))
         return cmd_usage(c, "-m and -x have no say in which layers, heads and "
                             "channels go");
     if (o->schedule.n && (!o->sparsity || c->n_operands || c->output))
