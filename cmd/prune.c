@@ -246,8 +246,8 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
     const int status = cmd_job_run(&j.base, e);
     prune_release(&j);
     prune_release_data(&j);
-    prune_release_masks(&j);
     shrink_release(&j.shrink);
+    prune_release_masks(&j);
     return status;
 }
 
@@ -255,15 +255,14 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
 static int settle_options(struct cmd *c, struct prune_options *o)
 {
     const int ways = o->sparsity + o->pattern + o->threshold;
+    const bool picks = ways > 0 || o->rules.n > 0 || o->masks.n > 0;
 
     if (ways > 1)
         return cmd_usage(c, "-s, --pattern and --threshold do not go together");
-    if (ways == 0 && o->rules.n == 0 && o->masks.n == 0 &&
-        !shrink_asked(&o->shrink))
+    if (!picks && !shrink_asked(&o->shrink))
         return cmd_usage(c, "say what goes: -s S, --pattern N:M, --threshold "
-                            "X, rules, masks, or layers, heads, channels");
-    if (ways == 0 && o->rules.n == 0 && o->masks.n == 0 &&
-        (c->match.n || c->exclude.n))
+                            "X, rules, a mask, or layers, heads, channels");
+    if (!picks && (c->match.n || c->exclude.n))
         return cmd_usage(c, "-m and -x have no say in which layers, heads and "
                             "channels go");
     if (o->schedule.n && (!o->sparsity || c->n_operands || c->output))

@@ -15,6 +15,8 @@ int prune_settle_masks(struct cmd *c, const struct prune_options *o, bool ways)
         return cmd_usage(c, "--mask-op goes with --mask");
     if (o->schedule.n && (o->masks.n > 0 || o->mask_out))
         return cmd_usage(c, "--schedule takes no --mask and no --mask-out");
+    if (o->mask_out && !ways && o->masks.n == 0)
+        return cmd_usage(c, "--mask-out goes with what sets weights to zero");
     if (o->masks.n > 0 && o->hessian)
         return cmd_usage(c, "--mask does not go with --hessian: what stays "
                             "would make up for the wrong weights");
