@@ -246,8 +246,8 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
     const int status = cmd_job_run(&j.base, e);
     prune_release(&j);
     prune_release_data(&j);
-    shrink_release(&j.shrink);
     prune_release_masks(&j);
+    shrink_release(&j.shrink);
     return status;
 }
 
@@ -261,7 +261,7 @@ static int settle_options(struct cmd *c, struct prune_options *o)
         return cmd_usage(c, "-s, --pattern and --threshold do not go together");
     if (!picks && !shrink_asked(&o->shrink))
         return cmd_usage(c, "say what goes: -s S, --pattern N:M, --threshold "
-                            "X, rules, a mask, or layers, heads, channels");
+                            "X, rules, masks, or layers, heads, channels");
     if (!picks && (c->match.n || c->exclude.n))
         return cmd_usage(c, "-m and -x have no say in which layers, heads and "
                             "channels go");

@@ -123,17 +123,25 @@ static size_t take_sample(struct pq_stream_press *z, const unsigned char *p,
     return SAMPLE;
 }
 
-/* The context that makes less of a plane; of equals, that which searches. */
-static ZSTD_CCtx *better(struct pq_stream_press *z, struct output *o,
-                         const unsigned char *p, size_t n)
+/* Compresses with the context that makes less of a sample. */
+static size_t squeeze_sampled(struct pq_stream_press *z, struct output *o,
+                              const unsigned char *p, size_t n)
 {
-    if (z->level == 1 && n > SAMPLE) {
-        n = take_sample(z, p, n);
-        p = z->sample;
-    }
+    const size_t m = take_sample(z, p, n);
+    const size_t counted = squeeze(z->count, o, z->sample, m);
+    const size_t found = squeeze(z->search, o, z->sample, m);
+
+    return squeeze(counted < found ? z->count : z->search, o, p, n);
+}
+
+/* Compresses with both; what the last one made may stay where it is. */
+static size_t squeeze_twice(struct pq_stream_press *z, struct output *o,
+                            const unsigned char *p, size_t n)
+{
+    const size_t found = squeeze(z->search, o, p, n);
     const size_t counted = squeeze(z->count, o, p, n);
 
-    return counted < squeeze(z->search, o, p, n) ? z->count : z->search;
+    return counted <= found ? counted : squeeze(z->search, o, p, n);
 }
 
 /* Adds a section; returns the bytes it takes. */
@@ -142,7 +150,8 @@ static size_t add_section(struct pq_stream_press *z, struct output *o,
 {
     if (n == 0 || o->full)
         return 0;
-    size_t got = squeeze(better(z, o, p, n), o, p, n);
+    const size_t got = z->level == 1 && n > SAMPLE ? squeeze_sampled(z, o, p, n)
+                                                   : squeeze_twice(z, o, p, n);
     if (got == n) {
         o->full = n > o->max - o->n;
         if (!o->full)

@@ -344,6 +344,14 @@ static void add_quoted(struct pq_buf *b, const char *word)
     pq_buf_puts(b, "'");
 }
 
+static bool is_file(const char *path)
+{
+    struct stat st;
+
+    return strcmp(path, "-") != 0 && stat(path, &st) == 0 &&
+           S_ISREG(st.st_mode);
+}
+
 /* The name of a file may change, or its content; this is its content. */
 static void add_digest(struct cmd *c, struct pq_buf *b, const char *path)
 {
@@ -353,14 +361,6 @@ static void add_digest(struct cmd *c, struct pq_buf *b, const char *path)
     pq_hash128_hex(text ? pq_hash128_of(text->s, text->n)
                         : pq_hash128_of("", 0), hex);
     pq_buf_printf(b, "xxh3:%s", hex);
-}
-
-static bool is_file(const char *path)
-{
-    struct stat st;
-
-    return strcmp(path, "-") != 0 && stat(path, &st) == 0 &&
-           S_ISREG(st.st_mode);
 }
 
 /*

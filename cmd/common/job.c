@@ -69,7 +69,7 @@ int cmd_job_reads(struct cmd_job *j, struct pq_source *s, struct pq_error *e)
     return 0;
 }
 
-/* The plan's: the input, what it is a view of, its numbers, the tool's. */
+/* The plan's: the input, what it is a view of or decoded to, the tool's. */
 static int list_sources(struct cmd_job *j, struct pq_error *e)
 {
     struct pq_plan *p = &j->plan;

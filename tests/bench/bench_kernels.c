@@ -27,6 +27,8 @@ static uint8_t codes[N];
 static uint16_t halves[N], sparse[N];
 static uint8_t planes[2 * N], map[N / 8];
 static size_t ones; /* of sparse[], by map[] */
+static uint8_t keep[N / 8];
+static const float nothing[N];
 
 static volatile uint64_t sink; /* keeps results alive */
 
@@ -186,6 +188,27 @@ static void expand_f16(const struct pq_kernels *k)
     k->expand(map, halves, ones, N, 2, out.u16);
 }
 
+static void count_high(const struct pq_kernels *k)
+{
+    static uint32_t count[PQ_HIGH_COUNT];
+
+    k->count_high(x, nothing, N, count);
+    sink += count[0];
+}
+
+static void keep_from(const struct pq_kernels *k)
+{
+    k->keep_from(x, N, 0x3c23d70a, out.u8); /* 0.01 */
+}
+
+/* All that 2:4 takes. */
+static void keep_2_of_4(const struct pq_kernels *k)
+{
+    k->keep_groups(x, N, 4, 2, keep);
+    k->keep_u32((const uint32_t *)(const void *)x, keep, N,
+                (uint32_t *)(void *)out.f32);
+}
+
 #define BENCH(f) {#f, f}
 static const struct bench benches[] = {
     BENCH(f16_to_f32),       BENCH(bf16_to_f32),
@@ -202,6 +225,8 @@ static const struct bench benches[] = {
     BENCH(transpose_f32),    BENCH(split_planes_f16),
     BENCH(join_planes_f16),  BENCH(map_nonzero_f16),
     BENCH(compact_f16),      BENCH(expand_f16),
+    BENCH(count_high),       BENCH(keep_from),
+    BENCH(keep_2_of_4),
 };
 #define N_BENCHES (sizeof(benches) / sizeof(benches[0]))
 

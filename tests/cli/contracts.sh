@@ -293,14 +293,14 @@ contract_13_output_over_input() {
     for format in $(suffixes); do
         go "$(input mid $format)" "$S/a.$format"
         cp "$(input mid $format)" "$S/b.$format"
-        if can recipe; then
-            go "$S/b.$format" "$S/b.$format"; refused 'a cycle'
-            cmp -s "$(input mid $format)" "$S/b.$format" || bad "the input has changed: $RAN"
-            continue
-        fi
         if can beside; then
             go "$S/b.$format" "$S/b.$format"; refused 'not replaced: it is the input'
             cmp -s "$S/b.$format" "$(input mid $format)" || bad "the input is another: $RAN"
+            continue
+        fi
+        if can recipe; then
+            go "$S/b.$format" "$S/b.$format"; refused 'a cycle'
+            cmp -s "$(input mid $format)" "$S/b.$format" || bad "the input has changed: $RAN"
             continue
         fi
         go "$S/b.$format" "$S/b.$format"; fine
