@@ -125,7 +125,7 @@ demo: deps ## build, then the main job on the embedded model
 	+@$(MAKE) -s all
 	@tests/demo.sh $B/bin
 
-CLI := $(addprefix check-cli-,pipes details faults merge recipe peft extract adapters prune-data)
+CLI := $(addprefix check-cli-,pipes details faults merge recipe peft extract adapters prune prune-data shrink)
 SOURCE_CHECKS := check-headers check-lib check-layers check-warnings
 check: deps ## build and run all tests; the last line is the sum
 	+@$(MAKE) -s programs
@@ -191,6 +191,7 @@ $(VENV)/ok: tests/oracle/requirements.txt
 check-oracle: all $(VENV)/ok ## outputs loaded in transformers, bitsandbytes and PEFT
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_oracle.py $(abspath $B/bin)
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_adapters.py $(abspath $B/bin)
+	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_prune.py $(abspath $B/bin)
 
 fuzz: ## libFuzzer on every reader, FUZZ_TIME seconds each (needs clang)
 	+@$(MAKE) -s CC=clang B=build/fuzz SAN='$(ASAN) -fsanitize=fuzzer-no-link' fuzz-run
@@ -205,6 +206,7 @@ fuzz-run: fuzzers
 bench: all $(if $(filter none,$(RIVALS)),,$(VENV)/ok) ## figures beside the rivals' (RIVALS=none: without)
 	@PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/run.sh
 	@PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/surgery.sh
+	@PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/pack.sh
 
 # ---- installing -----------------------------------------------------------
 

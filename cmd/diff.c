@@ -178,8 +178,8 @@ static int add_ranks(struct job *j, struct pq_plan *p, struct pair *x,
 {
     const struct pq_lowrank_how how = {.kernels = j->c->kernels,
                                        .rank = (size_t)j->o->rank,
-                                       .oversample = 10,
-                                       .iterations = 2,
+                                       .oversample = PQ_LOWRANK_OVERSAMPLE,
+                                       .iterations = PQ_LOWRANK_ITERATIONS,
                                        .allow_nonfinite = true,
                                        .found = ranks_found};
 

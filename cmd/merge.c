@@ -142,13 +142,11 @@ static int split_weight(struct merge_job *j, const char *operand,
     return 0;
 }
 
-static int take_adapter(struct merge_input *in, struct pq_error *e)
+static int take_adapter(struct merge_job *j, struct merge_input *in,
+                        struct pq_error *e)
 {
-    if (in->source->sequential)
-        return pq_fail(e, PQ_EARG,
-                       "%s: an adapter cannot come from a pipe or a .pq "
-                       "stream; convert it to a directory first",
-                       in->source->name);
+    if (cmd_load(j->c, &in->source, e))
+        return -1;
     in->peft.accept = PQ_PEFT_PARAMETERS | PQ_PEFT_CHANGED_BASE;
     return pq_peft_read(&in->peft, in->source, e);
 }
@@ -177,7 +175,7 @@ static int take_operand(struct merge_job *j, size_t i, struct pq_error *e)
     if (split_weight(j, j->c->operands[i], in, e) || open_input(j, i, in, e))
         return -1;
     if (in->adapter)
-        return take_adapter(in, e);
+        return take_adapter(j, in, e);
     j->n_models++;
     return 0;
 }

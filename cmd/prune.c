@@ -1,5 +1,5 @@
 /*
- * pq-prune: the smallest weights to zero.
+ * pq-prune: the smallest weights to zero, or parts of the model out.
  *
  * It takes the weights of linear layers and leaves embeddings, the output
  * head, norms and biases as they are, unless -m names them.
@@ -39,15 +39,21 @@ static const struct cmd_option options[] = {
     {0, "rules", "FILE", "read such rules from a file, one a line", NULL,
      CMD_CHANGES_OUTPUT | CMD_REPEATS | CMD_ARG_CONTENT, OPT_RULES},
     {0, "norms", "FILE", "compare |w| times the norms of inputs (wanda)", NULL,
-     CMD_CHANGES_OUTPUT | CMD_ARG_CONTENT, OPT_NORMS},
+     CMD_CHANGES_OUTPUT | CMD_ARG_TENSORS, OPT_NORMS},
     {0, "hessian", "FILE", "update what stays, by inputs (sparsegpt)", NULL,
-     CMD_CHANGES_OUTPUT | CMD_ARG_CONTENT, OPT_HESSIAN},
+     CMD_CHANGES_OUTPUT | CMD_ARG_TENSORS, OPT_HESSIAN},
     {0, "method", "METHOD", "magnitude, wanda or sparsegpt; the files say it",
      "magnitude wanda sparsegpt", CMD_CHANGES_OUTPUT, OPT_METHOD},
     {0, "schedule", "N", "print the S of N steps to -s and prune nothing", "",
      0, OPT_SCHEDULE},
     {0, "allow-nonfinite", NULL, "accept NaN, as larger than all else", NULL,
      CMD_CHANGES_OUTPUT, OPT_NONFINITE},
+    {0, "drop-layers", "LIST", "take layers out, as 20-23,27", "",
+     CMD_CHANGES_OUTPUT, SHRINK_OPT_LAYERS},
+    {0, "drop-heads", "LIST", "take heads out, LAYERS:HEADS,...", "",
+     CMD_CHANGES_OUTPUT, SHRINK_OPT_HEADS},
+    {0, "drop-channels", "F", "take out F of the MLPs' channels, the least",
+     "0.1 0.25 0.5", CMD_CHANGES_OUTPUT, SHRINK_OPT_CHANNELS},
     {0, NULL, NULL, NULL, NULL, 0, 0},
 };
 
@@ -119,7 +125,7 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     case OPT_RULE:
         return cmd_rules_add(&o->rules, value, e);
     case OPT_RULES:
-        return cmd_rules_read(&o->rules, value, e);
+        return cmd_rules_read(&o->rules, c, value, e);
     case OPT_METHOD:
         return prune_method(value, o, e);
     case OPT_NORMS:
@@ -130,6 +136,10 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         return 0;
     case OPT_SCHEDULE:
         return prune_schedule_parse(value, &o->schedule, e);
+    case SHRINK_OPT_LAYERS:
+    case SHRINK_OPT_HEADS:
+    case SHRINK_OPT_CHANNELS:
+        return shrink_option(&o->shrink, (enum shrink_option_id)id, value, e);
     default:
         o->allow_nonfinite = true;
         return 0;
@@ -137,6 +147,13 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
 }
 
 /* ---- the run ------------------------------------------------------------- */
+
+static int take_out(struct cmd_job *base, struct pq_error *e)
+{
+    struct prune_job *j = (struct prune_job *)base;
+
+    return shrink_job(&j->shrink, base, &j->o->shrink, e);
+}
 
 static int declare(struct cmd_job *base, struct pq_error *e)
 {
@@ -185,10 +202,11 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
 {
     struct prune_job j = {
         .base = {.c = c,
+                 .view = shrink_asked(&o->shrink) ? take_out : NULL,
                  .declare = declare,
                  .add_steps = add_steps,
                  .keep = prune_keeps,
-                 .measured = true},
+                 .measured = o->all || o->rules.n},
         .o = o,
         .pruning = {.kernels = c->kernels,
                     .allow_nonfinite = o->allow_nonfinite,
@@ -199,6 +217,7 @@ static int prune(struct cmd *c, struct prune_options *o, struct pq_error *e)
     const int status = cmd_job_run(&j.base, e);
     prune_release(&j);
     prune_release_data(&j);
+    shrink_release(&j.shrink);
     return status;
 }
 
@@ -209,9 +228,12 @@ static int settle_options(struct cmd *c, struct prune_options *o)
 
     if (ways > 1)
         return cmd_usage(c, "-s, --pattern and --threshold do not go together");
-    if (ways == 0 && o->rules.n == 0)
-        return cmd_usage(c, "say what goes: -s S, --pattern N:M, --threshold X "
-                            "or rules");
+    if (ways == 0 && o->rules.n == 0 && !shrink_asked(&o->shrink))
+        return cmd_usage(c, "say what goes: -s S, --pattern N:M, --threshold "
+                            "X, rules, or layers, heads, channels");
+    if (ways == 0 && o->rules.n == 0 && (c->match.n || c->exclude.n))
+        return cmd_usage(c, "-m and -x have no say in which layers, heads and "
+                            "channels go");
     if (o->schedule.n && (!o->sparsity || c->n_operands || c->output))
         return cmd_usage(c, "--schedule goes with -s, without MODEL and -o");
     if (!o->sparsity && o->scope)
@@ -252,8 +274,8 @@ static const char *const examples[] = {
 
 const struct pq_tool tool_prune = {
     .name = "prune",
-    .purpose = "set the smallest weights to zero",
-    .synopsis = "-s S [options] [MODEL]",
+    .purpose = "set the smallest weights to zero, or take parts out",
+    .synopsis = "-s S | --drop-... [options] [MODEL]",
     .options = options,
     .shared = CMD_OUTPUT | CMD_DRY_RUN | CMD_SELECT | CMD_ENGINE | CMD_JSON |
               CMD_PROVENANCE | CMD_VERBOSITY,

@@ -88,7 +88,7 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     case OPT_RULE:
         return cmd_rules_add(&o->rules, value, e);
     case OPT_RULES:
-        return cmd_rules_read(&o->rules, value, e);
+        return cmd_rules_read(&o->rules, c, value, e);
     case OPT_REQUANTIZE:
         o->requantize = true;
         return 0;

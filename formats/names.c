@@ -187,6 +187,37 @@ bool pq_name_set_layer(const char *name, unsigned long layer, char *s,
     return k >= 0 && (size_t)k < n;
 }
 
+enum pq_block_role pq_name_block_role(const char *name, bool *bias)
+{
+    static const struct {
+        const char *module;
+        enum pq_block_role role;
+    } modules[] = {
+        {"self_attn.q_proj.", PQ_BLOCK_QUERY},
+        {"self_attn.k_proj.", PQ_BLOCK_KEY},
+        {"self_attn.v_proj.", PQ_BLOCK_VALUE},
+        {"self_attn.o_proj.", PQ_BLOCK_OUT},
+        {"mlp.gate_proj.", PQ_BLOCK_GATE},
+        {"mlp.up_proj.", PQ_BLOCK_UP},
+        {"mlp.down_proj.", PQ_BLOCK_DOWN},
+        {"mlp.c_fc.", PQ_BLOCK_UP},
+        {"mlp.c_proj.", PQ_BLOCK_DOWN},
+    };
+    const char *end;
+
+    if (pq_name_layer(name, &end) < 0)
+        return PQ_BLOCK_OTHER;
+    for (size_t i = 0; i < sizeof modules / sizeof *modules; i++) {
+        const size_t n = strlen(modules[i].module);
+        if (strncmp(end, modules[i].module, n) != 0)
+            continue;
+        *bias = strcmp(end + n, "bias") == 0;
+        return *bias || strcmp(end + n, "weight") == 0 ? modules[i].role
+                                                       : PQ_BLOCK_OTHER;
+    }
+    return PQ_BLOCK_OTHER;
+}
+
 bool pq_name_is_before_layers(const char *name)
 {
     const char *end;

@@ -111,7 +111,7 @@ static struct pq_step *add_step(struct pq_plan *plan,
     const struct pq_tensor *t = &plain->catalog->tensors[part->target];
     const struct pq_lowrank_how how = {.kernels = kernels,
                                        .rank = 2 * (size_t)part->rank + 16,
-                                       .oversample = 10,
+                                       .oversample = PQ_LOWRANK_OVERSAMPLE,
                                        .iterations = ITERATIONS,
                                        .turned = part->turned,
                                        .found = found_truncation};

@@ -81,6 +81,26 @@ static struct pq_peft_joint *joint_named(struct pq_peft_union *u,
     return rc == 1 ? &u->modules[old] : add_joint(u, m, e);
 }
 
+/* Is it the same layer of the same model as in the adapters before? */
+static int check_like(const struct pq_peft *p, const struct pq_peft_module *m,
+                      const struct pq_peft_module *like, struct pq_error *e)
+{
+    const size_t inputs = (size_t)(m->a->rank - 1) * sizeof *m->a->shape;
+
+    if (like->embedding != m->embedding || like->a->rank != m->a->rank)
+        return pq_fail(e, PQ_EARG,
+                       "%s: module %s: is another kind of layer than in the "
+                       "adapters before",
+                       p->source->name, m->name);
+    const bool a = memcmp(m->a->shape + 1, like->a->shape + 1, inputs) == 0;
+    if (!a || m->b->shape[0] != like->b->shape[0])
+        return pq_fail(e, PQ_EARG,
+                       "%s: tensor %s: its shape does not fit the other "
+                       "adapters (made for another model?)",
+                       p->source->name, a ? m->b->name : m->a->name);
+    return 0;
+}
+
 /* Counts who has which module. */
 static int count(struct pq_peft_union *u, struct pq_names *names,
                  struct pq_error *e)
@@ -92,14 +112,8 @@ static int count(struct pq_peft_union *u, struct pq_names *names,
         for (size_t k = 0; k < p->n_modules; k++) {
             const struct pq_peft_module *m = &p->modules[k];
             struct pq_peft_joint *j = joint_named(u, names, m, e);
-            if (!j)
+            if (!j || check_like(p, m, j->like, e))
                 return -1;
-            if (j->like->embedding != m->embedding ||
-                j->like->a->rank != m->a->rank)
-                return pq_fail(e, PQ_EARG,
-                               "%s: module %s: is another kind of layer than "
-                               "in the adapters before",
-                               p->source->name, m->name);
             j->n++;
         }
     }

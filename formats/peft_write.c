@@ -82,8 +82,9 @@ const struct pq_tensor *peft_declare(struct pq_catalog *out,
 
 /* ---- the config -------------------------------------------------------- */
 
-int pq_peft_config_set(struct pq_catalog *c, const char *key,
-                       const char *value, struct pq_error *e)
+/* Sets a key to JSON text; NULL removes it. */
+static int config_set(struct pq_catalog *c, const char *key,
+                      const char *value, struct pq_error *e)
 {
     static const char empty[] = "{\n  \"peft_type\": \"LORA\"\n}";
     struct pq_blob *blob = pq_catalog_blob(c, config_name);
@@ -161,7 +162,7 @@ int peft_set_config(struct pq_catalog *out, const struct peft_shape *modules,
     int rc = ranks.failed || names.failed ? pq_fail_nomem(e) : 0;
 
     for (size_t i = 0; !rc && i < sizeof edits / sizeof *edits; i++)
-        rc = pq_peft_config_set(out, edits[i].key, edits[i].value, e);
+        rc = config_set(out, edits[i].key, edits[i].value, e);
     pq_buf_release(&ranks);
     pq_buf_release(&names);
     return rc;

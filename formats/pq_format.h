@@ -9,6 +9,7 @@
 #define PQ_FORMAT_H
 
 #include "pq_file.h"
+#include "pq_kernels.h"
 #include "pq_sink.h"
 #include "pq_source.h"
 
@@ -22,6 +23,7 @@ struct pq_write_options {
     bool sync;       /* fsync before the name appears */
     unsigned threads; /* for compression */
     uint64_t memory;  /* for its buffers; 0: no bound */
+    const struct pq_kernels *kernels; /* NULL: the fastest */
     const volatile int *cancel;
     const char *program; /* who says so, when a pipe is told of a failure */
 };

@@ -56,6 +56,17 @@ bool pq_name_is_before_layers(const char *name);
 /* Length of the module's name: of "a.b.weight" that of "a.b". */
 size_t pq_name_module(const char *name);
 
+/*
+ * What a tensor is in the block of a transformer, of those that have heads
+ * or the channels of the MLP for rows or columns.  *bias: it is the bias.
+ * The projection into an MLP without a gate is PQ_BLOCK_UP.
+ */
+enum pq_block_role {
+    PQ_BLOCK_QUERY, PQ_BLOCK_KEY, PQ_BLOCK_VALUE, PQ_BLOCK_OUT,
+    PQ_BLOCK_GATE, PQ_BLOCK_UP, PQ_BLOCK_DOWN, PQ_BLOCK_OTHER
+};
+enum pq_block_role pq_name_block_role(const char *name, bool *bias);
+
 /* The table of input tokens: embed_tokens, wte, word_embeddings, ... */
 bool pq_name_is_token_table(const char *name);
 /*

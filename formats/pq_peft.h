@@ -212,9 +212,6 @@ PQ_MUST_USE int pq_peft_write_module(struct pq_plan *plan,
                                      enum pq_dtype dtype,
                                      const struct pq_quant *q,
                                      struct pq_error *e);
-/* Sets a key of adapter_config.json to JSON text; NULL removes it. */
-PQ_MUST_USE int pq_peft_config_set(struct pq_catalog *out, const char *key,
-                                   const char *value, struct pq_error *e);
 
 /* What several adapters do to one module: sum of w s B A. */
 struct pq_peft_joint {

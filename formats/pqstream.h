@@ -6,7 +6,8 @@
  *     pqstream_catalog.c  the catalogue to JSON
  *     pqstream_parse.c    and back
  *     pqstream_meta.c     META heads and metadata, from JSON
- *     pqstream_planes.c   byte planes and zstd, one run at a time
+ *     pqstream_planes.c   the body of a packed record, opened
+ *     pqstream_press.c    and made, one run at a time
  *     pqstream_pack.c     many runs at a time, for writing
  *     pqstream_reader.c   records from a pipe or a file, verified
  *     pqstream_open.c     everything before the first tensor
@@ -35,12 +36,14 @@ extern "C" {
 #define PQ_STREAM_MAX_MESSAGE 4096u      /* body of ABRT */
 #define PQ_STREAM_RUN         4194304u   /* raw bytes in a compressed record */
 #define PQ_STREAM_CHUNK       262144u    /* bytes handled at a time */
+#define PQ_STREAM_SECTIONS    9u         /* of a body: a map, 8 planes */
 
 /* ---- pqstream_record.c ------------------------------------------------ */
 
 enum pq_stream_flags {
-    PQ_STREAM_MORE = 1u << 0, /* the next record continues this tensor */
-    PQ_STREAM_ZSTD = 1u << 1  /* the body is a zstd frame of byte planes */
+    PQ_STREAM_MORE = 1u << 0,   /* the next record continues this tensor */
+    PQ_STREAM_PACKED = 1u << 1, /* the body is planes, some compressed */
+    PQ_STREAM_SPARSE = 1u << 2  /* of what is not zero; only with PACKED */
 };
 
 /* A record's prefix; `type` is NUL-terminated. */
@@ -103,7 +106,6 @@ void pq_stream_tally_release(struct pq_stream_tally *t);
 
 /* ---- pqstream_catalog.c and pqstream_parse.c --------------------------- */
 
-const char *pq_stream_role_name(enum pq_role role);
 int pq_stream_role_from_name(const char *name);
 
 /* The bodies of CTLG and of the META record of kind "metadata". */
@@ -136,22 +138,29 @@ uint64_t pq_stream_tensor_bytes(const struct pq_tensor *t);
 
 /* Bytes of the elements that are split into planes: 1 (not split), 2, 4, 8. */
 unsigned pq_stream_width(enum pq_dtype t);
-void pq_stream_split(enum pq_dtype t, const unsigned char *raw, size_t n,
-                     unsigned char *planes);
-void pq_stream_join(enum pq_dtype t, const unsigned char *planes, size_t n,
-                    unsigned char *raw);
+/* Bits by which they are rotated left before: 0 or 1. */
+unsigned pq_stream_up(enum pq_dtype t);
 
-/* Opens zstd frames; allocates what a run needs when it comes. */
+/* A packed record: its prefix agrees with the catalogue. */
+struct pq_stream_packed {
+    enum pq_dtype dtype;
+    bool sparse;
+    const unsigned char *body; /* [body_bytes] */
+    size_t body_bytes;
+    size_t raw_bytes; /* whole elements, at most PQ_STREAM_RUN bytes */
+};
+
+/* Opens packed records; allocates what one needs when it comes. */
 struct pq_stream_unpacker;
-struct pq_stream_unpacker *pq_stream_unpacker_new(struct pq_error *e);
+struct pq_stream_unpacker *
+pq_stream_unpacker_new(const struct pq_kernels *kernels, struct pq_error *e);
 void pq_stream_unpacker_free(struct pq_stream_unpacker *u);
-/* Frame to raw [raw_bytes <= PQ_STREAM_RUN]. */
-PQ_MUST_USE int pq_stream_unpack(struct pq_stream_unpacker *u, enum pq_dtype t,
-                                 const unsigned char *frame, size_t frame_bytes,
-                                 unsigned char *raw, size_t raw_bytes,
-                                 struct pq_error *e);
+/* To raw [p->raw_bytes].  What the body claims is not believed. */
+PQ_MUST_USE int pq_stream_unpack(struct pq_stream_unpacker *u,
+                                 const struct pq_stream_packed *p,
+                                 unsigned char *raw, struct pq_error *e);
 
-/* ---- pqstream_pack.c --------------------------------------------------- */
+/* ---- pqstream_press.c and pqstream_pack.c ------------------------------- */
 
 /* A run of one part on its way to becoming a record. */
 struct pq_stream_run {
@@ -163,11 +172,20 @@ struct pq_stream_run {
     const unsigned char *body; /* once taken: [body_bytes] */
     size_t body_bytes;
     uint64_t sum; /* of the body */
-    bool packed;  /* the body is a frame; else the raw bytes as they are */
-    bool failed;
+    bool packed;  /* else the body is the raw bytes as they are */
+    bool sparse;  /* and begins with a map */
+    bool failed;  /* out of memory */
     unsigned char *work; /* private */
     int state;           /* private */
 };
+
+/* Packs one run at a time; NULL: out of memory. */
+struct pq_stream_press;
+struct pq_stream_press *pq_stream_press_new(int level,
+                                            const struct pq_kernels *kernels);
+void pq_stream_press_free(struct pq_stream_press *z);
+/* Sets body, body_bytes, packed, sparse and failed. */
+void pq_stream_press(struct pq_stream_press *z, struct pq_stream_run *r);
 
 /*
  * A ring of runs, packed by up to `threads` threads.  One thread calls these
@@ -176,6 +194,7 @@ struct pq_stream_run {
 struct pq_stream_packer;
 struct pq_stream_packer *pq_stream_packer_new(int level, unsigned threads,
                                               uint64_t largest,
+                                              const struct pq_kernels *kernels,
                                               struct pq_error *e);
 void pq_stream_packer_free(struct pq_stream_packer *p);
 /* The run to fill, or NULL while all are in use: take one first. */
@@ -228,7 +247,7 @@ PQ_MUST_USE int pq_stream_drop(struct pq_stream_reader *r, struct pq_error *e);
 struct pq_stream_seen {
     uint64_t raw_start, raw_bytes, body_offset, body_bytes;
     enum pq_dtype dtype;
-    bool packed;
+    bool packed, sparse;
 };
 
 /* What the stream holds, in its order; the catalogue may be folded later. */
@@ -257,7 +276,7 @@ struct pq_stream_source {
     size_t n_seen, cap_seen;
     struct pq_stream_unpacker *unpacker;
     size_t run_bytes; /* the most that a record of a part holds, unpacked */
-    unsigned char *frame, *raw; /* [run_bytes], of one record */
+    unsigned char *body, *raw; /* [run_bytes], of one record */
     bool cached;                /* raw holds that record: */
     uint64_t cached_start;
     unsigned char *chunk; /* [PQ_STREAM_CHUNK] for what is passed over */

@@ -31,7 +31,7 @@ static const char *const role_names[] = {
 };
 #define N_ROLES (sizeof(role_names) / sizeof(role_names[0]))
 
-const char *pq_stream_role_name(enum pq_role role)
+static const char *role_name(enum pq_role role)
 {
     return role_names[role];
 }
@@ -107,7 +107,7 @@ static void print_tensor(struct pq_buf *out, const struct pq_tensor *t)
         const struct pq_part *p = &t->parts[i];
         pq_buf_puts(out, i ? "," : "");
         print_array(out, p->name, p->dtype, p->shape, p->rank);
-        pq_buf_printf(out, ",\"role\":\"%s\"", pq_stream_role_name(p->role));
+        pq_buf_printf(out, ",\"role\":\"%s\"", role_name(p->role));
         print_file(out, p);
         pq_buf_puts(out, "}");
     }

@@ -63,7 +63,7 @@ int pq_stream_begin_record(struct pq_stream_sink *k, const char *type,
     p->body_bytes = body_bytes;
     p->seq = k->tally.records;
     p->head_sum = XXH3_64bits(head, head_bytes);
-    if (!(p->flags & PQ_STREAM_ZSTD))
+    if (!(p->flags & PQ_STREAM_PACKED))
         p->raw_bytes = body_bytes;
     pq_stream_put_prefix(b, p);
     k->rec_offset = k->offset;

@@ -6,20 +6,12 @@
  *
  * Runs go round in the order of the file: the writer fills the next free one
  * and takes the oldest one back, so that the output does not depend on which
- * thread was faster.  A run has two buffers of its own size.  Elements of one
- * byte are compressed from the first into the second; others are split into
- * planes in the second and compressed back into the first.  A frame that is
- * not shorter than its run is dropped and the raw bytes are stored.
- *
- * Each run is compressed alone at a fixed level, so the same bytes come out
- * with any number of threads.
+ * thread was faster.  Each is packed alone (pqstream_press.c).
  */
 #include "pqstream.h"
 
 #include <pthread.h>
 #include <stdlib.h>
-#include <zstd.h>
-#include <zstd_errors.h>
 
 #define MAX_WORKERS 4u
 
@@ -29,7 +21,8 @@ struct pq_stream_packer {
     struct pq_stream_run *runs; /* [n_runs], a ring */
     size_t n_runs, head, used;  /* the next to fill; those not free */
     int level;
-    ZSTD_CCtx *own; /* without workers */
+    const struct pq_kernels *kernels;
+    struct pq_stream_press *own; /* without workers */
     pthread_t workers[MAX_WORKERS];
     unsigned n_workers;
     bool stop;
@@ -46,35 +39,9 @@ static unsigned max_workers(int level)
     return level <= 8 ? MAX_WORKERS : level <= 11 ? 2 : 1;
 }
 
-static ZSTD_CCtx *new_context(int level)
+static void pack(struct pq_stream_run *r, struct pq_stream_press *z)
 {
-    ZSTD_CCtx *z = ZSTD_createCCtx();
-
-    if (z && ZSTD_isError(
-                 ZSTD_CCtx_setParameter(z, ZSTD_c_compressionLevel, level))) {
-        ZSTD_freeCCtx(z);
-        return NULL;
-    }
-    return z;
-}
-
-static void pack(struct pq_stream_run *r, ZSTD_CCtx *z)
-{
-    const bool plain = pq_stream_width(r->dtype) == 1;
-    const size_t n = r->raw_bytes;
-    unsigned char *from = plain ? r->raw : r->work;
-    unsigned char *to = plain ? r->work : r->raw;
-
-    if (!plain)
-        pq_stream_split(r->dtype, r->raw, n, r->work);
-    const size_t got = ZSTD_compress2(z, to, n - 1, from, n);
-    r->packed = !ZSTD_isError(got);
-    r->failed =
-        !r->packed && ZSTD_getErrorCode(got) == ZSTD_error_memory_allocation;
-    if (!r->packed && !plain)
-        pq_stream_join(r->dtype, r->work, n, r->raw);
-    r->body = r->packed ? to : r->raw;
-    r->body_bytes = r->packed ? got : n;
+    pq_stream_press(z, r);
     r->sum = XXH3_64bits(r->body, r->body_bytes);
 }
 
@@ -92,7 +59,7 @@ static struct pq_stream_run *ready(const struct pq_stream_packer *p)
 static void *work(void *arg)
 {
     struct pq_stream_packer *p = arg;
-    ZSTD_CCtx *z = new_context(p->level);
+    struct pq_stream_press *z = pq_stream_press_new(p->level, p->kernels);
 
     pthread_mutex_lock(&p->lock);
     while (!p->stop) {
@@ -111,7 +78,7 @@ static void *work(void *arg)
         pthread_cond_broadcast(&p->changed);
     }
     pthread_mutex_unlock(&p->lock);
-    ZSTD_freeCCtx(z);
+    pq_stream_press_free(z);
     return NULL;
 }
 
@@ -134,6 +101,7 @@ static int alloc_runs(struct pq_stream_packer *p, uint64_t largest)
 
 struct pq_stream_packer *pq_stream_packer_new(int level, unsigned threads,
                                               uint64_t largest,
+                                              const struct pq_kernels *kernels,
                                               struct pq_error *e)
 {
     struct pq_stream_packer *p = pq_zalloc(1, sizeof(*p));
@@ -148,7 +116,8 @@ struct pq_stream_packer *pq_stream_packer_new(int level, unsigned threads,
     pthread_cond_init(&p->changed, NULL);
     p->level = level;
     p->n_runs = want > 1 ? want + 1 : 1;
-    p->own = new_context(level);
+    p->kernels = kernels;
+    p->own = pq_stream_press_new(level, kernels);
     if (alloc_runs(p, largest) || !p->own) {
         pq_fail_nomem(e);
         pq_stream_packer_free(p);
@@ -176,7 +145,7 @@ void pq_stream_packer_free(struct pq_stream_packer *p)
         free(p->runs[i].work);
     }
     free(p->runs);
-    ZSTD_freeCCtx(p->own);
+    pq_stream_press_free(p->own);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
     free(p);

@@ -130,23 +130,27 @@ static int note(struct pq_stream_source *s, struct pq_error *e)
 
 static int buffers(struct pq_stream_source *s, struct pq_error *e)
 {
-    if (!s->unpacker && !(s->unpacker = pq_stream_unpacker_new(e)))
+    if (!s->unpacker && !(s->unpacker = pq_stream_unpacker_new(pq_kernels_best(), e)))
         return -1;
-    if (!s->frame)
-        s->frame = pq_alloc(s->run_bytes, 1);
+    if (!s->body)
+        s->body = pq_alloc(s->run_bytes, 1);
     if (!s->raw)
         s->raw = pq_alloc(s->run_bytes, 1);
-    return s->frame && s->raw ? 0 : pq_fail_nomem(e);
+    return s->body && s->raw ? 0 : pq_fail_nomem(e);
 }
 
-/* Opens the frame of `rec`, which lies in s->frame. */
+/* Opens the body of `rec`, which lies in s->body. */
 static int unpack(struct pq_stream_source *s, const struct pq_stream_seen *rec,
                   struct pq_error *e)
 {
+    const struct pq_stream_packed p = {.dtype = rec->dtype,
+                                       .sparse = rec->sparse,
+                                       .body = s->body,
+                                       .body_bytes = (size_t)rec->body_bytes,
+                                       .raw_bytes = (size_t)rec->raw_bytes};
+
     s->cached = false;
-    if (pq_stream_unpack(s->unpacker, rec->dtype, s->frame,
-                         (size_t)rec->body_bytes, s->raw,
-                         (size_t)rec->raw_bytes, e))
+    if (pq_stream_unpack(s->unpacker, &p, s->raw, e))
         return -1;
     s->cached = true;
     s->cached_start = rec->raw_start;
@@ -166,10 +170,11 @@ static int begin_record(struct pq_stream_source *s, struct pq_error *e)
                                      .raw_bytes = p->raw_bytes,
                                      .body_offset = s->r.in.at,
                                      .body_bytes = p->body_bytes,
-                                     .packed = p->flags & PQ_STREAM_ZSTD};
+                                     .packed = p->flags & PQ_STREAM_PACKED,
+                                     .sparse = p->flags & PQ_STREAM_SPARSE};
     if (s->rec.packed &&
         (check_packed(s, e) || buffers(s, e) ||
-         pq_stream_body(&s->r, s->frame, (size_t)p->body_bytes, e) ||
+         pq_stream_body(&s->r, s->body, (size_t)p->body_bytes, e) ||
          pq_stream_close(&s->r, e) || unpack(s, &s->rec, e)))
         return -1;
     if (note(s, e))
@@ -194,7 +199,7 @@ static int again(struct pq_stream_source *s, const struct pq_stream_seen *rec,
 {
     if (s->cached && s->cached_start == rec->raw_start)
         return 0;
-    if (pq_in_pread(&s->r.in, rec->body_offset, s->frame,
+    if (pq_in_pread(&s->r.in, rec->body_offset, s->body,
                     (size_t)rec->body_bytes, e))
         return -1;
     return unpack(s, rec, e);
@@ -398,7 +403,7 @@ static void stream_free(struct pq_source *base)
     pq_stream_unpacker_free(s->unpacker);
     free(s->spans);
     free(s->seen);
-    free(s->frame);
+    free(s->body);
     free(s->raw);
     free(s->chunk);
     free(s);

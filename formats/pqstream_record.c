@@ -120,7 +120,8 @@ static int check_prefix(const struct pq_stream_prefix *p, struct pq_error *e)
         if (!letter(p->type[i]))
             return pq_fail(e, PQ_EFORMAT, "a record's type is not a name");
     }
-    if ((p->flags & ~(uint32_t)(PQ_STREAM_MORE | PQ_STREAM_ZSTD)) != 0)
+    if ((p->flags & ~(uint32_t)(PQ_STREAM_MORE | PQ_STREAM_PACKED |
+                              PQ_STREAM_SPARSE)) != 0)
         return pq_fail(e, PQ_EUNSUPPORTED, "%s record with unknown flags 0x%x",
                        p->type, (unsigned)p->flags);
     if (strcmp(p->type, "TENS") != 0 && (p->flags != 0 || p->number != 0))
@@ -129,9 +130,12 @@ static int check_prefix(const struct pq_stream_prefix *p, struct pq_error *e)
     if (p->head_bytes > PQ_STREAM_MAX_HEAD)
         return pq_fail(e, PQ_ELIMIT, "%s record with a head of %llu bytes",
                        p->type, (unsigned long long)p->head_bytes);
-    if ((p->flags & PQ_STREAM_ZSTD) == 0 && p->raw_bytes != p->body_bytes)
+    if ((p->flags & PQ_STREAM_SPARSE) != 0 &&
+        (p->flags & PQ_STREAM_PACKED) == 0)
+        return pq_fail(e, PQ_EFORMAT, "sparse record that is not compressed");
+    if ((p->flags & PQ_STREAM_PACKED) == 0 && p->raw_bytes != p->body_bytes)
         return pq_fail(e, PQ_EFORMAT, "%s record with two lengths", p->type);
-    if ((p->flags & PQ_STREAM_ZSTD) != 0 &&
+    if ((p->flags & PQ_STREAM_PACKED) != 0 &&
         (p->raw_bytes > PQ_STREAM_RUN || p->body_bytes >= p->raw_bytes))
         return pq_fail(e, PQ_EFORMAT, "compressed record of a wrong length");
     return 0;

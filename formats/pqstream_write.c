@@ -33,7 +33,8 @@ static int put_run(struct pq_stream_sink *k, const struct pq_stream_run *r,
     k->rec.number = r->number;
     k->rec.raw_bytes = r->raw_bytes;
     k->rec.flags = (r->more ? (uint32_t)PQ_STREAM_MORE : 0) |
-                   (r->packed ? (uint32_t)PQ_STREAM_ZSTD : 0);
+                   (r->packed ? (uint32_t)PQ_STREAM_PACKED : 0) |
+                   (r->sparse ? (uint32_t)PQ_STREAM_SPARSE : 0);
     return pq_stream_put_record(k, "TENS", NULL, 0, r->body, r->body_bytes, e);
 }
 
@@ -363,8 +364,10 @@ static int prepare(struct pq_stream_sink *k, struct pq_error *e)
         make_order(k, &largest, e))
         return -1;
     if (k->options.level > 0) {
-        k->packer = pq_stream_packer_new(k->options.level, packers(&k->options),
-                                         largest, e);
+        const struct pq_kernels *kernels = k->options.kernels;
+        k->packer = pq_stream_packer_new(
+            k->options.level, packers(&k->options), largest,
+            kernels ? kernels : pq_kernels_best(), e);
         if (!k->packer)
             return -1;
     }

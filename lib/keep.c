@@ -58,15 +58,15 @@ static int kept_read(struct pq_source *base, uint64_t offset, void *buf,
     return pq_hold_read(k->hold, p, offset - p->offset, buf, n, e);
 }
 
-/* A later run may want what this one did not: the stream to its end. */
+/* What no run has asked for yet, another one may: keeps all that is left. */
 static int keep_rest(struct kept *k, struct pq_error *e)
 {
-    const struct pq_part *last = k->n ? k->parts[k->n - 1] : NULL;
-    char byte;
+    unsigned char byte;
 
-    return k->hold && last
-               ? pq_hold_read(k->hold, last, last->bytes - 1, &byte, 1, e)
-               : 0;
+    if (k->n == 0)
+        return 0;
+    const struct pq_part *last = k->parts[k->n - 1];
+    return pq_hold_read(k->hold, last, last->bytes - 1, &byte, 1, e);
 }
 
 static int kept_finish(struct pq_source *base, struct pq_error *e)
@@ -75,9 +75,9 @@ static int kept_finish(struct pq_source *base, struct pq_error *e)
 
     if (k->finished || !k->inner->ops->finish)
         return 0;
-    k->finished = true;
-    if (keep_rest(k, e))
+    if (k->hold && keep_rest(k, e))
         return -1;
+    k->finished = true;
     return k->inner->ops->finish(k->inner, e);
 }
 

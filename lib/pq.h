@@ -10,7 +10,7 @@
  *   quantization            pq_kernels.h pq_quant.h
  *   differences             pq_diff.h
  *   changing models         pq_surgery.h pq_blend.h pq_vocab.h
- *   pruning                 pq_prune.h pq_sparsegpt.h
+ *   pruning                 pq_prune.h pq_sparsegpt.h pq_shrink.h
  *   linear algebra          pq_linalg.h pq_lowrank.h pq_ranks.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
@@ -46,6 +46,7 @@
 #include "pq_vocab.h"
 
 #include "pq_prune.h"
+#include "pq_shrink.h"
 #include "pq_sparsegpt.h"
 
 #include "pq_diff.h"

@@ -1,6 +1,6 @@
 /*
- * The arithmetic of pq: conversions, block quantizers, statistics and the
- * transpose, one core at a time, on plain arrays.
+ * The arithmetic of pq: conversions, block quantizers, statistics, the
+ * transpose and byte planes, one core at a time, on plain arrays.
  *
  * Every function exists as portable C ("scalar", the reference) and as AVX2
  * code ("avx2").  Both give the same bytes for the same input, NaN and
@@ -267,6 +267,39 @@ struct pq_kernels {
     /* d = +0 unless its lot is below its chance; `over`: d / chance. */
     void (*drop)(const float *lots /* [n] */, const float *chance /* [n] */,
                  size_t n, bool over, float *d /* [n] */);
+
+    /*
+     * Byte planes of n elements of `width` (1, 2, 4 or 8) bytes, little-
+     * endian, in any alignment: plane k holds byte k of each element.  With
+     * `up` = 1 (width 2 or 4) elements are rotated left by one bit before
+     * they are split, and back after they are joined; else it is 0.
+     */
+    void (*split_planes)(const void *in /* [n][width] */, size_t n,
+                         size_t width, unsigned up,
+                         uint8_t *planes /* [width][n] */);
+    void (*join_planes)(const uint8_t *const *planes /* [width], each [n] */,
+                        size_t n, size_t width, unsigned up,
+                        void *out /* [n][width] */);
+    /*
+     * Bit i % 8 of byte i / 8 is set when a byte of element i is not zero;
+     * the bits behind the last are 0.  Returns how many are set.
+     */
+    size_t (*map_nonzero)(const void *in /* [n][width] */, size_t n,
+                          size_t width, uint8_t *bits /* [ceil(n/8)] */);
+    /*
+     * Moves the elements whose bits are set together.  `out` may be `in`;
+     * what is behind them in it may change.
+     */
+    void (*compact)(const uint8_t *bits /* [ceil(n/8)] */,
+                    const void *in /* [n][width] */, size_t n, size_t width,
+                    void *out /* [n][width] */);
+    /*
+     * And apart again, with zeros between; exactly `ones` bits are set.  `in`
+     * may be the end of `out`.
+     */
+    void (*expand)(const uint8_t *bits /* [ceil(n/8)] */,
+                   const void *in /* [ones][width] */, size_t ones, size_t n,
+                   size_t width, void *out /* [n][width] */);
 
     /*
      * Pruning.  What is kept is told by bits: that of element i is bit i % 8

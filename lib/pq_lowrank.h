@@ -46,11 +46,14 @@ struct pq_lowrank {
     double norm_sq;  /* |D|^2, all of it */
 };
 
+/* What the authors advise, and what is enough here. */
+enum { PQ_LOWRANK_OVERSAMPLE = 10, PQ_LOWRANK_ITERATIONS = 2 };
+
 struct pq_lowrank_how {
     const struct pq_kernels *kernels;
     size_t rank;      /* wanted at most; >= 1 */
-    size_t oversample; /* at least so many columns that help: 10 */
-    unsigned iterations; /* of D^T D; >= 1; 2 */
+    size_t oversample; /* at least so many columns that help */
+    unsigned iterations; /* of D^T D; >= 1 */
     uint64_t seed;
     bool turned; /* D is the transpose of the tensor(s) */
     /* With NaN and infinities: rank 0 and an infinite |D|^2, no failure. */

@@ -20,8 +20,8 @@
  *
  * Equal to these: tensor and pool torch.nn.utils.prune (l1_unstructured,
  * global_unstructured), row the row-wise rule of Wanda (arXiv 2306.11695)
- * with no data, groups that of Wanda and llm-compressor; wherever there are
- * no ties, about which those promise nothing.
+ * with no data, groups that of Wanda and llm-compressor.  About ties only the
+ * row-wise rule promises something: the same order.
  *
  * With norms the score of a weight is its magnitude times the norm of its
  * input, the rule of Wanda; norms of 0 make scores of 0.

@@ -44,6 +44,7 @@ struct pq_ranked {
     const struct pq_tensor *a;  /* F32 [kept][cols] */
     size_t rank;     /* chosen: 1..kept, or 0 where that is allowed */
     uint64_t first_bytes; /* of rank 1 beside its numbers; the caller's */
+    double noise; /* values up to this are not worth a byte; the caller's */
 };
 
 /* Of all of them.  Zero-initialise; release also after a failure. */
@@ -93,7 +94,7 @@ PQ_MUST_USE int pq_ranking_choose(struct pq_ranking *f,
 /* Does that rank reach the energy and the error that are asked for? */
 bool pq_ranked_enough(const struct pq_ranked *f, size_t rank,
                       const struct pq_rank_rule *rule);
-/* |D - B A| / |D| at its rank; 0 for D = 0. */
+/* |D - B A| / |D| at its rank; 0 for D = 0 and where rounding is all. */
 double pq_ranked_error(const struct pq_ranked *f);
 
 /*

@@ -92,11 +92,15 @@ void small_model(struct pq_catalog *c)
 
 /* ---- writing ------------------------------------------------------------ */
 
+unsigned fill_step = 1;
+
 /* Byte i of part k: noise in the low bytes, as floats have it. */
 static unsigned char byte_of(size_t k, uint64_t i)
 {
     const uint64_t x = (i + 77 * k + 1) * 0x9e3779b97f4a7c15ull;
 
+    if (i / 4 % fill_step != 0)
+        return 0;
     return i % 4 == 3 ? 0x3e
            : i % 2    ? (unsigned char)(x >> 62)
                       : (unsigned char)(x >> 40);

@@ -30,6 +30,9 @@ struct record {
     size_t at, n;
 };
 
+/* Of how many words one is not zero in what is written and expected: 1. */
+extern unsigned fill_step;
+
 void add_plain(struct pq_catalog *c, const char *name, enum pq_dtype t,
                uint64_t rows, uint64_t cols);
 void add_nf4(struct pq_catalog *c, const char *name, uint64_t rows,

@@ -418,3 +418,49 @@ Test(kernels, search_survives_extremes)
         cr_expect_eq(absmax[0], 1.1e-38f);
     }
 }
+
+/* Zeros in blocks of 64, also at the end, and a block of nothing else. */
+static void with_zeros(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = i / 64 == 3 || next() % 3 == 0
+                   ? 0
+                   : ((float)(next() >> 40) * 0x1p-24f - 0.5f) * 0.1f;
+}
+
+static void check_zeros(const float *x, float *y, size_t n, const char *what)
+{
+    for (size_t i = 0; i < n; i++)
+        cr_assert(x[i] != 0 || y[i] == 0, "%s: element %zu is %g", what, i,
+                  (double)y[i]);
+    memset(y, 1, n * sizeof *y);
+}
+
+Test(kernels, encodings_keep_zeros)
+{
+    enum { n = 640 };
+    float x[n], y[n], scale[n];
+    uint8_t codes[n];
+
+    with_zeros(x, n);
+    FOR_EACH_VARIANT(k)
+    {
+        k->nf4_encode(x, n, 64, codes, scale);
+        k->nf4_decode(codes, scale, n, 64, y);
+        check_zeros(x, y, n, "nf4");
+        for (size_t i = 0; i < n; i++) /* its 0 is code 7 */
+            cr_assert(x[i] != 0 || (codes[i / 2] >> (i % 2 ? 0 : 4) & 15) == 7);
+        k->nf4_search(x, n, 64, true, codes, scale);
+        k->nf4_decode(codes, scale, n, 64, y);
+        check_zeros(x, y, n, "nf4 search");
+        k->fp4_encode(x, n, 64, codes, scale);
+        k->fp4_decode(codes, scale, n, 64, y);
+        check_zeros(x, y, n, "fp4");
+        k->dyn8_encode_exact(x, n, 64, codes, scale);
+        k->dyn8_decode(codes, scale, n, 64, y);
+        check_zeros(x, y, n, "int8_block");
+        k->int8_rows_encode(x, n / 64, 64, (int8_t *)codes, scale);
+        k->int8_rows_decode((int8_t *)codes, scale, n / 64, 64, y);
+        check_zeros(x, y, n, "int8");
+    }
+}

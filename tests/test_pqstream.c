@@ -228,7 +228,7 @@ Test(pqstream, unknown_records)
     free(f.p);
     order[4] = 4;
     order[5] = 5;
-    b.p[r[5].at + 4] |= 4;
+    b.p[r[5].at + 4] |= 8;
     f = forge(b, order, n);
     refused(f, PQ_EUNSUPPORTED, "unknown flag");
     free(f.p);

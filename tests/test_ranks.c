@@ -80,5 +80,26 @@ Test(ranks, a_matrix_may_be_left_out_for_the_bytes)
                          (unsigned long long)cases[k].bytes, i,
                          f.factors[i].rank);
     }
+    f.factors[0].noise = 3;
+    f.factors[2].noise = 0.5; /* all that it has */
+    cr_assert_eq(pq_ranking_choose(&f, &rule, &e), 0, "%s", e.msg);
+    cr_assert_eq(f.factors[0].rank, 1);
+    cr_assert_eq(f.factors[1].rank, 2);
+    cr_assert_eq(f.factors[2].rank, 0);
+    pq_ranking_release(&f);
+}
+
+Test(ranks, an_error_of_the_last_bits_is_none)
+{
+    static const double s[3] = {4, 2, 2e-15};
+    const struct pq_lowrank r = diagonal(s, 3);
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_ranking f = {0};
+
+    cr_assert_eq(pq_ranking_init(&f, 1, 1 << 20, NULL, &e), 0);
+    cr_assert_eq(pq_ranking_keep(&f, "m", &r, 2, &e), 0);
+    cr_assert_eq(pq_ranked_error(&f.factors[0]), 0);
+    f.factors[0].rank = 1;
+    cr_assert_float_eq(pq_ranked_error(&f.factors[0]), sqrt(4.0 / 20), 1e-9);
     pq_ranking_release(&f);
 }

@@ -342,9 +342,19 @@ static void add_quoted(struct pq_buf *b, const char *word)
     pq_buf_puts(b, "'");
 }
 
-/* "-t nf4", "--double-quant"; a value that is optional is joined: "-z3". */
 /* The name of a file may change, or its content; this is its content. */
-static void add_digest(struct pq_buf *b, const char *path)
+static void add_digest(struct cmd *c, struct pq_buf *b, const char *path)
+{
+    const struct pq_buf *text = cmd_content(c, path, NULL);
+    char hex[33];
+
+    pq_hash128_hex(text ? pq_hash128_of(text->s, text->n)
+                        : pq_hash128_of("", 0), hex);
+    pq_buf_printf(b, "xxh3:%s", hex);
+}
+
+/* The same of a file of any size, of which nothing is kept. */
+static void add_file_digest(struct pq_buf *b, const char *path)
 {
     struct pq_hash *h = pq_hash_new(NULL);
     FILE *f = fopen(path, "re");
@@ -363,8 +373,9 @@ static void add_digest(struct pq_buf *b, const char *path)
     pq_hash_free(h);
 }
 
-static void add_given(struct pq_buf *b, const struct cmd_option *o,
-                      const char *value)
+/* "-t nf4", "--double-quant"; a value that is optional is joined: "-z3". */
+static void add_given(struct cmd *c, struct pq_buf *b,
+                      const struct cmd_option *o, const char *value)
 {
     const bool optional = (o->flags & CMD_ARG_OPTIONAL) != 0;
     char spelled[64];
@@ -376,7 +387,9 @@ static void add_given(struct pq_buf *b, const struct cmd_option *o,
         return;
     pq_buf_puts(b, !optional ? " " : o->letter != 0 ? "" : "=");
     if ((o->flags & CMD_ARG_CONTENT) != 0)
-        add_digest(b, value);
+        add_digest(c, b, value);
+    else if ((o->flags & CMD_ARG_TENSORS) != 0)
+        add_file_digest(b, value);
     else
         add_quoted(b, value);
 }
@@ -403,7 +416,7 @@ static char *provenance_options(const struct parser *p)
         for (size_t k = 0; k < p->n_given; k++) {
             if (p->given[k].option != i || is_void(p, k))
                 continue;
-            add_given(&b, &p->all[i], p->given[k].value);
+            add_given(p->c, &b, &p->all[i], p->given[k].value);
         }
     }
     pq_buf_add(&b, "", 0);
@@ -487,6 +500,7 @@ int cmd_main(const struct pq_tool *tool, int argc, char **argv)
 
     free(c.state);
     free((void *)(uintptr_t)c.prov_options);
+    cmd_content_release(&c);
     free(c.match.items);
     free(c.exclude.items);
     free(p.all);

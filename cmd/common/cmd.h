@@ -13,6 +13,7 @@
 #include "pq_kernels.h"
 #include "pq_engine.h"
 #include "pq_format.h"
+#include "pq_mem.h"
 
 #include <stdio.h>
 
@@ -25,7 +26,8 @@ enum cmd_option_flags {
     CMD_CHANGES_OUTPUT = 1u << 0, /* goes into the provenance line */
     CMD_REPEATS = 1u << 1,        /* may be given more than once */
     CMD_ARG_OPTIONAL = 1u << 2,   /* -z or -z3, --compress or --compress=3 */
-    CMD_ARG_CONTENT = 1u << 3     /* a file: provenance holds its digest */
+    CMD_ARG_CONTENT = 1u << 3,    /* a text: provenance holds its digest */
+    CMD_ARG_TENSORS = 1u << 4     /* so it does of a file of tensors */
 };
 
 /* Shared options a tool takes (bits of pq_tool.shared); -h -V always. */
@@ -88,6 +90,12 @@ struct cmd_list {
     size_t n, cap;
 };
 
+/* A file that an option names, see content.c. */
+struct cmd_content {
+    const char *path;
+    struct pq_buf text;
+};
+
 struct cmd {
     const struct pq_tool *tool;
     const char *program; /* "pq-quantize" */
@@ -107,6 +115,8 @@ struct cmd {
     uint64_t seed;
     bool seed_given;
     struct cmd_list match, exclude;
+    struct cmd_content *contents; /* [n_contents] what was read of options */
+    size_t n_contents, cap_contents;
     int progress_when; /* 0 auto, 1 always, 2 never */
     bool began; /* some output was begun */
     const char *prov_options; /* "-t nf4 --double-quant": what changes output */
@@ -139,6 +149,19 @@ PQ_MUST_USE int cmd_real(const char *s, double min, double max, double *v,
                          struct pq_error *e);
 PQ_MUST_USE int cmd_list_add(struct cmd_list *l, const char *s,
                              struct pq_error *e);
+
+/* ---- content.c ------------------------------------------------------- */
+
+/*
+ * All of a small file that an option names, "-" of standard input; NULL on
+ * failure.  It is read once; the command keeps it, the pointer is good until
+ * the next call.
+ */
+const struct pq_buf *cmd_content(struct cmd *c, const char *path,
+                                 struct pq_error *e);
+/* Has standard input been read for that? */
+bool cmd_content_was_stdin(const struct cmd *c);
+void cmd_content_release(struct cmd *c);
 
 /* ---- help.c ---------------------------------------------------------- */
 
@@ -184,9 +207,14 @@ PQ_MUST_USE int cmd_close_stdout(struct pq_error *e);
 
 /* ---- signals.c ------------------------------------------------------- */
 
-/* fds 0-2 open, SIGPIPE at its default, INT TERM HUP set the flag. */
+/* fds 0-2 open, SIGPIPE at its default, INT TERM HUP kill or set the flag. */
 void cmd_signals_init(void);
 extern volatile int cmd_cancel; /* the signal that came, or 0 */
+/*
+ * From here on, or from here on no longer, there is something that a dead
+ * command would leave behind: INT, TERM and HUP only set cmd_cancel.
+ */
+void cmd_guard(bool on);
 /* Dies of the signal that came, if one did, so that the parent sees it. */
 void cmd_signals_exit(void);
 
@@ -194,7 +222,7 @@ void cmd_signals_exit(void);
 
 /* For pq_run.progress; arg is the cmd.  Shows a bar on a terminal. */
 void cmd_progress(void *arg, uint64_t done, uint64_t total);
-/* Clears the bar's line. */
+/* Clears the bar's line; a signal handler may, too. */
 void cmd_progress_end(void);
 
 /* ---- select.c -------------------------------------------------------- */
@@ -223,6 +251,16 @@ PQ_MUST_USE int cmd_open_kept(struct cmd *c, size_t i, struct pq_source **s,
                               struct pq_error *e);
 /* Makes that of a source that cmd_open_plain() opened. */
 PQ_MUST_USE int cmd_keep(struct cmd *c, struct pq_source **s,
+                         struct pq_error *e);
+/* A pattern of -m that matches nothing is a mistake, not an empty job. */
+PQ_MUST_USE int cmd_check_selection(const struct cmd *c,
+                                    const struct pq_source *s,
+                                    struct pq_error *e);
+/*
+ * load.c: makes of an adapter one that can be read in any order; what is
+ * sequential is copied, and its share of c->memory is gone.
+ */
+PQ_MUST_USE int cmd_load(struct cmd *c, struct pq_source **s,
                          struct pq_error *e);
 /*
  * Decides format and place of the output from -o, -O, the input and what
@@ -260,12 +298,5 @@ PQ_MUST_USE int cmd_run_plan(struct cmd *c, struct pq_plan *p,
 /* A plan that is a part of the work, not the output: runs it with -n, too. */
 PQ_MUST_USE int cmd_run_part(struct cmd *c, struct pq_plan *p,
                              struct pq_error *e);
-/*
- * XXH3-128 in hexadecimal over the names, dtypes, shapes, encodings and
- * metadata of a catalogue, in the order of their names: the same for every
- * container and order.
- */
-PQ_MUST_USE int cmd_catalog_digest(const struct pq_catalog *c, char hex[33],
-                                   struct pq_error *e);
 
 #endif

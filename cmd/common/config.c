@@ -56,6 +56,31 @@ bool cmd_config_has(const struct pq_catalog *c, const char *key,
     return has;
 }
 
+bool cmd_config_true(const struct pq_catalog *c, const char *key,
+                     struct pq_error *e)
+{
+    cJSON *j = parse(c, e);
+    const bool yes =
+        j && cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(j, key));
+
+    cJSON_Delete(j);
+    return yes;
+}
+
+bool cmd_config_number(const struct pq_catalog *c, const char *key,
+                       uint64_t *value, struct pq_error *e)
+{
+    cJSON *j = parse(c, e);
+    const cJSON *item = j ? cJSON_GetObjectItemCaseSensitive(j, key) : NULL;
+    const double v = cJSON_IsNumber(item) ? item->valuedouble : -1;
+    const bool whole = v >= 0 && v <= 0x1p53 && v == (double)(uint64_t)v;
+
+    if (whole)
+        *value = (uint64_t)v;
+    cJSON_Delete(j);
+    return whole;
+}
+
 int cmd_config_set(struct pq_catalog *c, const char *key, const char *json,
                    struct pq_error *e)
 {
@@ -149,8 +174,12 @@ static bool has_turned_experts(const struct pq_catalog *c, struct pq_error *e)
            pq_model_has_turned_experts(type);
 }
 
-bool cmd_config_quant_method(const struct pq_catalog *c, char *method,
-                             size_t n, struct pq_error *e)
+/*
+ * The quant_method of its quantization_config into `method` (room for n
+ * bytes); false when there is none.
+ */
+static bool quant_method(const struct pq_catalog *c, char *method, size_t n,
+                         struct pq_error *e)
 {
     cJSON *j = parse(c, e);
     const cJSON *q =
@@ -171,7 +200,7 @@ int cmd_config_refuse_foreign(const struct pq_source *s, struct pq_error *e)
 {
     char method[64];
 
-    if (cmd_config_quant_method(s->catalog, method, sizeof method, e) &&
+    if (quant_method(s->catalog, method, sizeof method, e) &&
         strcmp(method, "bitsandbytes") != 0)
         return pq_fail(e, PQ_EUNSUPPORTED,
                        "%s: config.json: is quantized with %s, which pq does "

@@ -17,9 +17,15 @@
  */
 bool cmd_config_string(const struct pq_catalog *c, const char *key,
                        char *value, size_t n, struct pq_error *e);
+/* Does a top-level key say true? */
+bool cmd_config_true(const struct pq_catalog *c, const char *key,
+                     struct pq_error *e);
 /* Is there a top-level key?  A config that is not JSON fails with *e set. */
 bool cmd_config_has(const struct pq_catalog *c, const char *key,
                     struct pq_error *e);
+/* The same for a number that is a whole one, 0 to 2^53. */
+bool cmd_config_number(const struct pq_catalog *c, const char *key,
+                       uint64_t *value, struct pq_error *e);
 /* Sets a top-level key to JSON text (NULL removes it); without a config: 0. */
 PQ_MUST_USE int cmd_config_set(struct pq_catalog *c, const char *key,
                                const char *json, struct pq_error *e);
@@ -39,12 +45,6 @@ PQ_MUST_USE int cmd_config_set_bnb(struct pq_catalog *c,
 int cmd_config_tied(const struct pq_catalog *c, struct pq_error *e);
 /* Does its architecture write text, that is, has it a head for tokens? */
 bool cmd_config_writes_text(const struct pq_catalog *c, struct pq_error *e);
-/*
- * The quant_method of its quantization_config into `method` (room for n
- * bytes); false when there is none.
- */
-bool cmd_config_quant_method(const struct pq_catalog *c, char *method,
-                             size_t n, struct pq_error *e);
 /* Fails when the model is quantized in a way that is not bitsandbytes'. */
 PQ_MUST_USE int cmd_config_refuse_foreign(const struct pq_source *s,
                                           struct pq_error *e);

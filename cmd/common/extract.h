@@ -86,12 +86,8 @@ PQ_MUST_USE int extract_report(struct extract *x, struct pq_error *e);
 
 /* Are there factors of this pair in the adapter? */
 bool extract_has_factors(const struct extract_pair *p);
-/* Is there something of this pair in the adapter? */
-bool extract_is_written(const struct extract_pair *p);
 /* The 2-D weight in the module of a tensor, or NULL. */
 const struct extract_pair *extract_matrix(const struct extract *x,
                                           const struct extract_pair *p);
-/* Is the module of a tensor, or one that it is in, saved as it is? */
-bool extract_is_saved(const struct extract *x, const char *name);
 
 #endif

@@ -14,6 +14,7 @@
 #include "extract.h"
 #include "join.h"
 #include "pq_names.h"
+#include "pq_peft.h"
 #include "pq_quant.h"
 #include "report.h"
 
@@ -33,6 +34,11 @@ static int open_model(struct extract *x, size_t i, struct pq_source **s,
     if (cmd_open_kept(c, i, s, e) || pq_fold(*s, c->memory / 4, c->tmpdir, e) ||
         cmd_config_refuse_foreign(*s, e))
         return -1;
+    if (pq_peft_is_adapter((*s)->catalog))
+        return pq_fail(e, PQ_EARG,
+                       "%s: is an adapter, not a model (--resize and --plain "
+                       "are for adapters)",
+                       (*s)->name);
     for (size_t k = 0; k < (*s)->catalog->n_tensors; k++)
         encoded |= (*s)->catalog->tensors[k].codec.encoding != PQ_PLAIN;
     if (encoded)
@@ -342,12 +348,6 @@ bool extract_has_factors(const struct extract_pair *p)
     return p->kind == EXTRACT_FACTORED && p->factor && p->factor->rank > 0;
 }
 
-bool extract_is_written(const struct extract_pair *p)
-{
-    return p->kind != EXTRACT_SAME &&
-           (p->kind != EXTRACT_FACTORED || extract_has_factors(p));
-}
-
 static int choose_kind(struct extract *x, struct extract_pair *p,
                        struct pq_error *e)
 {
@@ -375,7 +375,8 @@ static int choose_kind(struct extract *x, struct extract_pair *p,
     return p->kind == EXTRACT_FACTORED ? extract_set_turned(x, p, e) : 0;
 }
 
-bool extract_is_saved(const struct extract *x, const char *name)
+/* Is the module of a tensor, or one that it is in, saved as it is? */
+static bool is_saved(const struct extract *x, const char *name)
 {
     char module[MOST_NAME];
     const size_t n = pq_name_module(name);
@@ -408,9 +409,22 @@ int extract_settle(struct extract *x, struct pq_error *e)
             return -1;
     }
     for (size_t i = 0; i < x->n; i++)
-        if (extract_is_saved(x, x->pairs[i].name))
+        if (is_saved(x, x->pairs[i].name))
             x->pairs[i].kind = EXTRACT_SAVED;
     return 0;
+}
+
+static int refuse_same(const struct extract *x, struct pq_error *e)
+{
+    const bool all = x->c->match.n + x->c->exclude.n == 0;
+    bool compared = false;
+
+    for (size_t i = 0; i < x->n; i++)
+        compared |= x->pairs[i].b != NULL;
+    if (!compared && !all)
+        return pq_fail(e, PQ_EARG, "-m and -x leave nothing to compare");
+    return pq_fail(e, PQ_EARG, "the models do not differ%s: %s, %s",
+                   all ? "" : " in what is selected", x->a->name, x->b->name);
 }
 
 static int choose_kinds(struct extract *x, struct pq_error *e)
@@ -426,10 +440,7 @@ static int choose_kinds(struct extract *x, struct pq_error *e)
         if (choose_kind(x, &x->pairs[i], e))
             return -1;
     }
-    if (changed == 0)
-        return pq_fail(e, PQ_EARG, "the models do not differ: %s, %s",
-                       x->a->name, x->b->name);
-    return extract_settle(x, e);
+    return changed ? extract_settle(x, e) : refuse_same(x, e);
 }
 
 int extract_compare(struct extract *x, struct pq_error *e)

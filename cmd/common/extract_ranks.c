@@ -6,7 +6,8 @@
  *     --energy E     the least k with  sum s[0..k)^2 >= E |D|^2
  *     --max-error X  that with E = 1 - X^2, and the error measured is <= X
  *     --max-size S   those with the largest s^2 for the bytes that a rank
- *                    takes, over all matrices, while they fit
+ *                    takes, over all matrices, while they fit; but none that
+ *                    rounding alone would bring about
  *
  * Without --rank few values are found at first, and more where they are not
  * enough.  A matrix that needs more ranks than its limit is no low-rank one:
@@ -15,14 +16,13 @@
 #include "extract.h"
 #include "pq_names.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
     FIRST = 32, /* values that are found at first */
-    MORE = 4,   /* times as many in the next round */
-    OVERSAMPLE = 10,
-    ITERATIONS = 2
+    MORE = 4    /* times as many in the next round */
 };
 
 /* What is known of the energy of D is known to about this part of it. */
@@ -65,8 +65,8 @@ static int find(struct extract *x, size_t rank, struct pq_error *e)
         const struct pq_lowrank_how how = {
             .kernels = x->c->kernels,
             .rank = x->o->rank || rank < p->limit ? rank : p->limit,
-            .oversample = OVERSAMPLE,
-            .iterations = ITERATIONS,
+            .oversample = PQ_LOWRANK_OVERSAMPLE,
+            .iterations = PQ_LOWRANK_ITERATIONS,
             .seed = x->c->seed,
             .turned = p->turned,
             .found = found};
@@ -138,6 +138,35 @@ static uint64_t other_bytes(const struct extract *x)
     return sum;
 }
 
+/* The largest part of a number that is lost when it is rounded to a type. */
+static double rounding(enum pq_dtype t)
+{
+    const int bits = t == PQ_F16       ? 11
+                     : t == PQ_BF16    ? 8
+                     : t == PQ_F8_E4M3 ? 4
+                     : t == PQ_F8_E5M2 ? 3
+                                       : 24; /* differences are F32 */
+
+    return ldexp(1, -bits);
+}
+
+/*
+ * A matrix of errors of size sigma, each its own, has no singular value above
+ * sigma (sqrt(rows) + sqrt(cols)).  What is no larger says nothing about how
+ * the model was tuned, only how it was stored.  The search, too, works in
+ * floats, whose rounding is a part of the largest value.
+ */
+static double noise(const struct extract_pair *p)
+{
+    const double a = rounding(p->a->dtype), b = rounding(p->b->dtype);
+    const double rows = (double)p->rows, cols = (double)p->cols;
+    const double w = sqrt(fmax(p->f.a_sq, p->f.b_sq) / (rows * cols));
+    const double largest = p->factor->n ? p->factor->s[0] : 0;
+
+    return fmax(fmax(a, b) * w, rounding(PQ_F32) * largest) *
+           (sqrt(rows) + sqrt(cols));
+}
+
 /* What --max-size leaves for factors, and for the entries of each. */
 static int set_budget(struct extract *x, struct pq_rank_rule *rule,
                       struct pq_error *e)
@@ -151,9 +180,13 @@ static int set_budget(struct extract *x, struct pq_rank_rule *rule,
                        (unsigned long long)others);
     rule->bytes = x->o->max_size - others;
     rule->may_drop = true;
-    for (size_t i = 0; i < x->n; i++)
-        if (x->pairs[i].factor)
-            x->pairs[i].factor->first_bytes = entry_bytes(x, &x->pairs[i]);
+    for (size_t i = 0; i < x->n; i++) {
+        struct extract_pair *p = &x->pairs[i];
+        if (!p->factor)
+            continue;
+        p->factor->first_bytes = entry_bytes(x, p);
+        p->factor->noise = noise(p);
+    }
     return 0;
 }
 
@@ -259,15 +292,22 @@ static void set_rest(struct extract *x)
     }
 }
 
-/* The smallest matrix that did not change, or NULL. */
+/* Is it one that did not change, or got no rank? */
+static bool is_free(const struct extract *x, const struct extract_pair *p)
+{
+    return p->kind == EXTRACT_FACTORED ||
+           (p->kind == EXTRACT_SAME && extract_matrix(x, p) == p &&
+            pq_name_is_linear(p->name));
+}
+
+/* The smallest matrix that may have factors of nothing, or NULL. */
 static struct extract_pair *smallest(struct extract *x)
 {
     struct extract_pair *best = NULL;
 
     for (size_t i = 0; i < x->n; i++) {
         struct extract_pair *p = &x->pairs[i];
-        if (p->kind == EXTRACT_SAME && extract_matrix(x, p) == p &&
-            pq_name_is_linear(p->name) && p->a->n_elements > 0 &&
+        if (is_free(x, p) && p->a->n_elements > 0 &&
             (!best || p->a->n_elements < best->a->n_elements))
             best = p;
     }
@@ -299,8 +339,13 @@ static int add_nothing(struct extract *x, struct pq_error *e)
     if (!zeros)
         return pq_fail_nomem(e);
     p->kind = EXTRACT_FACTORED;
-    p->factor = &x->ranking.factors[x->ranking.n];
-    const int rc = pq_ranking_keep(&x->ranking, p->name, &none, 1, e);
+    int rc;
+    if (p->factor) {
+        rc = pq_ranking_again(&x->ranking, p->factor, &none, 1, e);
+    } else {
+        p->factor = &x->ranking.factors[x->ranking.n];
+        rc = pq_ranking_keep(&x->ranking, p->name, &none, 1, e);
+    }
     free(zeros);
     return rc;
 }

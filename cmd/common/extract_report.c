@@ -113,7 +113,7 @@ int extract_report(struct extract *x, struct pq_error *e)
     }
     const double error = relative(left_sq, norm_sq);
     if (x->c->verbose > 0)
-        cmd_msg(x->c, "%zu matrices, error of all that changed %.3g", matrices,
-                error);
+        cmd_msg(x->c, "%zu %s, error of all that changed %.3g", matrices,
+                matrices == 1 ? "matrix" : "matrices", error);
     return x->c->json && x->wrote ? print_json(x, error, e) : 0;
 }

@@ -60,6 +60,13 @@ static int add_copy(struct extract *x, const struct extract_pair *p,
                         x->out.n_tensors - 1, e);
 }
 
+/* Is there something of this pair in the adapter? */
+static bool is_written(const struct extract_pair *p)
+{
+    return p->kind != EXTRACT_SAME &&
+           (p->kind != EXTRACT_FACTORED || extract_has_factors(p));
+}
+
 static int add_all(struct extract *x, struct pq_error *e)
 {
     static const char *file = "adapter_model.safetensors"; /* in a directory */
@@ -67,7 +74,7 @@ static int add_all(struct extract *x, struct pq_error *e)
     int rc = 0;
 
     for (size_t i = 0; i < x->n; i++)
-        n += 2 * extract_is_written(&x->pairs[i]);
+        n += 2 * is_written(&x->pairs[i]);
     /* steps point at these tensors: the array must not move */
     x->out.tensors = pq_zalloc(n, sizeof *x->out.tensors);
     if (!x->out.tensors)
@@ -77,7 +84,7 @@ static int add_all(struct extract *x, struct pq_error *e)
     x->out.n_files = 1;
     for (size_t i = 0; !rc && i < x->n; i++) {
         const struct extract_pair *p = &x->pairs[i];
-        if (extract_is_written(p))
+        if (is_written(p))
             rc = p->kind == EXTRACT_FACTORED ? add_factors(x, p, e)
                                              : add_copy(x, p, e);
     }

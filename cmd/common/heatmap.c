@@ -270,14 +270,16 @@ static int write_svg(const struct cmd *c, const char *path,
                      const struct pq_buf *svg, struct pq_error *e)
 {
     struct pq_out out = {.cancel = &cmd_cancel};
-    int rc = pq_out_open(&out, path, c->sync ? PQ_OUT_SYNC : 0u, e);
 
+    cmd_guard(true);
+    int rc = pq_out_open(&out, path, c->sync ? PQ_OUT_SYNC : 0u, e);
     if (!rc)
         rc = pq_out_write(&out, svg->s, svg->n, e);
     if (!rc)
         rc = pq_out_commit(&out, e);
     if (rc)
         pq_out_abort(&out);
+    cmd_guard(false);
     return rc;
 }
 

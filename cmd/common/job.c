@@ -40,6 +40,27 @@ static int report(struct cmd_job *j, struct pq_error *e)
                                           j->plan.sink->total_bytes, e);
 }
 
+static void list_sources(struct cmd_job *j)
+{
+    size_t n = 0;
+
+    j->sources[n++] = j->in;
+    if (j->whole)
+        j->sources[n++] = j->whole;
+    if (j->decoded)
+        j->sources[n++] = j->decoded;
+    if (j->more)
+        j->sources[n++] = j->more;
+    j->plan.sources = j->sources;
+    j->plan.n_sources = n;
+}
+
+/* Provenance speaks of the input, not of a view of it. */
+static const struct pq_catalog *input_of(const struct cmd_job *j)
+{
+    return (j->whole ? j->whole : j->in)->catalog;
+}
+
 static int open_input(struct cmd_job *j, struct pq_error *e)
 {
     struct cmd *c = j->c;
@@ -52,17 +73,12 @@ static int open_input(struct cmd_job *j, struct pq_error *e)
 
 static int work(struct cmd_job *j, struct pq_error *e)
 {
-    if (open_input(j, e) || j->declare(j, e) ||
-        cmd_make_sink(j->c, &j->out, &j->write, j->in->catalog, &j->plan.sink,
+    if (open_input(j, e) || (j->view && j->view(j, e)) || j->declare(j, e) ||
+        cmd_make_sink(j->c, &j->out, &j->write, input_of(j), &j->plan.sink,
                       e) ||
         (j->add_steps && j->add_steps(j, e)))
         return -1;
-    j->plan.sources = j->sources;
-    j->sources[j->plan.n_sources++] = j->in;
-    if (j->decoded)
-        j->sources[j->plan.n_sources++] = j->decoded;
-    if (j->more)
-        j->sources[j->plan.n_sources++] = j->more;
+    list_sources(j);
     j->report.out = &j->out;
     return cmd_run_plan(j->c, &j->plan, e) || report(j, e) ? -1 : 0;
 }
@@ -78,6 +94,7 @@ int cmd_job_run(struct cmd_job *j, struct pq_error *e)
     pq_catalog_release(&j->out);
     pq_source_free(j->decoded);
     pq_source_free(j->in);
+    pq_source_free(j->whole);
     pq_buf_release(&j->report.json);
     return rc ? CMD_TROUBLE : CMD_OK;
 }

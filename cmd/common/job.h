@@ -2,8 +2,9 @@
  * One model in, one model out: the life of pq-convert, pq-quantize and
  * pq-dequantize.
  *
- *     open the input  ->  declare()  ->  make the sink  ->  add_steps()
- *                     ->  run the plan  ->  report  ->  let go of everything
+ *     open the input  ->  view()  ->  declare()  ->  make the sink
+ *                     ->  add_steps()  ->  run the plan  ->  report
+ *                     ->  let go of everything
  */
 #ifndef CMD_JOB_H
 #define CMD_JOB_H
@@ -15,6 +16,11 @@
 /* First member of a tool's own job, so that its hooks find that. */
 struct cmd_job {
     struct cmd *c;
+    /*
+     * Puts a view of the input in its place: `whole` is the input then, and
+     * `in` the view, which is freed before it.  May be NULL.
+     */
+    int (*view)(struct cmd_job *j, struct pq_error *e);
     /* Fills `out` from `in`; may add steps that need not know the sink. */
     int (*declare)(struct cmd_job *j, struct pq_error *e);
     /* Adds the steps that do: plan.sink is made.  May be NULL. */
@@ -28,11 +34,12 @@ struct cmd_job {
 
     /* for the hooks */
     struct pq_source *in;
+    struct pq_source *whole; /* what `in` is a view of, or NULL */
     struct pq_source *decoded; /* `in` as plain numbers, or NULL */
     struct pq_source *more; /* the tool's own, that steps read, or NULL */
     struct pq_catalog out;
     struct pq_plan plan;
-    struct pq_source *sources[3]; /* of the plan: in, decoded, more */
+    struct pq_source *sources[4]; /* of the plan: in, and what else there is */
 };
 
 /* Makes j->decoded, for steps that need numbers where `in` has codes. */

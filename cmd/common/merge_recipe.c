@@ -283,8 +283,12 @@ static void set_files(struct recipe_job *r)
 static int read_recipe(struct recipe_job *r, const char *path,
                        struct pq_error *e)
 {
-    if (recipe_read(&r->recipe, path, e))
+    const struct pq_buf *text = cmd_content(r->j->c, path, e);
+
+    if (!text)
         return -1;
+    if (recipe_parse(&r->recipe, text->s, text->n, e))
+        return pq_error_in(e, "%s", path);
     r->method = pq_method_named(r->recipe.method);
     if (!r->method)
         pq_fail(e, PQ_EUNSUPPORTED,

@@ -40,7 +40,10 @@ struct recipe_job {
     bool untied; /* the output has a head, its config may say otherwise */
 };
 
-/* Makes r->targets, in the order of the output. */
+/*
+ * Makes r->targets, in the order of the output.  Fails if a filter is for no
+ * tensor at all.
+ */
 PQ_MUST_USE int recipe_targets(struct recipe_job *r, struct pq_error *e);
 /* Fails if the recipe sets what the method does not take. */
 PQ_MUST_USE int recipe_check_parameters(const struct recipe_job *r,

@@ -104,17 +104,58 @@ static void warn_base(const struct recipe_job *r, const struct recipe_run *run)
                 p->said->line, p->said->model);
 }
 
-int recipe_check_parameters(const struct recipe_job *r, struct pq_error *e)
+/* Of the models' tensors and of the output's, whose layers may be others. */
+static bool is_in_a_name(const struct recipe_job *r, const char *part)
+{
+    for (size_t i = 0; i < r->n_targets; i++)
+        if (strstr(r->targets[i].name, part))
+            return true;
+    for (size_t i = 0; i < r->models.n; i++) {
+        const struct pq_catalog *c = r->models.list[i].plain->catalog;
+        for (size_t k = 0; k < c->n_tensors; k++)
+            if (strstr(c->tensors[k].name, part))
+                return true;
+    }
+    return strstr("lm_head.weight", part) != NULL; /* it may be tied */
+}
+
+/* mergekit is silent about it; here it is most likely misspelled. */
+static int check_filters(const struct recipe_job *r,
+                         const struct recipe_parameters *p, struct pq_error *e)
+{
+    for (unsigned i = 0; i < RECIPE_N_PARAMETERS; i++)
+        for (size_t k = 0; k < p->settings[i].n; k++) {
+            const struct recipe_value *v = &p->settings[i].values[k];
+            if (v->filter && !is_in_a_name(r, v->filter))
+                return pq_fail(e, PQ_EARG,
+                               "line %u: no tensor has the filter '%s' in its "
+                               "name",
+                               v->line, v->filter);
+        }
+    return 0;
+}
+
+/* Checks all parameters that there are in the recipe. */
+static int check_each(const struct recipe_job *r,
+                      int (*check)(const struct recipe_job *r,
+                                   const struct recipe_parameters *p,
+                                   struct pq_error *e),
+                      struct pq_error *e)
 {
     for (size_t i = 0; i < r->recipe.n; i++) {
         const struct recipe_slice *s = &r->recipe.slices[i];
         for (size_t k = 0; k < s->n; k++)
-            if (check_taken(r, &s->sources[k].parameters, e))
+            if (check(r, &s->sources[k].parameters, e))
                 return -1;
-        if (check_taken(r, &s->parameters, e))
+        if (check(r, &s->parameters, e))
             return -1;
     }
-    return check_taken(r, &r->recipe.parameters, e);
+    return check(r, &r->recipe.parameters, e);
+}
+
+int recipe_check_parameters(const struct recipe_job *r, struct pq_error *e)
+{
+    return check_each(r, check_taken, e);
 }
 
 /* mergekit knows no default for a weight, nor for slerp's t. */
@@ -488,5 +529,5 @@ int recipe_targets(struct recipe_job *r, struct pq_error *e)
         for (size_t k = 0; k < r->runs[i].n; k++)
             if (left_over(r, &r->runs[i], r->runs[i].parts[k].model, e))
                 return -1;
-    return 0;
+    return check_each(r, check_filters, e);
 }

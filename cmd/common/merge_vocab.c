@@ -52,6 +52,40 @@ static bool is_table(const struct pq_tensor *t, uint64_t rows)
            t->rank > 0 && t->shape[0] == rows;
 }
 
+/* Beside the number of tokens, rows are of one shape. */
+static bool rows_differ(const struct pq_tensor *a, const struct pq_tensor *b)
+{
+    return a->rank != b->rank ||
+           memcmp(a->shape + 1, b->shape + 1,
+                  (size_t)(a->rank - 1) * sizeof *a->shape) != 0;
+}
+
+/* No choice of tokens helps where the rows themselves do not fit. */
+static int check_sizes(const struct merge_models *m, size_t i,
+                       struct pq_error *e)
+{
+    const struct pq_catalog *c = m->list[0].plain->catalog;
+    const uint64_t rows = merge_model_rows(&m->list[0]);
+
+    for (size_t k = 0; k < c->n_tensors; k++) {
+        const struct pq_tensor *a = &c->tensors[k];
+        const size_t at = pq_names_find(&m->list[i].index, a->name);
+        if (at == SIZE_MAX || !is_table(a, rows))
+            continue;
+        const struct pq_tensor *b = &m->list[i].plain->catalog->tensors[at];
+        char x[64], y[64];
+        if (!rows_differ(a, b))
+            continue;
+        cmd_shape_text(a, x, sizeof x);
+        cmd_shape_text(b, y, sizeof y);
+        return pq_fail(e, PQ_EARG,
+                       "%s and %s are models of other sizes: %s is %s and %s",
+                       m->list[0].opened->name, m->list[i].opened->name,
+                       a->name, x, y);
+    }
+    return 0;
+}
+
 /* ---- nothing is said ------------------------------------------------ */
 
 static int differ(const struct merge_models *m, size_t i, const char *how,
@@ -151,6 +185,24 @@ static int check_same(struct merge_models *m, struct pq_error *e)
 
 /* ---- the vocabularies ----------------------------------------------- */
 
+/*
+ * Tokens may go without a row, and tables may be padded; but a number beyond
+ * both is a slip that would make a table of any size.
+ */
+static int check_numbers(const struct tokens *t, uint64_t rows,
+                         const char *name, struct pq_error *e)
+{
+    const struct token *last = &t->list[t->n - 1];
+
+    if (last->id < rows + t->n)
+        return 0;
+    return pq_fail(e, PQ_EFORMAT,
+                   "%s: %s: token '%.60s' has the number %u, but there are %zu "
+                   "tokens and %llu rows",
+                   name, tokenizer_json, last->text, last->id, t->n,
+                   (unsigned long long)rows);
+}
+
 static int read_models(struct unify *u)
 {
     struct merge_vocab *v = &u->m->vocab;
@@ -170,7 +222,8 @@ static int read_models(struct unify *u)
                            "%s: has no tokenizer.json, which says what the "
                            "rows of its tables are",
                            s->name);
-        if (read_blob(&v->tokens[i], b, s->name, u->e))
+        if (read_blob(&v->tokens[i], b, s->name, u->e) ||
+            check_numbers(&v->tokens[i], u->rows[i], s->name, u->e))
             return -1;
     }
     return 0;
@@ -185,10 +238,10 @@ static int read_path(struct unify *u)
         return -1;
     if (!there)
         return pq_fail(u->e, PQ_EARG, "%s: has no tokenizer.json", v->path);
-    return tokens_read(&v->tokens[u->m->n], v->text.s ? v->text.s : "",
-                       v->text.n, u->e)
-               ? pq_error_in(u->e, "%s/%s", v->path, tokenizer_json)
-               : 0;
+    if (tokens_read(&v->tokens[u->m->n], v->text.s ? v->text.s : "",
+                    v->text.n, u->e))
+        return pq_error_in(u->e, "%s/%s", v->path, tokenizer_json);
+    return check_numbers(&v->tokens[u->m->n], u->rows[0], v->path, u->e);
 }
 
 /* ---- the output's tokens -------------------------------------------- */
@@ -466,6 +519,9 @@ int merge_vocab_apply(struct merge_models *m, struct pq_error *e)
 {
     struct unify u = {.m = m, .e = e};
 
+    for (size_t i = 1; i < m->n; i++)
+        if (check_sizes(m, i, e))
+            return -1;
     if (m->vocab.policy == MERGE_VOCAB_UNSAID)
         return check_same(m, e);
     const int rc = unify(&u);

@@ -22,9 +22,8 @@ static uint64_t hold_share(const struct cmd *c)
     return c->memory / 4;
 }
 
-/* A pattern of -m that matches nothing is a mistake, not an empty job. */
-static int check_selection(const struct cmd *c, const struct pq_source *s,
-                           struct pq_error *e)
+int cmd_check_selection(const struct cmd *c, const struct pq_source *s,
+                        struct pq_error *e)
 {
     for (size_t i = 0; i < c->match.n; i++) {
         bool found = false;
@@ -42,13 +41,17 @@ int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
 {
     const char *path = i < c->n_operands ? c->operands[i] : "-";
 
+    if (strcmp(path, "-") == 0 && cmd_content_was_stdin(c)) {
+        cmd_usage(c, "standard input may be given only once");
+        return -1;
+    }
     if (strcmp(path, "-") == 0 && isatty(0)) {
         cmd_usage(c, "no MODEL is given and standard input is a terminal");
         return -1;
     }
     if (pq_open_model(path, &cmd_cancel, s, e) != 0)
         return -1;
-    if (check_selection(c, *s, e) == 0)
+    if (cmd_check_selection(c, *s, e) == 0)
         return 0;
     pq_source_free(*s);
     *s = NULL;
@@ -215,8 +218,13 @@ static void add_tensor(struct pq_hash *h, const struct pq_tensor *t)
         add_number(h, t->shape[i]);
 }
 
-int cmd_catalog_digest(const struct pq_catalog *c, char hex[33],
-                       struct pq_error *e)
+/*
+ * XXH3-128 in hexadecimal over the names, dtypes, shapes, encodings and
+ * metadata of a catalogue, in the order of their names: the same for every
+ * container and order.
+ */
+static int catalog_digest(const struct pq_catalog *c, char hex[33],
+                          struct pq_error *e)
 {
     struct pq_hash *h = pq_hash_new(e);
     const struct pq_tensor **t = pq_alloc(c->n_tensors, sizeof *t);
@@ -258,7 +266,7 @@ static int add_provenance(const struct cmd *c, const struct pq_catalog *in,
     char digest[33];
     int rc = -1;
 
-    if (cmd_catalog_digest(in, digest, e) != 0)
+    if (catalog_digest(in, digest, e) != 0)
         return -1;
     pq_buf_printf(&b, "{\"tool\":\"%s\",\"version\":\"%s\",\"options\":",
                   c->program, PQ_VERSION);
@@ -293,6 +301,7 @@ int cmd_make_sink(struct cmd *c, struct pq_catalog *out,
     options.sync = c->sync;
     options.threads = c->threads;
     options.memory = c->memory;
+    options.kernels = c->kernels;
     options.cancel = &cmd_cancel;
     options.program = c->program;
     out->directory = p.format == NULL;
@@ -431,7 +440,9 @@ int cmd_run_part(struct cmd *c, struct pq_plan *p, struct pq_error *e)
     for (size_t i = 0; i < p->n_sources; i++)
         if (p->sources[i]->hold != NULL && run.memory > hold_share(c))
             run.memory -= hold_share(c);
+    cmd_guard(p->sink != NULL); /* the engine ends it, one way or the other */
     const int rc = pq_engine_run(p, &run, e);
+    cmd_guard(false);
     cmd_progress_end();
     return rc;
 }

@@ -122,10 +122,14 @@ void cmd_progress(void *arg, uint64_t done, uint64_t total)
 void cmd_progress_end(void)
 {
     char out[512];
-    const int k = snprintf(out, sizeof out, "\r%*s\r", bar.shown, "");
+    const int most = (int)sizeof out - 2;
+    const int n = bar.shown < most ? bar.shown : most;
 
-    if (bar.shown > 0 && k > 0 && (size_t)k < sizeof out &&
-        write(2, out, (size_t)k) < 0)
+    if (n <= 0)
+        return;
+    memset(out, ' ', sizeof out);
+    out[0] = out[n + 1] = '\r';
+    if (write(2, out, (size_t)n + 2) < 0)
         return;
     bar.shown = 0;
 }

@@ -7,6 +7,7 @@
  *     prune_data.c        --method, --norms and --hessian
  *     prune_schedule.c    --schedule
  *     prune_report.c      -v and --json
+ *     shrink.h            layers, heads and channels that go before
  *
  * A job is declared, given its steps and run as job.h says.
  */
@@ -17,6 +18,7 @@
 #include "pq_prune.h"
 #include "pq_sparsegpt.h"
 #include "rules.h"
+#include "shrink.h"
 
 enum prune_method {
     PRUNE_UNSAID,
@@ -40,6 +42,7 @@ struct prune_options {
     enum prune_method method;
     const char *norms, *hessian; /* files, or NULL */
     struct prune_schedule schedule; /* printed instead of pruning */
+    struct shrink_options shrink;
 };
 
 /* What becomes of one tensor. */
@@ -64,6 +67,7 @@ struct prune_job {
     bool conv1d;
     struct pq_prune_pool *pool;
     struct pq_column_cut *cuts; /* of all turned tensors in scope row */
+    struct shrink shrink; /* with it, base.in is what is left of the input */
 };
 
 /* ---- prune_choose.c ------------------------------------------------------ */

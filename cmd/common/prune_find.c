@@ -15,7 +15,7 @@ bool prune_keeps(const struct cmd_job *base)
     const struct prune_job *j = (const struct prune_job *)base;
     const struct pq_catalog *in = base->in->catalog;
 
-    if (j->o->how.scope == PQ_PRUNE_POOL)
+    if (j->o->how.scope == PQ_PRUNE_POOL || j->o->shrink.has_channels)
         return true;
     if ((j->o->how.scope != PQ_PRUNE_ROW && !j->o->norms) ||
         !cmd_config_has_conv1d(in, NULL))

@@ -5,11 +5,7 @@
 
 #include "cmd.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- keys ----------------------------------------------------------- */
@@ -300,39 +296,6 @@ int recipe_parse(struct recipe *r, const char *text, size_t n,
 }
 
 /* ---- files ---------------------------------------------------------- */
-
-static int read_text(int fd, struct pq_buf *b, struct pq_error *e)
-{
-    char piece[4096];
-    ssize_t n;
-
-    while ((n = read(fd, piece, sizeof piece)) > 0 && b->n <= RECIPE_MAX_BYTES)
-        pq_buf_add(b, piece, (size_t)n);
-    if (n < 0)
-        return pq_fail_sys(e, errno, "cannot be read");
-    return b->failed ? pq_fail_nomem(e) : 0;
-}
-
-int recipe_read(struct recipe *r, const char *path, struct pq_error *e)
-{
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    struct pq_buf b = {0};
-    struct stat st;
-    int rc;
-
-    if (fd < 0)
-        return pq_fail_sys(e, errno, "%s", path);
-    /* its digest goes into the provenance: it is read twice */
-    if (fstat(fd, &st) == 0 && !S_ISREG(st.st_mode))
-        rc = pq_fail(e, PQ_EARG, "a recipe is a file");
-    else
-        rc = read_text(fd, &b, e);
-    if (!rc)
-        rc = recipe_parse(r, b.s ? b.s : "", b.n, e);
-    close(fd);
-    pq_buf_release(&b);
-    return rc ? pq_error_in(e, "%s", path) : 0;
-}
 
 /* PATH+LORA and PATH@REVISION are mergekit's, unless they are names. */
 static int refuse_more(const char *model, struct pq_error *e)

@@ -74,6 +74,7 @@ enum recipe_parameter {
 /* A number, or a curve over the depth of the layers. */
 struct recipe_value {
     const char *filter;   /* part of a tensor's name; NULL: of every name */
+    unsigned line;        /* of the filter */
     const double *points; /* [n], n > 0 */
     size_t n;
     bool steps; /* a curve of yes and no is not interpolated */
@@ -149,9 +150,6 @@ struct recipe {
 /* Of a zeroed recipe; release it also after a failure. */
 PQ_MUST_USE int recipe_parse(struct recipe *r, const char *text, size_t n,
                              struct pq_error *e);
-/* The same of a file, which failures name. */
-PQ_MUST_USE int recipe_read(struct recipe *r, const char *path,
-                            struct pq_error *e);
 /*
  * Where a model of the recipe is: beside the recipe, else where the program
  * runs; in the recipe's arena, or `model` itself.  NULL if there is none.

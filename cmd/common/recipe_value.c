@@ -113,8 +113,10 @@ static int read_conditional(struct recipe_value *v,
         return recipe_fail(n, e, "a filter without a value");
     if (filter && filter->kind != RECIPE_TEXT)
         return recipe_fail(filter, e, "a filter is a part of a tensor's name");
-    if (filter && strcmp(filter->text, "*") != 0)
+    if (filter && strcmp(filter->text, "*") != 0) {
         v->filter = filter->text;
+        v->line = filter->line;
+    }
     return read_points(v, value, flag, a, e);
 }
 

@@ -43,8 +43,8 @@ static struct pq_step *add_step(struct cmd_reduce *r, struct pq_plan *plan,
     if (!r->dense)
         return pq_step_product(plan, j->like->name, j->a, j->b, j->n, &how, e);
     how.rank = r->dense[i].rank;
-    how.oversample = 10;
-    how.iterations = 2;
+    how.oversample = PQ_LOWRANK_OVERSAMPLE;
+    how.iterations = PQ_LOWRANK_ITERATIONS;
     how.seed = r->c->seed;
     how.turned = r->dense[i].turned;
     return pq_step_lowrank(plan, j->like->name, NULL, NULL, r->dense[i].source,

@@ -17,11 +17,8 @@ static int open_adapter(struct resize *r, struct pq_error *e)
     if (!pq_peft_is_adapter(r->adapter->catalog))
         return pq_fail(e, PQ_EARG, "%s: is a model, not an adapter",
                        r->adapter->name);
-    if (r->adapter->sequential)
-        return pq_fail(e, PQ_EARG,
-                       "%s: an adapter cannot come from a pipe or a .pq "
-                       "stream; convert it to a directory first",
-                       r->adapter->name);
+    if (cmd_load(r->c, &r->adapter, e))
+        return -1;
     r->peft.accept = r->o->plain ? PQ_PEFT_CHANGED_BASE : 0;
     return pq_peft_read(&r->peft, r->adapter, e);
 }

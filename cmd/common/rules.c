@@ -4,7 +4,6 @@
 #include "rules.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,37 +31,40 @@ int cmd_rules_add(struct cmd_rules *r, const char *text, struct pq_error *e)
     return add(r, text, (size_t)(eq - text), eq + 1, strlen(eq + 1), e);
 }
 
-/* One line without its newline; leading and trailing blanks do not count. */
-static int add_line(struct cmd_rules *r, char *line, struct pq_error *e)
+/* One line; leading and trailing blanks do not count. */
+static int add_line(struct cmd_rules *r, const char *line, size_t n,
+                    struct pq_error *e)
 {
-    while (isspace((unsigned char)*line))
-        line++;
-    size_t n = strlen(line);
+    while (n > 0 && isspace((unsigned char)*line))
+        line++, n--;
     while (n > 0 && isspace((unsigned char)line[n - 1]))
-        line[--n] = '\0';
-    return n == 0 || *line == '#' ? 0 : cmd_rules_add(r, line, e);
+        n--;
+    if (n == 0 || *line == '#')
+        return 0;
+    if (memchr(line, '\0', n))
+        return pq_fail(e, PQ_EARG, "a NUL character");
+    char *text = pq_strndup(line, n);
+    const int rc = text ? cmd_rules_add(r, text, e) : pq_fail_nomem(e);
+    free(text);
+    return rc;
 }
 
-int cmd_rules_read(struct cmd_rules *r, const char *path, struct pq_error *e)
+int cmd_rules_read(struct cmd_rules *r, struct cmd *c, const char *path,
+                   struct pq_error *e)
 {
-    FILE *f = fopen(path, "re");
-    char *line = NULL;
-    size_t cap = 0, number = 0;
-    int rc = 0;
+    const struct pq_buf *text = cmd_content(c, path, e);
+    size_t number = 0, from = 0;
 
-    if (!f)
-        return pq_fail_sys(e, errno, "%s", path);
-    while (!rc && getline(&line, &cap, f) >= 0) {
+    while (text && from < text->n) {
+        const char *line = text->s + from, *end;
+        end = memchr(line, '\n', text->n - from);
+        const size_t n = end ? (size_t)(end - line) : text->n - from;
         number++;
-        rc = add_line(r, line, e);
-        if (rc)
-            pq_error_in(e, "%s:%zu", path, number);
+        if (add_line(r, line, n, e))
+            return pq_error_in(e, "%s:%zu", path, number);
+        from += n + 1;
     }
-    if (!rc && ferror(f))
-        rc = pq_fail_sys(e, errno, "%s", path);
-    free(line);
-    fclose(f);
-    return rc;
+    return text ? 0 : -1;
 }
 
 const char *cmd_rules_find(struct cmd_rules *r, const char *name)

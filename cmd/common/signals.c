@@ -3,9 +3,11 @@
  * signals as a pipeline expects them.
  *
  * SIGPIPE kills, also when our parent ignored it: the reader is gone, and
- * nobody wants the rest.  INT, TERM and HUP set a flag, so that outputs can
- * be taken back and a .pq stream can say why it ends; at the end we die of
- * the same signal, so that the parent sees the true cause.
+ * nobody wants the rest.  INT, TERM and HUP kill at once, too, as long as
+ * nothing is there that would be left behind.  While an output is being
+ * written (cmd_guard) they set a flag, so that it can be taken back and a .pq
+ * stream can say why it ends; at the end we die of the same signal, so that
+ * the parent sees the true cause.
  */
 #include "cmd.h"
 
@@ -14,10 +16,32 @@
 #include <unistd.h>
 
 volatile int cmd_cancel;
+static volatile sig_atomic_t guarded;
+
+/* Also from the handler: all of this may be called there. */
+static void die_of(int sig)
+{
+    sigset_t one;
+
+    signal(sig, SIG_DFL);
+    sigemptyset(&one);
+    sigaddset(&one, sig);
+    raise(sig);
+    sigprocmask(SIG_UNBLOCK, &one, NULL);
+}
 
 static void on_signal(int sig)
 {
     cmd_cancel = sig;
+    if (guarded)
+        return;
+    cmd_progress_end();
+    die_of(sig);
+}
+
+void cmd_guard(bool on)
+{
+    guarded = on;
 }
 
 /*
@@ -67,14 +91,6 @@ void cmd_signals_init(void)
 
 void cmd_signals_exit(void)
 {
-    const int sig = cmd_cancel;
-    sigset_t one;
-
-    if (sig == 0)
-        return;
-    signal(sig, SIG_DFL);
-    sigemptyset(&one);
-    sigaddset(&one, sig);
-    raise(sig);
-    sigprocmask(SIG_UNBLOCK, &one, NULL);
+    if (cmd_cancel != 0)
+        die_of(cmd_cancel);
 }

@@ -431,6 +431,7 @@ static void dyn8_decode(const uint8_t *codes, const float *absmax, size_t n,
 
 #include "avx2_blend.h"
 #include "avx2_change.h"
+#include "avx2_planes.h"
 #include "avx2_prune.h"
 
 /* Moving bytes in tiles needs no vectors of floats. */
@@ -478,6 +479,11 @@ const struct pq_kernels pq_kernels_avx2_table = {
     .abs_sum = abs_sum,
     .uniform = uniform,
     .drop = drop,
+    .split_planes = split_planes,
+    .join_planes = join_planes,
+    .map_nonzero = map_nonzero,
+    .compact = compact,
+    .expand = expand,
     .keep_from = keep_from,
     .keep_groups = keep_groups,
     .keep_across = keep_across,

@@ -130,6 +130,18 @@ void pq_scalar_uniform(const uint32_t key[2], const uint32_t stream[2],
 void pq_scalar_drop(const float *lots, const float *chance, size_t n, bool over,
                     float *d);
 
+/* planes.c */
+void pq_scalar_split_planes(const void *in, size_t n, size_t width,
+                            unsigned up, uint8_t *planes);
+void pq_scalar_join_planes(const uint8_t *const *planes, size_t n, size_t width,
+                           unsigned up, void *out);
+size_t pq_scalar_map_nonzero(const void *in, size_t n, size_t width,
+                             uint8_t *bits);
+void pq_scalar_compact(const uint8_t *bits, const void *in, size_t n,
+                       size_t width, void *out);
+void pq_scalar_expand(const uint8_t *bits, const void *in, size_t ones,
+                      size_t n, size_t width, void *out);
+
 /* prune.c */
 void pq_scalar_keep_from(const float *x, size_t n, uint32_t low, uint8_t *keep);
 void pq_scalar_keep_groups(const float *x, size_t n, unsigned group,

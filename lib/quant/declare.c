@@ -37,9 +37,9 @@ size_t pq_part_number(const struct pq_tensor *t, enum pq_role role)
     return p ? (size_t)(p - t->parts) : SIZE_MAX;
 }
 
-int pq_part_set(struct pq_catalog *c, struct pq_part *p, const char *name,
-                enum pq_role role, enum pq_dtype dtype, const uint64_t *shape,
-                int rank, struct pq_error *e)
+static int set_part(struct pq_catalog *c, struct pq_part *p, const char *name,
+                    enum pq_role role, enum pq_dtype dtype,
+                    const uint64_t *shape, int rank, struct pq_error *e)
 {
     p->name = name;
     p->role = role;
@@ -56,9 +56,9 @@ static int add_vector(struct pq_catalog *c, struct pq_tensor *t, size_t i,
                       const char *suffix, enum pq_role role,
                       enum pq_dtype dtype, uint64_t n, struct pq_error *e)
 {
-    return pq_part_set(c, &t->parts[i],
-                       pq_arena_printf(&c->arena, "%s.%s", t->name, suffix),
-                       role, dtype, &n, 1, e);
+    return set_part(c, &t->parts[i],
+                    pq_arena_printf(&c->arena, "%s.%s", t->name, suffix),
+                    role, dtype, &n, 1, e);
 }
 
 static int add_map(struct pq_catalog *c, struct pq_tensor *t, size_t i,
@@ -82,10 +82,10 @@ static int add_codes(struct pq_catalog *c, struct pq_tensor *t,
     const uint64_t packed[2] = {(t->n_elements + 1) / 2, 1};
 
     if (t->codec.encoding == PQ_INT8_BLOCK)
-        return pq_part_set(c, &t->parts[0], t->name, PQ_ROLE_DATA, PQ_U8,
-                           t->shape, t->rank, e);
-    return pq_part_set(c, &t->parts[0], t->name, PQ_ROLE_DATA, PQ_U8, packed, 2,
-                       e);
+        return set_part(c, &t->parts[0], t->name, PQ_ROLE_DATA, PQ_U8,
+                        t->shape, t->rank, e);
+    return set_part(c, &t->parts[0], t->name, PQ_ROLE_DATA, PQ_U8, packed, 2,
+                    e);
 }
 
 /* The quant_state part; its text is a constant unless an offset is in it. */
@@ -162,12 +162,12 @@ static int declare_rows(struct pq_catalog *c, struct pq_tensor *t,
     if (t->rank != 2)
         return pq_fail(e, PQ_EARG, "int8 needs two dimensions, not %d",
                        t->rank);
-    if (pq_part_set(c, &t->parts[0], t->name, PQ_ROLE_DATA, PQ_I8, t->shape, 2,
-                    e) ||
-        pq_part_set(c, &t->parts[1], module_part(c, t->name, "SCB"),
-                    PQ_ROLE_SCB, PQ_F32, t->shape, 1, e) ||
-        pq_part_set(c, &t->parts[2], module_part(c, t->name, "weight_format"),
-                    PQ_ROLE_WEIGHT_FORMAT, PQ_U8, t->shape, 0, e))
+    if (set_part(c, &t->parts[0], t->name, PQ_ROLE_DATA, PQ_I8, t->shape, 2,
+                 e) ||
+        set_part(c, &t->parts[1], module_part(c, t->name, "SCB"),
+                 PQ_ROLE_SCB, PQ_F32, t->shape, 1, e) ||
+        set_part(c, &t->parts[2], module_part(c, t->name, "weight_format"),
+                 PQ_ROLE_WEIGHT_FORMAT, PQ_U8, t->shape, 0, e))
         return -1;
     t->parts[2].constant = &row_major;
     return 0;
@@ -178,8 +178,8 @@ static int declare_parts(struct pq_catalog *c, struct pq_tensor *t,
 {
     switch (t->codec.encoding) {
     case PQ_PLAIN:
-        return pq_part_set(c, &t->parts[0], t->name, PQ_ROLE_DATA, t->dtype,
-                           t->shape, t->rank, e);
+        return set_part(c, &t->parts[0], t->name, PQ_ROLE_DATA, t->dtype,
+                        t->shape, t->rank, e);
     case PQ_INT8:
         return declare_rows(c, t, e);
     default:

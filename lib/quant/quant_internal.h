@@ -36,10 +36,6 @@ struct pq_encode_state {
     uint64_t n_gathered; /* elements or absmax in this pass so far */
 };
 
-/* Sets a part of t; its name is the tensor's with a suffix replaced/added. */
-int pq_part_set(struct pq_catalog *c, struct pq_part *p, const char *name,
-                enum pq_role role, enum pq_dtype dtype, const uint64_t *shape,
-                int rank, struct pq_error *e);
 /* The block sizes of bitsandbytes: 32, 64, ... 4096. */
 bool pq_block_known(uint32_t block);
 /* ceil(n / block) */

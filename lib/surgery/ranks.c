@@ -78,7 +78,8 @@ int pq_ranking_again(struct pq_ranking *f, struct pq_ranked *t,
     *t = (struct pq_ranked){.name = t->name, .rows = r->rows, .cols = r->cols,
                             .n = r->rank, .s = s, .norm_sq = r->norm_sq,
                             .kept = n, .rank = n,
-                            .first_bytes = t->first_bytes};
+                            .first_bytes = t->first_bytes,
+                            .noise = t->noise};
     float *x = pq_mul(longest, n, &room) ? pq_alloc((size_t)room, sizeof *x)
                                          : NULL;
     if (!s || !x) {
@@ -157,7 +158,10 @@ static double tail_sq(const struct pq_ranked *f, size_t rank)
 
 double pq_ranked_error(const struct pq_ranked *f)
 {
-    return f->norm_sq > 0 ? sqrt(tail_sq(f, f->rank) / f->norm_sq) : 0;
+    const double x =
+        f->norm_sq > 0 ? sqrt(tail_sq(f, f->rank) / f->norm_sq) : 0;
+
+    return x > 1e-14 ? x : 0; /* double cannot tell */
 }
 
 bool pq_ranked_enough(const struct pq_ranked *f, size_t rank,
@@ -215,6 +219,15 @@ static uint64_t rank_bytes(const struct pq_ranked *f,
     return (f->rows + f->cols) * (rule->element_bits / 8);
 }
 
+/* What value k takes off the error, a byte; nothing where it is noise. */
+static double worth(const struct pq_ranked *f, size_t k,
+                    const struct pq_rank_rule *rule)
+{
+    const double s = f->s[k];
+
+    return s > f->noise ? s * s / (double)rank_bytes(f, rule) : 0;
+}
+
 /* All ranks beyond those that all get, the best first; sets ranks to these. */
 static struct offer *make_offers(struct pq_ranking *f,
                                  const struct pq_rank_rule *rule, size_t *n)
@@ -228,9 +241,7 @@ static struct offer *make_offers(struct pq_ranking *f,
     for (size_t i = 0; all && i < f->n; i++) {
         struct pq_ranked *t = &f->factors[i];
         for (size_t k = given; k < t->rank; k++)
-            *next++ = (struct offer){i, k + 1,
-                                     t->s[k] * t->s[k] /
-                                         (double)rank_bytes(t, rule)};
+            *next++ = (struct offer){i, k + 1, worth(t, k, rule)};
         t->rank = t->rank ? given : 0;
     }
     *n = all ? (size_t)(next - all) : 0;

@@ -24,7 +24,11 @@ static union {
     float f32[N];
 } out;
 static uint8_t codes[N];
-static uint16_t halves[N];
+static uint16_t halves[N], sparse[N];
+static uint8_t planes[2 * N], map[N / 8];
+static size_t ones; /* of sparse[], by map[] */
+static uint8_t keep[N / 8];
+static const float nothing[N];
 
 static volatile uint64_t sink; /* keeps results alive */
 
@@ -157,6 +161,54 @@ static void transpose_f32(const struct pq_kernels *k)
     k->transpose(x, out.f32, 256, N / 256, sizeof(float));
 }
 
+static void split_planes_f16(const struct pq_kernels *k)
+{
+    k->split_planes(halves, N, 2, 1, planes);
+}
+
+static void join_planes_f16(const struct pq_kernels *k)
+{
+    const uint8_t *const at[2] = {planes, planes + N};
+
+    k->join_planes(at, N, 2, 1, out.u16);
+}
+
+static void map_nonzero_f16(const struct pq_kernels *k)
+{
+    sink += k->map_nonzero(sparse, N, 2, planes);
+}
+
+static void compact_f16(const struct pq_kernels *k)
+{
+    k->compact(map, sparse, N, 2, out.u16);
+}
+
+static void expand_f16(const struct pq_kernels *k)
+{
+    k->expand(map, halves, ones, N, 2, out.u16);
+}
+
+static void count_high(const struct pq_kernels *k)
+{
+    static uint32_t count[PQ_HIGH_COUNT];
+
+    k->count_high(x, nothing, N, count);
+    sink += count[0];
+}
+
+static void keep_from(const struct pq_kernels *k)
+{
+    k->keep_from(x, N, 0x3c23d70a, out.u8); /* 0.01 */
+}
+
+/* All that 2:4 takes. */
+static void keep_2_of_4(const struct pq_kernels *k)
+{
+    k->keep_groups(x, N, 4, 2, keep);
+    k->keep_u32((const uint32_t *)(const void *)x, keep, N,
+                (uint32_t *)(void *)out.f32);
+}
+
 #define BENCH(f) {#f, f}
 static const struct bench benches[] = {
     BENCH(f16_to_f32),       BENCH(bf16_to_f32),
@@ -170,7 +222,11 @@ static const struct bench benches[] = {
     BENCH(int8_rows_decode), BENCH(dyn8_encode),
     BENCH(dyn8_encode_exact), BENCH(dyn8_decode),
     BENCH(error_stats),      BENCH(moments),
-    BENCH(transpose_f32),
+    BENCH(transpose_f32),    BENCH(split_planes_f16),
+    BENCH(join_planes_f16),  BENCH(map_nonzero_f16),
+    BENCH(compact_f16),      BENCH(expand_f16),
+    BENCH(count_high),       BENCH(keep_from),
+    BENCH(keep_2_of_4),
 };
 #define N_BENCHES (sizeof(benches) / sizeof(benches[0]))
 
@@ -227,6 +283,9 @@ static void fill(void)
         codes[i] = (uint8_t)(s >> 32);
     }
     pq_kernels_scalar()->f32_to_f16(x, N, halves);
+    for (size_t i = 0; i < N; i++) /* about half of them stay */
+        sparse[i] = codes[i] & 1 ? halves[i] : 0;
+    ones = pq_kernels_scalar()->map_nonzero(sparse, N, 2, map);
 }
 
 static void print_json(size_t i, double scalar, double avx2)

@@ -4,6 +4,7 @@ torch.linalg.svd.
     rival_surgery.py peft BASE ADAPTER OUT   load, merge_and_unload, save
     rival_surgery.py svd BASE TUNED RANK     dense SVD of each difference
     rival_surgery.py resize ADAPTER RANK     dense SVD of each product
+    rival_surgery.py prune FILE OUT          the smaller half of all weights
     rival_surgery.py mergekit linear OUT A B
     rival_surgery.py mergekit ties OUT A B BASE
 
@@ -97,10 +98,28 @@ def mergekit(method, out, a, b, base=None):
     return time.perf_counter() - start
 
 
+def prune(path, out):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    start = time.perf_counter()
+    tensors = load_file(path)
+    linear = [n for n, w in tensors.items() if w.dim() == 2 and "layers" in n]
+    sizes = torch.cat([tensors[n].abs().flatten() for n in linear])
+    limit = sizes.kthvalue(len(sizes) // 2).values
+    del sizes
+    for name in linear:
+        w = tensors[name]
+        tensors[name] = torch.where(w.abs() > limit, w, 0)
+    save_file(tensors, out)
+    return time.perf_counter() - start
+
+
 def main():
     with contextlib.redirect_stdout(sys.stderr):
         seconds = {"peft": peft, "svd": svd, "resize": resize,
-                   "mergekit": mergekit}[sys.argv[1]](*sys.argv[2:])
+                   "mergekit": mergekit,
+                   "prune": prune}[sys.argv[1]](*sys.argv[2:])
     print(f"{seconds:.6f}")
 
 

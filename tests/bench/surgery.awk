@@ -11,7 +11,19 @@ function rows() {
     peak("peak linear", "linear", "<= 512")
     against("ties of two, mergekit", "ties", "rival_ties", ">= 10")
     peak("peak ties", "ties", "<= 512")
+    rows_of_prune()
     rows_of_delta()
+}
+
+function rows_of_prune(    a, b) {
+    if (!("prune" in n))
+        return
+    against("prune half, global, torch", "prune", "rival_prune", ">= 15")
+    peak("peak prune", "prune", "<= 128")
+    a = median("prune")
+    b = median("read") + median("copy")
+    row("over reading twice and writing", "x", a / b, -1, "", "<= 2.5")
+    row("prune 2:4", "s", median("prune_24"), -1, "", "")
 }
 
 # ours does all layers, the rival one

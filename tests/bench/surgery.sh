@@ -12,7 +12,7 @@
 #     BENCH_QUICK=1         two layers of 22, a small vocabulary
 #     BENCH_RUNS=3          repetitions of ours; the median counts
 #     BENCH_RIVAL_RUNS=1    of the rivals, which take minutes
-#     BENCH_ONLY='ties'     only these: merge extract resize linear ties delta
+#     BENCH_ONLY='ties'     only these: merge extract resize linear ties prune delta
 #     BENCH_JSON=build/bench-surgery.json
 #
 # Rivals are timed without their imports, ours from exec to exit.  Two are not
@@ -47,6 +47,7 @@ add extract pq-extract --rank
 add resize pq-extract --resize
 add linear pq-merge --method
 add ties pq-merge --method --base
+add prune pq-prune --scope
 add delta pq-diff --delta
 [ ${#groups[@]} -gt 0 ] || exit 0
 
@@ -150,6 +151,24 @@ do_ties() {
         --density 0.5 "$work/a:0.5" "$work/b:0.5" -o "$out/"
     [ $kit = 0 ] || theirs ties mergekit ties "$out" "$work/a" "$work/b" \
         "$work/base"
+}
+
+# half of all weights of an f32 model; the rival keeps five times its size.  To
+# read the file twice and write it is the time of `cat` and of `cp`.
+do_prune() {
+    local file=$work/full.safetensors
+    rm -rf "$work"/{base,a,b}
+    [ -f "$file" ] || "$work/make_model" llama $layers $vocabulary "$file"
+    ours prune "$bin/pq-prune" -q -s 0.5 --scope global "$file" -o "$out.safetensors"
+    ours prune_24 "$bin/pq-prune" -q --pattern 2:4 "$file" -o "$out.safetensors"
+    ours read sh -c 'cat "$1" >/dev/null' sh "$file"
+    ours copy cp "$file" "$out"
+    if has_modules 'torch, safetensors' && [ "$(free_mib)" -gt $((need * 12)) ]; then
+        theirs prune prune "$file" "$out"
+    else
+        say "not enough memory for torch: not measured"
+    fi
+    [ ${#groups[@]} = 1 ] || rm -f "$file"
 }
 
 # a LoRA merged, and the difference to the base as a file; the restored model

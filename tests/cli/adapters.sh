@@ -19,6 +19,7 @@ ends_alike() {
 }
 
 ranks() {
+    local o
     run pq-merge --rank 3 lora:0.5 pattern -o s/; done_well
     grep -q '"r": 3' s/adapter_config.json || bad "not of rank 3: $RAN"
     run pq-merge -n --rank 3 lora:0.5 pattern -o s/
@@ -41,6 +42,11 @@ ranks() {
     run pq-merge --rank 0 lora pattern -o x/; misused; absent x
     run pq-merge --energy 2 lora pattern -o x/; misused; absent x
     run pq-merge --rank 2 lora dora -o x/; refused 'lora_magnitude_vector: DoRA'; absent x
+    # of another model
+    run pq-extract "$ROOT"/testdata/blend/{base,a} -m '*q_proj.weight' -r 2 -o other/; done_well
+    for o in '' '--rank 2' '--method ties' '--method fedavg'; do
+        run pq-merge $o five other -o x/; refused 'its shape does not fit the other adapters'; absent x
+    done
     mkdir nan && cp lora/adapter_config.json nan/
     pq-convert -m '*layers.0*' lora/adapter_model.safetensors -o nan/adapter_model.safetensors
     printf '\377\377\377\377' | dd of=nan/adapter_model.safetensors bs=1 conv=notrunc status=none \
@@ -118,6 +124,10 @@ size_is_kept() {
         run pq-extract -n --resize five --max-size $s -o r/
         [ "$(tail -n 1 "$out")" = "$(cat r/* | wc -c)" ] || bad "another size: $RAN"
     done
+    run pq-convert five -o five.pq; done_well
+    run pq-extract --no-provenance --resize five --rank 2 -o r1/; done_well
+    run pq-extract --no-provenance --resize five.pq --rank 2 -o r2/; done_well
+    same r1 r2
     run pq-extract --resize five --max-size 1K -o x/; refused 'max-size'; absent x
 }
 carried() {

@@ -76,6 +76,7 @@ contract_04_input_missing() {
 }
 
 contract_05_file_and_stdin() {
+    can recipe && return
     local in
     to_stdout
     for in in $(formats); do
@@ -150,10 +151,12 @@ contract_08_closed_stdout() {
     "${CMD[@]}" >&- 2>&-
     RC=$?
     [ $RC = 2 ] || bad "rc $RC: ${CMD[*]} >&- 2>&-"
-    command_for "" ""
-    "${CMD[@]}" <&- > "$out" 2> "$err"
-    RC=$? RAN="${CMD[*]} <&-"
-    refused
+    if ! can recipe; then
+        command_for "" ""
+        "${CMD[@]}" <&- > "$out" 2> "$err"
+        RC=$? RAN="${CMD[*]} <&-"
+        refused
+    fi
     model_out || return
     command_for "$(input tiny safetensors)" "$S/o.$(suffix)"
     "${CMD[@]}" <&- >&- 2> "$err" # stdout is not needed
@@ -191,6 +194,7 @@ damage() { # cut|flip file|pipe STATUS SIZE FORMAT
 body_status() { if can header; then echo any; else bad_status; fi; }
 
 contract_10_truncation() {
+    can recipe && return
     local format
     for format in $(formats); do
         damage cut file "$(bad_status)" cut $format
@@ -199,6 +203,7 @@ contract_10_truncation() {
 }
 
 contract_11_damage() {
+    can recipe && return
     local format
     for format in $(formats); do
         if [ $format = safetensors ]; then # has no checksums
@@ -250,7 +255,7 @@ contract_12_killed() {
             in=$S/mid.dir
             mkdir "$in"
             ln "$(input mid safetensors)" "$in/model.safetensors"
-            cp "$MODEL/config.json" "$in/"
+            sed 's/"num_hidden_layers": 5/"num_hidden_layers": 41/' "$MODEL/config.json" > "$in/config.json"
             if can adapter; then
                 cp -r "$ADAPTER" "$S/previous"
             else
@@ -288,6 +293,11 @@ contract_13_output_over_input() {
     for format in $(suffixes); do
         go "$(input mid $format)" "$S/a.$format"
         cp "$(input mid $format)" "$S/b.$format"
+        if can recipe; then
+            go "$S/b.$format" "$S/b.$format"; refused 'a cycle'
+            cmp -s "$(input mid $format)" "$S/b.$format" || bad "the input has changed: $RAN"
+            continue
+        fi
         go "$S/b.$format" "$S/b.$format"; fine
         cmp -s "$S/a.$format" "$S/b.$format" || bad "another output over the input: $RAN"
         cp "$(input mid $format)" "$S/target"
@@ -297,7 +307,7 @@ contract_13_output_over_input() {
         [ -L "$S/l.$format" ] || bad "the link is gone: $RAN"
         rm "$S/target" "$S/l.$format"
     done
-    can pq-only || [ "$INPUT" = delta ] && return
+    can pq-only || can recipe || [ "$INPUT" = delta ] && return
     go "$(input dir)" "$S/a/"; fine
     cp -r "$(input dir)" "$S/b"
     if can adapter; then
@@ -323,6 +333,7 @@ contract_14_threads_and_isa() {
         command_for "$(input $in safetensors)" "" "${AS[@]}"
         PQ_CPU=scalar run "${CMD[@]}"; fine
         cmp -s "$S/a" "$out" || bad "another output: PQ_CPU=scalar $RAN"
+        can recipe && continue
         command_for "" "" "${AS[@]}" -T8 --memory=16M
         cat "$(input $in pq)" 2> /dev/null | "${CMD[@]}" > "$S/p" 2> "$err"
         RC=${PIPESTATUS[1]}
@@ -444,6 +455,7 @@ contract_18_memory() {
         for n in 2 8; do
             measured "$(input $in safetensors)" "$to" -T$n
             peak 131072
+            can recipe && continue
             command_for "" "" -T$n
             RAN="cat $(input $in safetensors) | helper rss /tmp/kib ${CMD[*]} | cat"
             cat "$(input $in safetensors)" 2> /dev/null |

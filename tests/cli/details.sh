@@ -178,6 +178,17 @@ rules() {
     run pq-quantize -t nf4 --rules rules.bad -o x10.pq mixed.safetensors
     [ $RC = 2 ] && grep -q 'rules.bad:1' "$err" || bad "rc $RC, or no rules.bad:1: $RAN"
 }
+rules_from_a_pipe() {
+    printf '# all else is as it is\n  *.q_proj.weight=nf4 \n\n*=keep' > rules
+    run pq-quantize -t f16 --rules rules "$ST" -o ra.pq; done_well
+    is_type ra.pq model.layers.0.self_attn.q_proj.weight nf4
+    pq-quantize -t f16 --rules - "$ST" -o rb.pq < rules || bad "rc $? with rules from a pipe"
+    same ra.pq rb.pq
+    run pq-quantize -t f16 --rules <(cat rules) "$ST" -o rb.pq; done_well
+    same ra.pq rb.pq
+    run pq-quantize -t f16 --rules - - -o x4.pq; misused; absent x4.pq
+    run pq-quantize -t f16 --rules - -o x4.pq; misused; absent x4.pq
+}
 provenance() {
     run pq-convert -o p1.safetensors mixed.safetensors
     run pq-convert -o p2.pq p1.safetensors
@@ -209,6 +220,19 @@ round_trip() {
         pq-convert -o u3.safetensors u2.pq && pq-convert --shard-size 100K -o u4/ u3.safetensors
     for f in u2.pq u3.safetensors u4; do
         [ "$(digest $f)" = "$(digest u1)" ] || bad "the digest of the nf4 $f is another"
+    done
+}
+# zeros take no room, and the CPU does not show in what is compressed
+compressed() {
+    local h='{"w":{"dtype":"F16","shape":[512,1024],"data_offsets":[0,1048576]}}'
+    { printf "\\x$(printf %x ${#h})\\0\\0\\0\\0\\0\\0\\0%s" "$h"; head -c 1048576 /dev/zero; } > z.safetensors
+    run pq-convert -z -o z.pq z.safetensors; done_well
+    [ "$(stat -c %s z.pq)" -lt 2048 ] || bad "a MiB of zeros takes $(stat -c %s z.pq) bytes"
+    same_content z.safetensors z.pq
+    for x in z.safetensors llama; do
+        run pq-convert -z -o z1.pq "$x"; done_well
+        PQ_CPU=scalar PQ_THREADS=1 run pq-convert -z -o z2.pq "$x"; done_well
+        cmp -s z1.pq z2.pq || bad "the CPU shows in the output: $RAN"
     done
 }
 encoded_input() {
@@ -321,7 +345,8 @@ not_replaced() {
 }
 for t in directory_made not_replaced directory_replaced directory_with_foreign_entry directory_in_a_stream \
     suffix_rules bad_type shards shard_missing shard_with_path index_disagrees nan_refused \
-    overflow_refused selection rules provenance round_trip encoded_input rewritten_stdout \
+    overflow_refused selection rules rules_from_a_pipe provenance round_trip compressed encoded_input \
+    rewritten_stdout \
     modes_and_links pq_itself completion environment; do
     check "details $t" $t
 done

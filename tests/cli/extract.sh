@@ -7,6 +7,7 @@ export PATH=$BIN:$PATH
 out=$W/stdout err=$W/stderr
 cd "$W" || exit 2
 for d in "$ROOT"/testdata/peft/base-* "$ROOT"/testdata/extract/*/; do cp -r "$d" .; done
+cp -r "$MODEL" .
 cp -r "$ROOT"/testdata/blend/base full && cp -r "$ROOT"/testdata/blend/a full-tuned
 PAIRS='base-llama:rank3 base-llama:mixed base-gpt2:conv1d base-llama-tied:tied'
 
@@ -97,6 +98,27 @@ budget() {
     near "$(number error "$out")" 0.397702 0.004 || bad "error $(number error "$out"): $RAN"
     run pq-extract full full-tuned --max-size 2K -o x/; refused --max-size; absent x
 }
+# what a model changed by being stored in another type is not worth a byte
+rounded() {
+    local ranks
+    local t
+    for t in f32 f16 bf16; do
+        run pq-quantize -t $t rank3 -o rank3-$t/; done_well
+        run pq-extract base-llama rank3-$t -m '*_proj.weight' --max-size 1M --json -o a/
+        ranks=$(grep -o '"rank":[0-9]*' "$out" | sort | uniq -c | xargs)
+        [ "$ranks" = '14 rank:3' ] || bad "ranks $ranks: $RAN"
+    done
+    # a change larger than the model
+    run pq-merge -q tiny-llama "$ROOT/testdata/peft/tiny-lora" -o tuned/; done_well
+    run pq-extract tiny-llama tuned --max-size 1M --json -o a/
+    ranks=$(grep -o '"rank":[0-9]*' "$out" | sort | uniq -c | xargs)
+    [ "$ranks" = '5 rank:2' ] || bad "ranks $ranks: $RAN"
+    # of nothing else; PEFT loads nothing without factors, so one has those of 0
+    run pq-quantize -t bf16 base-llama -o base-bf16/; done_well
+    run pq-extract base-llama base-bf16 -m '*_proj.weight' --max-size 1M --json -o a/
+    ranks=$(grep -o '"rank":[0-9]*' "$out" | sort | uniq -c | xargs)
+    [ "$ranks" = '13 rank:0 1 rank:1' ] || bad "ranks $ranks: $RAN"
+}
 same_bytes() {
     local o
     for o in '-r 3' '--energy 0.8' '--max-size 9K'; do
@@ -143,6 +165,9 @@ selected() {
 }
 refusals() {
     run pq-extract base-llama base-llama -r 3 -o x/; refused 'do not differ'; absent x
+    run pq-extract base-llama rank3 -r 3 -x '*' -o x/; refused 'leave nothing to compare'; absent x
+    run pq-extract base-llama rank3 -r 3 -m '*norm*' -o x/; refused 'do not differ in what is selected'; absent x
+    run pq-extract base-llama "$ROOT/testdata/peft/lora" -r 3 -o x/; refused 'peft/lora: is an adapter'; absent x
     run pq-extract base-llama base-gpt2 -r 3 -o x/; refused 'more are only in one'; absent x
     pq-convert -x model.norm.weight rank3 -o less/
     run pq-extract base-llama less -r 3 -o x/; refused 'tensor model.norm.weight is only in base-llama'; absent x
@@ -161,6 +186,8 @@ said() {
     run pq-extract -v base-llama mixed -r 2 -o a/
     grep -q 'down_proj.weight \[16, 24\]: rank 2, energy 0.932.*, error 0.26' "$err" || bad "$(cat "$err"): $RAN"
     grep -q 'norm.weight \[16\]: as it is' "$err" || bad "norm: $RAN"
+    run pq-extract -v base-llama mixed -r 2 -m lm_head.weight -o a/
+    grep -q ': 1 matrix, error' "$err" || bad "$(cat "$err"): $RAN"
     run pq-extract --json base-llama mixed -r 2 -o a/
     grep -q '"name":"lm_head.weight","kind":"factors","shape":\[24,16\],"rank":2' "$out" || bad "json: $RAN"
     near "$(number error "$out")" 0.385443 0.004 || bad "error $(number error "$out"): $RAN"
@@ -174,7 +201,7 @@ ranks() {
     [ "$(grep -o '"rank":3' "$out" | wc -l)" -ge 12 ] || bad "rank 3: $RAN"
     run pq-diff --rank --delta x.pq base-llama rank3; misused; absent x.pq
 }
-for t in exact config bare_names goals budget same_bytes dry encoded selected refusals said ranks; do
+for t in exact config bare_names goals budget rounded same_bytes dry encoded selected refusals said ranks; do
     check "extract $t" $t
 done
 finish

@@ -34,6 +34,31 @@ same_bytes() {
     done
 }
 # encode(decode(base) + delta): the same as decoding, merging, encoding
+# an adapter in a .pq, or from a pipe, is the one in the directory
+streamed() {
+    local a b x
+    for a in lora:base-llama dora:base-llama conv1d-dora:base-gpt2 tokens:base-llama experts:base-mixtral; do
+        b=${a#*:} a=${a%:*}
+        run pq-merge --no-provenance -q "$b" "$a" -o m1/; done_well
+        run pq-convert --no-provenance "$a" -o a.pq; done_well
+        run pq-convert --no-provenance -z "$a" -o z.pq; done_well
+        for x in a.pq z.pq; do
+            run pq-merge --no-provenance -q --memory 16M "$b" $x -o m2/; done_well
+            same m1 m2
+        done
+        pq-merge --no-provenance -q "$b" - -o m2/ < z.pq || bad "rc $?: $a from a pipe"
+        same m1 m2
+    done
+    run pq-convert lora -o a.pq; done_well
+    run pq-merge --no-provenance lora:0.5 dora/../lora -o ad1/; done_well
+    run pq-merge --no-provenance a.pq:0.5 lora -o ad2/; done_well
+    same ad1 ad2
+    run pq-merge -n base-llama a.pq; [ $RC = 0 ] || bad "rc $RC: $RAN"
+    head -c $(($(wc -c < a.pq) - 64)) a.pq > cut.pq
+    run pq-merge base-llama cut.pq -o x/; refused cut.pq; absent x
+    pq-quantize -t nf4 -m '*q_proj*' lora -o q.pq
+    run pq-merge base-llama q.pq -o x/; refused 'is encoded'; absent x
+}
 encoded() {
     local t
     for t in 'nf4' 'nf4 --double-quant' 'fp4' 'int8'; do
@@ -158,9 +183,13 @@ conv1d_blend() {
     run pq-merge base-gpt2 g4 -o x/; refused 'dequantize first'; absent x
 }
 not_blended() {
+    local o
     rm -rf x x.pq
     run pq-merge base-llama base-gpt2 -o x/; refused 'has no tensor'; absent x
     run pq-merge a wide -o x/; refused 'tokenizer_source'; absent x
+    for o in '' '--vocab base' '--vocab union'; do
+        run pq-merge $o base-llama a -o x/; refused 'base-llama and a are models of other sizes'; absent x
+    done
     run pq-merge a:1 b:-1 -o x/; refused 'sum to 0'; absent x
     run pq-merge --no-normalize a:1 b:-1 -o x/; done_well; rm -r x
     run pq-merge --method della --base base --density 0.1 a -o x/; refused 'epsilon'; absent x
@@ -194,7 +223,7 @@ BLEND=$ROOT/testdata/blend
 for d in a b c base wide; do cp -r "$BLEND/$d" .; done
 pq-convert --shard-size 2K a -o shards/
 mkdir tied && cp a/config.json tied/ && pq-convert -x lm_head.weight a/model.safetensors -o tied/model.safetensors
-for t in folded same_bytes encoded conv1d untied little_left no_place nan alone \
+for t in folded same_bytes streamed encoded conv1d untied little_left no_place nan alone \
     blended same_blends encoded_blend conv1d_blend not_blended no_use; do
     check "merge $t" $t
 done

@@ -75,6 +75,19 @@ as_options() {
     run pq-merge --no-provenance --method linear in/a:0.25 in/b:0.5 -o r2/; done_well
     same r1/model.safetensors r2/model.safetensors
 }
+# from a pipe: the models are where we are; its digest is that of the file
+piped() {
+    recipe 'merge_method: linear' 'models:' '- {model: in/a, parameters: {weight: 0.25}}' \
+        '- {model: in/b, parameters: {weight: 0.5}}'
+    pq-merge --recipe - -o p1/ < in/r.yaml || bad "rc $? with a recipe from a pipe"
+    cp in/r.yaml r.yaml
+    run pq-merge --recipe r.yaml -o p2/; done_well
+    same p1 p2
+    run pq-merge --recipe <(cat r.yaml) -o p3/; done_well
+    same p1 p3
+    : | pq-merge --recipe - -o x/ 2> "$err" && bad "an empty recipe is taken"
+    absent x
+}
 syntax() {
     recipe 'merge_method: linear' 'models: [{model: a}]' 'colour: red'; no "line 3: unknown key 'colour'"
     recipe 'merge_method: linear' 'models: [{model: a}'; no 'not YAML'
@@ -86,7 +99,10 @@ syntax() {
     head -c 2000000 /dev/zero | tr '\0' ' ' > in/r.yaml; no 'larger than'
     : > in/r.yaml; no 'is empty'
     run pq-merge --recipe in/none.yaml -o x/; refused 'in/none.yaml'; absent x
-    run pq-merge --recipe in -o x/; refused 'a recipe is a file'; absent x
+    run pq-merge --recipe in -o x/; refused 'Is a directory'; absent x
+    recipe 'merge_method: linear' 'parameters:' '  weight:' '  - filter: self_atn' '    value: 0.5' '  - value: 1' \
+        'models: [{model: a}, {model: b}]'
+    no "line 4: no tensor has the filter 'self_atn' in its name"
     run pq-merge --recipe in/models.yaml in/a -o x/; misused; absent x
     run pq-merge --recipe in/models.yaml --density 0.5 -o x/; misused; absent x
     run pq-merge --recipe in/models.yaml --rank 3 -o x/; misused; absent x
@@ -190,6 +206,11 @@ vocabularies() {
     recipe 'merge_method: linear' "models: [{model: base, $m}, {model: a, $m}]" 'tokenizer_source: base'
     no 'in/a: has no tokenizer.json'
     run pq-merge --vocab most in/a in/b -o x/; misused
+    # a number that would make a table of millions of rows
+    cp -r in/base in/far && sed -i 's/"house":7/"house":16777215/' in/far/tokenizer.json
+    for w in base union; do
+        run pq-merge --vocab $w in/far in/wide -o x/; refused "'house' has the number 16777215"; absent x
+    done
 }
 # an output goes into a Makefile, so it is all or nothing
 damage() {
@@ -199,7 +220,16 @@ damage() {
     run pq-merge --recipe in/r.yaml -o x/; refused 'in/cut'; absent x
     run pq-merge -n --recipe in/stack.yaml -o n/; done_well; absent n
 }
-for t in same_bytes encoded as_options syntax models ranges tied vocabularies damage; do
+# as long as there is nothing to be taken back, a signal need not wait
+killed() {
+    sanitized && return # its library must be loaded first
+    { run env LD_PRELOAD="$TERM_SO" pq-merge --recipe in/stack.yaml -o killed/; } 2> /dev/null
+    [ $RC = 143 ] || bad "rc $RC instead of 143: $RAN"
+    [ -s "$err" ] && bad "not silent ($(head -n 1 "$err")): $RAN"
+    [ -z "$(ls -A | grep killed)" ] || bad "left behind: $(ls -A | grep killed)"
+}
+TERM_SO=$(preload term.c)
+for t in same_bytes encoded as_options piped syntax models ranges tied vocabularies damage killed; do
     check "recipe $t" $t
 done
 finish

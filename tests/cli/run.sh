@@ -10,11 +10,13 @@
 
 # ---- Inputs -----------------------------------------------------------------
 
+# Each has a layer 1 and another one, for pq-prune --drop-layers 1.
 prepare() {
     local name long many=100000
     sanitized && many=20000 # ten times slower, the same code
     mkdir -p "$W/in" "$W/odd"
-    $H st "$W/in/tiny.plain.safetensors" 'a.weight=F32[2,64]step' 'n=BF16[3]step' 's=I64[]step'
+    $H st "$W/in/tiny.plain.safetensors" 'a.weight=F32[2,64]step' 'n=BF16[3]step' 's=I64[]step' \
+        'l.0.w=F32[5]step' 'l.1.w=F32[5]step'
     set --
     for i in 1 2 3 4 5 6; do
         set -- "$@" "l.$i.q.weight=F32[16,64]step" "l.$i.norm.weight=BF16[64]step"
@@ -32,7 +34,8 @@ prepare() {
         "$long=F32[2,2]rand" "$long.weight=F32[2,64]rand" \
         'b\u0007\n\t\u001b[31m.weight=F32[2,64]rand' \
         $'caf\xc3\xa9.\xe6\xa8\xa1.weight=F32[2,64]rand' '\ud83d\ude00.weight=BF16[3,5]rand' \
-        '=F32[3]rand' 'x\"y\\.weight=F32[1,1]rand'
+        '=F32[3]rand' 'x\"y\\.weight=F32[1,1]rand' \
+        'l.0.w=F32[5]rand' 'l.1.w=F32[5]rand'
     $H st "$W/odd/latin.safetensors" $'caf\xe9.weight=F32[2,64]rand'
     $H many "$W/in/many.plain.safetensors" $many 1 step \
         'model.layers.0.mlp.up_proj.weight=F32[8,8]step'
@@ -51,7 +54,8 @@ prepare_large() {
         set -- "$@" "model.layers.$i.mlp.up_proj.weight=F32[1024,4096]"
     done
     $H st "$W/in/huge.plain.safetensors" "$@" 'model.norm.weight=F32[4096]'
-    $H st "$W/in/one.plain.safetensors" 'model.layers.0.mlp.up_proj.weight=F32[25600,4096]'
+    $H st "$W/in/one.plain.safetensors" 'model.layers.0.mlp.up_proj.weight=F32[25600,4096]' \
+        'model.layers.1.norm.weight=F32[4096]'
     for i in huge one; do derive $i 1000 || bad "$i could not be prepared"; done
 }
 

@@ -66,6 +66,13 @@ place() { # SIZE KIND FORMAT: where that is
 # input SIZE FORMAT, or input dir: what is prepared of this row's kind of input
 input() { place "$1" "$INPUT" "${2:-}"; }
 
+# recipe IN: where a recipe is that merges it and OTHER
+recipe() {
+    printf '%s\n' 'merge_method: linear' 'models:' \
+        "- {model: '$1', parameters: {weight: 0.75}}" \
+        "- {model: '$(place $SIZE "other-$INPUT" safetensors)', parameters: {weight: 0.25}}" > "$W/$LABEL.yaml"
+    echo "$W/$LABEL.yaml"
+}
 # command_for IN OUT OPTION...: sets CMD; "" leaves IN or OUT out
 command_for() {
     local in=$1 to=$2 word words
@@ -81,6 +88,7 @@ command_for() {
             OTHER) CMD+=("$(place $SIZE "other-$INPUT" safetensors)") ;;
             DELTA) CMD+=("$(place $SIZE delta pq)") ;;
             ADAPTER) CMD+=("$ADAPTER") ;;
+            RECIPE) CMD+=("$(recipe "$in")") ;;
             NORMS) CMD+=("$W/in/$SIZE.norms.safetensors") ;;
             OUT) [ -n "$to" ] && CMD+=(-o "$to") ;;
             --*=OUT) CMD+=("${word%OUT}${to:--}") ;;

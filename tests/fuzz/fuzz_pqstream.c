@@ -14,7 +14,8 @@
 #define BLOCK   64u
 #define RECORDS 64u /* of a stream that is taken apart */
 #define MORE    1u  /* flags of a TENS record */
-#define ZSTD    2u
+#define PACKED  2u
+#define SPARSE  4u
 
 /* A regular file can be read again; what comes must be the same. */
 static int read_again(struct pq_source *s, struct pq_error *e)
@@ -149,7 +150,7 @@ static void mend(struct record *r, size_t seq)
     fuzz_put64(r->prefix + 8, r->head_n);
     fuzz_put64(r->prefix + 16, r->body_n);
     fuzz_put64(r->prefix + 24, seq);
-    if (!(r->prefix[4] & ZSTD))
+    if (!(r->prefix[4] & PACKED))
         fuzz_put64(r->prefix + 40, r->body_n);
 }
 
@@ -255,7 +256,7 @@ static void split(struct stream *s, size_t i, uint32_t *seed)
 {
     struct record *const r = &s->rec[i], *const second = r + 1;
 
-    if (memcmp(r->prefix, "TENS", 4) != 0 || (r->prefix[4] & ZSTD) ||
+    if (memcmp(r->prefix, "TENS", 4) != 0 || (r->prefix[4] & PACKED) ||
         r->body_n < 2)
         return;
     const size_t at = 1 + fuzz_random(seed, (uint32_t)r->body_n - 1);
@@ -267,45 +268,120 @@ static void split(struct stream *s, size_t i, uint32_t *seed)
     r->prefix[4] |= MORE;
 }
 
-/* The body of a compressed record, opened, or NULL. */
-static uint8_t *unpacked(const struct record *r, size_t *n)
+static uint32_t get32(const uint8_t *p)
 {
-    const uint64_t raw = fuzz_get64(r->prefix + 40);
-    uint8_t *const p = malloc(FUZZ_INPUT);
-
-    *n = raw <= FUZZ_INPUT && p
-             ? ZSTD_decompress(p, FUZZ_INPUT, r->body, r->body_n)
-             : (size_t)-1;
-    if (!ZSTD_isError(*n))
-        return p;
-    free(p);
-    return NULL;
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
+           (uint32_t)p[3] << 24;
 }
 
-/* Compresses a tensor's record, or one that is already, changed. */
+static void put32(uint8_t *p, size_t v)
+{
+    for (int i = 0; i < 4; i++)
+        p[i] = (uint8_t)(v >> 8 * i);
+}
+
+/* A section, opened if it is a frame. */
+static uint8_t *open_section(const uint8_t *at, size_t *n)
+{
+    uint8_t *const p = malloc(FUZZ_INPUT);
+
+    if (!p)
+        abort();
+    const size_t got = ZSTD_decompress(p, FUZZ_INPUT, at, *n);
+    if (!ZSTD_isError(got)) {
+        *n = got;
+        return p;
+    }
+    free(p);
+    return copy(at, *n);
+}
+
+/* Puts `n` bytes in the place of `old` ones at `at` of the body. */
+static void exchange(struct record *r, size_t at, size_t old, const uint8_t *p,
+                     size_t n)
+{
+    uint8_t *const body = malloc(r->body_n - old + n + 1);
+
+    if (!body)
+        abort();
+    memcpy(body, r->body, at);
+    memcpy(body + at, p, n);
+    memcpy(body + at + n, r->body + at + old, r->body_n - at - old);
+    free(r->body);
+    r->body = body;
+    r->body_n += n - old;
+}
+
+/* A frame of n bytes; *n becomes its length. */
+static uint8_t *make_frame(const uint8_t *p, size_t *n)
+{
+    const size_t room = ZSTD_compressBound(*n);
+    uint8_t *const frame = malloc(room);
+    const size_t k = frame ? ZSTD_compress(frame, room, p, *n, 1) : room;
+
+    if (!frame || ZSTD_isError(k))
+        abort();
+    *n = k;
+    return frame;
+}
+
+/* Changes what is in the section at `at`, and its size with it. */
+static void mutate_section(struct record *r, size_t at, uint8_t *size,
+                           size_t max, uint32_t *seed)
+{
+    const size_t old = get32(size);
+    size_t n = old;
+
+    if (n > r->body_n - at)
+        return;
+    uint8_t *p = open_section(r->body + at, &n);
+    mutate_bytes(&p, &n, fuzz_random(seed, 4) ? n : max, seed);
+    if (fuzz_random(seed, 3)) {
+        uint8_t *const frame = make_frame(p, &n);
+        free(p);
+        p = frame;
+    }
+    put32(size, n);
+    exchange(r, at, old, p, n);
+    free(p);
+}
+
+/* One of the sections of a packed record, if it has so many. */
+static void mutate_packed(struct record *r, size_t max, uint32_t *seed)
+{
+    const size_t sparse = r->prefix[4] & SPARSE ? 1 : 0;
+    const size_t n = ((size_t)1 << fuzz_random(seed, 4)) + sparse;
+    const size_t k = fuzz_random(seed, (uint32_t)n);
+    size_t at = 4 * (n + sparse);
+
+    if (r->body_n < at)
+        return;
+    for (size_t i = 0; i < k && at <= r->body_n; i++)
+        at += get32(r->body + 4 * (i + sparse));
+    if (at <= r->body_n)
+        mutate_section(r, at, r->body + 4 * (k + sparse), max, seed);
+}
+
+/* Changes the sections of a packed record, or makes a record of bytes one. */
 static void pack(struct record *r, size_t max, uint32_t *seed)
 {
-    const bool packed = r->prefix[4] & ZSTD;
-    size_t n = r->body_n;
+    const size_t raw = r->body_n;
+    size_t n = raw;
+    uint8_t size[4];
 
     if (memcmp(r->prefix, "TENS", 4) != 0)
         return;
-    uint8_t *p = packed ? unpacked(r, &n) : copy(r->body, n);
-    if (!p)
+    if (r->prefix[4] & PACKED) {
+        mutate_packed(r, max, seed);
         return;
-    if (packed)
-        mutate_bytes(&p, &n, fuzz_random(seed, 4) ? n : max, seed);
-    const size_t room = ZSTD_compressBound(n);
-    uint8_t *const frame = malloc(room);
-    const size_t k = frame ? ZSTD_compress(frame, room, p, n, 1) : room;
-    free(p);
-    if (!frame || ZSTD_isError(k))
-        abort();
-    free(r->body);
-    r->body = frame;
-    r->body_n = k;
-    r->prefix[4] |= ZSTD;
-    fuzz_put64(r->prefix + 40, n);
+    }
+    uint8_t *const frame = make_frame(r->body, &n);
+    put32(size, n);
+    exchange(r, 0, raw, frame, n);
+    exchange(r, 0, 0, size, 4);
+    free(frame);
+    r->prefix[4] |= PACKED;
+    fuzz_put64(r->prefix + 40, raw);
 }
 
 static void mutate_stream(struct stream *s, size_t max, uint32_t *seed)

@@ -101,6 +101,11 @@ out=corpus/pqstream
 "$bin/pq-convert" -q -O pq "$work/m.safetensors" >$out/plain
 "$bin/pq-convert" -q -O pq --no-provenance "$work/m.safetensors" >$out/bare
 "$bin/pq-convert" -q -O pq -z "$work/m.safetensors" >$out/packed
+{ zeros 100 && floats 24 && zeros 132; } | st "{$(
+    entry u U8 3,20 0 60),$(entry h F16 10,2 60 100),$(
+    entry f F32 8 100 132),$(entry n F32 6 132 156),$(
+    entry i I64 6 156 204),$(entry b BF16 26 204 256)}" |
+    "$bin/pq-convert" -q -O pq -z >$out/sparse
 q -t nf4 --double-quant -O pq >$out/nf4
 zeros 0 | st '{}' | "$bin/pq-convert" -q -O pq >$out/empty
 mkdir "$work/dir"

@@ -167,6 +167,7 @@ def main():
         for i, (name, (base, args)) in enumerate(OLD_LORA.items()):
             args = dict(r=2, lora_alpha=3, task_type="CAUSAL_LM") | args
             make(name, base, LoraConfig(**args), 80 + i)
+            os.remove(f"{ROOT}/{name}/README.md")
         return
     shutil.rmtree(ROOT, ignore_errors=True)
     for name, base in BASES.items():

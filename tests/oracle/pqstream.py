@@ -22,7 +22,7 @@ BITS = {"U64": 64, "I64": 64, "F64": 64, "C64": 64, "F32": 32, "U32": 32,
         "BOOL": 8}
 ROTATED = {"F32", "C64", "BF16", "F16"}
 KNOWN = {b"CTLG", b"META", b"PROV", b"TENS", b"INDX"}
-MORE, ZSTD, RUN = 1, 2, 4 << 20
+MORE, PACKED, SPARSE, RUN = 1, 2, 4, 4 << 20
 
 
 class Bad(Exception):
@@ -67,6 +67,51 @@ def join(planes, dtype):
         bits = w * 8
         raw = (v >> v.dtype.type(1)) | (v << v.dtype.type(bits - 1))
     return raw.tobytes()
+
+
+def open_section(data, size):
+    """A map or a plane of a packed record, from its frame if it is one."""
+    need(len(data) <= size, "a section is too long")
+    if len(data) == size:
+        return data
+    try:
+        need(zstandard.frame_content_size(data) == size, "frame size")
+        d = zstandard.ZstdDecompressor().decompressobj()
+        opened = d.decompress(data)
+        need(d.eof and not d.unused_data, "not one frame")
+    except zstandard.ZstdError as e:
+        raise Bad(f"zstd: {e}") from e
+    need(len(opened) == size, "frame length")
+    return opened
+
+
+def unpack(body, dtype, raw, sparse):
+    """The body of a packed record to its elements."""
+    w = width(dtype)
+    count = values = raw // w
+    front = w + (2 if sparse else 0)
+    need(len(body) >= 4 * front, "a packed record is too short")
+    sizes, at = list(struct.unpack_from(f"<{front}I", body)), 4 * front
+    wants = [values] * w
+    if sparse:
+        values = sizes.pop(0)
+        wants = [(count + 7) // 8] + [values] * w
+        need(values <= count and sum(wants) <= raw, "too many values")
+    need(at + sum(sizes) == len(body), "sections and body differ in length")
+    sections = []
+    for size, want in zip(sizes, wants):
+        sections.append(open_section(body[at:at + size], want))
+        at += size
+    if not sparse:
+        return join(b"".join(sections), dtype)
+    bits = np.unpackbits(np.frombuffer(sections[0], np.uint8),
+                         bitorder="little")
+    need(bits.sum() == values and not bits[count:].any(), "map and values")
+    out = np.zeros((count, w), np.uint8)
+    packed = join(b"".join(sections[1:]), dtype)
+    out[bits[:count].astype(bool)] = np.frombuffer(
+        packed, np.uint8).reshape(values, w)
+    return out.tobytes()
 
 
 def part_bytes(p):
@@ -125,10 +170,11 @@ class Stream:
             self.upstream(n_body)
         need(kind in KNOWN or kind[:1].islower(), f"unknown type {kind}")
         need(seq == len(self.entries) // 64, "records are out of order")
-        need(flags & ~3 == 0, "unknown flags")
+        need(flags & ~7 == 0, "unknown flags")
+        need(flags & PACKED or not flags & SPARSE, "sparse, but not packed")
         need(kind == b"TENS" or (flags, number) == (0, 0), "a tensor's fields")
-        need(flags & ZSTD or raw == n_body, "two lengths")
-        need(not flags & ZSTD or n_body < raw <= RUN, "compressed length")
+        need(flags & PACKED or raw == n_body, "two lengths")
+        need(not flags & PACKED or n_body < raw <= RUN, "compressed length")
         need(n_head <= 65536, "the head is too long")
         self.head = self.take(n_head)
         need(xxh3(self.head) == head_sum, "head sum")
@@ -179,8 +225,8 @@ class Stream:
             while more:
                 kind, number, flags, raw, _, body = self.record()
                 need(kind == b"TENS" and number == i, "not the next tensor")
-                if flags & ZSTD:
-                    body = self.unpack(parts, len(data), raw, body)
+                if flags & PACKED:
+                    body = self.unpack(parts, len(data), raw, body, flags)
                 data += body
                 more = flags & MORE
                 need(len(data) < want if more and raw else
@@ -191,7 +237,7 @@ class Stream:
                 at += p["bytes"]
 
     @staticmethod
-    def unpack(parts, at, raw, body):
+    def unpack(parts, at, raw, body, flags):
         for p in parts:
             if at < p["bytes"]:
                 break
@@ -199,15 +245,7 @@ class Stream:
         w = width(p["dtype"])
         need(at + raw <= p["bytes"] and at % w == 0 and raw % w == 0,
              "a compressed record crosses parts or elements")
-        need(zstandard.frame_content_size(body) == raw, "frame size")
-        try:
-            d = zstandard.ZstdDecompressor().decompressobj()
-            planes = d.decompress(body)
-            need(d.eof and not d.unused_data, "not one frame")
-        except zstandard.ZstdError as e:
-            raise Bad(f"zstd: {e}") from e
-        need(len(planes) == raw, "frame length")
-        return join(planes, p["dtype"])
+        return unpack(body, p["dtype"], raw, flags & SPARSE)
 
     def tail(self):
         index_at, entries = self.at, self.entries
