@@ -33,7 +33,7 @@ PQ_CFLAGS := -std=c11 -D_GNU_SOURCE -ffp-contract=off -fvisibility=hidden \
 	-Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \
 	-Wwrite-strings -Wformat=2 -Wundef -Ilib -Iformats -Icmd/common
 STRICT := -Wconversion -Wno-sign-conversion
-LIB_LIBS := -lcjson -lzstd -lxxhash -lm -pthread
+LIB_LIBS := -lcjson -lzstd -lxxhash -lpcre2-8 -lutf8proc -lm -pthread
 LIBS := $(LIB_LIBS) -lyaml
 ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all
 
@@ -103,7 +103,7 @@ programs: all $B/tests/unit
 fuzzers: $(FUZZ_BIN)
 
 DEB := gcc g++ make pkg-config libzstd-dev libcjson-dev libxxhash-dev \
-	libcriterion-dev libopenblas0 libzip-dev libpcre2-dev \
+	libcriterion-dev libopenblas0 libzip-dev libpcre2-dev libutf8proc-dev \
 	libyaml-dev mandoc
 
 deps: ## install the Debian packages that are missing (DEPS=skip: do not)
