@@ -233,6 +233,39 @@ static int read_vocab(struct file *f)
     return k == PQ_JSON_OBJECT_END ? 0 : -1;
 }
 
+/*
+ * A score as serde_json reads it for the library: the digits as an integer,
+ * rounded, over a power of ten.  That may be one unit in the last place from
+ * the nearest double, and decides between ways of equal score.
+ */
+static int read_score(struct pq_json *j, double *score)
+{
+    static const double tens[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,
+                                  1e7,  1e8,  1e9,  1e10, 1e11, 1e12, 1e13,
+                                  1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+                                  1e21, 1e22};
+    const char *const s = j->text + j->start;
+    const bool minus = s[0] == '-';
+    uint64_t digits = 0;
+    size_t behind = 0; /* digits behind the point */
+    bool point = false;
+    for (size_t i = minus; i < j->length; i++) {
+        uint64_t more;
+        if (s[i] == '.') {
+            point = true;
+            continue;
+        }
+        if (s[i] == 'e' || s[i] == 'E' || !pq_mul(digits, 10, &more) ||
+            !pq_add(more, (uint64_t)(s[i] - '0'), &more) || behind == 22)
+            return pq_json_double(j, score); /* nobody writes these */
+        digits = more;
+        behind += point;
+    }
+    const double v = (double)digits / tens[behind];
+    *score = minus ? -v : v;
+    return 0;
+}
+
 static int read_piece(struct file *f, struct pq_json *j)
 {
     struct tok_text text;
@@ -243,7 +276,7 @@ static int read_piece(struct file *f, struct pq_json *j)
         return -1;
     if (pq_json_next(j) != PQ_JSON_NUMBER)
         return wrong(f, "vocab");
-    if (pq_json_double(j, &score) != 0)
+    if (read_score(j, &score) != 0)
         return -1;
     if (pq_json_next(j) != PQ_JSON_ARRAY_END)
         return wrong(f, "vocab");

@@ -202,30 +202,43 @@ static int new_matcher(struct tok_matcher **m, struct pq_error *e)
         return pq_fail_nomem(e);
     x->data = pcre2_match_data_create(1, NULL);
     x->context = pcre2_match_context_create(NULL);
-    x->stack = pcre2_jit_stack_create(32u << 10, JIT_STACK, NULL);
     if (x->data == NULL || x->context == NULL) {
         tok_matcher_free(x);
         return pq_fail_nomem(e);
     }
     pcre2_set_match_limit(x->context, MATCH_LIMIT);
     pcre2_set_heap_limit(x->context, HEAP_KIB);
-    if (x->stack != NULL)
-        pcre2_jit_stack_assign(x->context, NULL, x->stack);
     *m = x;
     return 0;
 }
 
+static int match_once(const struct tok_find *f, uint32_t how)
+{
+    const struct tok_matcher *const m = *f->m;
+
+    return pcre2_match(f->re->code, (PCRE2_SPTR)f->in.s, f->in.n, f->at, how,
+                       m->data, m->context);
+}
+
+/* Few patterns and texts need more than the machine's 32 KiB. */
+static bool more_stack(struct tok_matcher *m)
+{
+    if (m->stack != NULL)
+        return false;
+    m->stack = pcre2_jit_stack_create(64u << 10, JIT_STACK, NULL);
+    if (m->stack == NULL)
+        return false;
+    pcre2_jit_stack_assign(m->context, NULL, m->stack);
+    return true;
+}
+
 static int match(struct tok_find *f, struct pq_error *e)
 {
-    const PCRE2_SPTR s = (PCRE2_SPTR)f->in.s;
-    struct tok_matcher *const m = *f->m;
-
-    int rc = pcre2_match(f->re->code, s, f->in.n, f->at, PCRE2_NO_UTF_CHECK,
-                         m->data, m->context);
+    int rc = match_once(f, PCRE2_NO_UTF_CHECK);
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT && more_stack(*f->m))
+        rc = match_once(f, PCRE2_NO_UTF_CHECK);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
-        rc = pcre2_match(f->re->code, s, f->in.n, f->at,
-                         PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, m->data,
-                         m->context);
+        rc = match_once(f, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT);
     if (rc == PCRE2_ERROR_NOMATCH)
         return 0;
     if (rc == PCRE2_ERROR_NOMEMORY)

@@ -128,12 +128,18 @@ static int byte_of_char(uint32_t c)
 
 bool tok_unmap_bytes(struct tok_text t, struct pq_buf *out)
 {
+    char part[64];
+    size_t n = 0;
     for (size_t i = 0, k; i < t.n; i += k) {
         const int b = byte_of_char(tok_char(t.s + i, t.n - i, &k));
         if (b < 0)
             return false;
-        const char c = (char)b;
-        pq_buf_add(out, &c, 1);
+        if (n == sizeof part) {
+            pq_buf_add(out, part, n);
+            n = 0;
+        }
+        part[n++] = (char)b;
     }
+    pq_buf_add(out, part, n);
     return true;
 }

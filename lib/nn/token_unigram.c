@@ -12,17 +12,13 @@
  */
 #include "token.h"
 
-/*
- * sentencepiece keeps a sum as a float, but compares it before it is rounded.
- */
 static void offer(const struct pq_tokenizer *t, struct tok_path *p,
                   double score, uint32_t id, size_t from)
 {
-    if (p->from != NONE && !(score > p->score))
-        return;
-    p->score = t->single ? (double)(float)score : score;
-    p->id = id;
-    p->from = (uint32_t)from;
+    if (t->single)
+        score = (double)(float)score;
+    if (p->from == NONE || score > p->score)
+        *p = (struct tok_path){score, id, (uint32_t)from, 0};
 }
 
 /* All pieces that begin at `from`. */
@@ -43,11 +39,8 @@ static void look_from(struct tok_run *r, struct tok_text w, size_t from)
         offer(t, &r->paths[i + 1], here + t->scores[id], id, from);
         single = single || i + 1 - from == one;
     }
-    if (single)
-        return;
-    const double score = here + t->unk_score;
-    offer(t, &r->paths[from + one],
-          t->single ? (double)(float)score : score, t->unk, from);
+    if (!single)
+        offer(t, &r->paths[from + one], here + t->unk_score, t->unk, from);
 }
 
 static int put_unknown(struct tok_run *r, struct tok_text s)

@@ -305,7 +305,7 @@ def build():
         user_defined_symbols=["<mask>", "ab", "abc"])
     out["spm-unigram"] = train_spm(
         model_type="unigram", vocab_size=300,
-        user_defined_symbols=["<mask>", "aaa"],
+        user_defined_symbols=["<mask>", "xy"],
         normalization_rule_name="identity")
     proto = spm_pb2.ModelProto.FromString(out["spm-unigram"])
     proto.normalizer_spec.precompiled_charsmap = table
