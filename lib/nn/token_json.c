@@ -532,6 +532,20 @@ static int read_model(struct file *f)
     return f->t->unigram ? read_pieces(f) : read_vocab(f);
 }
 
+/* What the post-processor adds must be tokens. */
+static int check_bounds(const struct file *f)
+{
+    const struct pq_tokenizer *const t = f->t;
+    for (size_t i = 0; i < t->n_before + t->n_after; i++) {
+        const uint32_t id =
+            i < t->n_before ? t->before[i] : t->after[i - t->n_before];
+        if (id >= t->vocab.top || t->vocab.text[id].s == NULL)
+            return pq_fail(f->e, PQ_EFORMAT,
+                           "post_processor: there is no token %u", id);
+    }
+    return 0;
+}
+
 static int read_all(struct file *f)
 {
     struct pq_tokenizer *const t = f->t;
@@ -554,7 +568,7 @@ static int read_all(struct file *f)
         tok_find_bytes(t, f->e) != 0 ||
         (t->unigram ? read_unigram(f) : read_bpe(f)) != 0)
         return -1;
-    return tok_index_added(t, f->e);
+    return tok_index_added(t, f->e) == 0 ? check_bounds(f) : -1;
 }
 
 int pq_tokenizer_parse(const char *json, size_t n, struct pq_tokenizer **t,
