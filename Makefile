@@ -189,10 +189,11 @@ $(VENV)/ok: tests/oracle/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install -q -r $<
 	touch $@
-check-oracle: all $(VENV)/ok ## outputs loaded in transformers, bitsandbytes and PEFT
+check-oracle: all $(VENV)/ok ## outputs and token ids against the libraries people use
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_oracle.py $(abspath $B/bin)
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_adapters.py $(abspath $B/bin)
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_prune.py $(abspath $B/bin)
+	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_tokenizers.py $(abspath $B)
 
 fuzz: ## libFuzzer on every reader, FUZZ_TIME seconds each (needs clang)
 	+@$(MAKE) -s CC=clang B=build/fuzz SAN='$(ASAN) -fsanitize=fuzzer-no-link' fuzz-run

@@ -12,6 +12,7 @@
  *   changing models         pq_surgery.h pq_blend.h pq_vocab.h
  *   pruning                 pq_prune.h pq_sparsegpt.h pq_shrink.h
  *   linear algebra          pq_linalg.h pq_lowrank.h pq_ranks.h
+ *   text to token ids       pq_tokenizer.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
  * The file formats are one layer up: pq_format.h opens a model whatever it
@@ -56,5 +57,6 @@
 #include "pq_linalg.h"
 #include "pq_lowrank.h"
 #include "pq_ranks.h"
+#include "pq_tokenizer.h"
 
 #endif

@@ -22,9 +22,9 @@
 extern "C" {
 #endif
 
-#define PQ_TOKEN_NONE  UINT32_MAX  /* instead of an id: there is none */
-#define PQ_TOKEN_IDS   (1u << 24)  /* ids are below this, else PQ_ELIMIT */
-#define PQ_TOKEN_BYTES 1024u       /* of one token's text, else PQ_ELIMIT */
+#define PQ_TOKEN_NONE  UINT32_MAX   /* instead of an id: there is none */
+#define PQ_TOKEN_IDS   (1u << 24)   /* ids are below this, else PQ_ELIMIT */
+#define PQ_TOKEN_BYTES 1024u        /* of one token's text, else PQ_ELIMIT */
 #define PQ_TOKEN_FILE  (256u << 20) /* bytes of a tokenizer's file */
 
 struct pq_tokenizer;
@@ -40,8 +40,7 @@ PQ_MUST_USE int pq_tokenizer_open(const char *dir, struct pq_tokenizer **t,
                                   struct pq_error *e);
 /* Of the text of a tokenizer.json, which may go afterwards. */
 PQ_MUST_USE int pq_tokenizer_parse(const char *json, size_t n,
-                                   struct pq_tokenizer **t,
-                                   struct pq_error *e);
+                                   struct pq_tokenizer **t, struct pq_error *e);
 /*
  * Of the bytes of a tokenizer.model, which may go afterwards.  `bos`, `eos`:
  * whether PQ_ENCODE_BOUNDS adds the model's.
@@ -60,8 +59,7 @@ uint32_t pq_tokenizer_top(const struct pq_tokenizer *t);
 const char *pq_tokenizer_text(const struct pq_tokenizer *t, uint32_t id,
                               size_t *n);
 /* The id of the token that is spelled so, or PQ_TOKEN_NONE. */
-uint32_t pq_tokenizer_id(const struct pq_tokenizer *t, const char *s,
-                         size_t n);
+uint32_t pq_tokenizer_id(const struct pq_tokenizer *t, const char *s, size_t n);
 /* Is it one of the special tokens, which decoding may leave out? */
 bool pq_tokenizer_special(const struct pq_tokenizer *t, uint32_t id);
 

@@ -1,54 +1,15 @@
 /*
- * Tokenizers: the ids that the reference libraries give, and back; what is
- * refused; texts that mean harm.
+ * Tokenizers: the ids that the reference libraries give, and back.
  *
  * testdata/tokenizers/goldens.json is made by tests/oracle/make_tokenizers.py.
  */
-#include <criterion/criterion.h>
-#include <errno.h>
-#include <fcntl.h>
+#include "tokenizer.h"
+
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "pq_file.h"
 #include "pq_json.h"
-#include "pq_tokenizer.h"
-
-#define DIR "testdata/tokenizers/"
-
-static struct pq_buf read_file(const char *path)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    struct pq_in in = {.fd = -1};
-    struct pq_buf b = {0};
-
-    cr_assert_eq(pq_in_open(&in, path, &e), 0, "%s", e.msg);
-    b.s = malloc((size_t)in.size + 1);
-    b.n = (size_t)in.size;
-    cr_assert_eq(pq_in_read_all(&in, b.s, b.n, &e), 0, "%s", e.msg);
-    b.s[b.n] = '\0';
-    pq_in_close(&in);
-    return b;
-}
-
-static struct pq_tokenizer *load(const char *path)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    struct pq_tokenizer *t;
-    struct pq_buf b = read_file(path);
-    const int rc = b.s[0] == '{' ? pq_tokenizer_parse(b.s, b.n, &t, &e)
-                                 : pq_tokenizer_parse_model(b.s, b.n, true,
-                                                            false, &t, &e);
-
-    cr_assert_eq(rc, 0, "%s: %s", path, e.msg);
-    pq_buf_release(&b); /* the tokenizer keeps nothing of it */
-    return t;
-}
 
 /* ---- goldens -------------------------------------------------------- */
 
@@ -61,8 +22,8 @@ struct golden {
     struct pq_tokenizer *t;
     struct text file;
     uint64_t before, after;
-    struct pq_ids *ids;              /* [n_texts] */
-    struct text *decoded, *skipped;  /* [n_texts], or NULL */
+    struct pq_ids *ids;             /* [n_texts] */
+    struct text *decoded, *skipped; /* [n_texts], or NULL */
 };
 
 struct goldens {
@@ -189,8 +150,9 @@ static bool encodes(const struct golden *x, struct text text, size_t i)
     struct pq_ids ids = {0}, plain = {0};
     const struct pq_ids *const want = &x->ids[i];
 
-    cr_assert_eq(pq_tokenizer_encode(x->t, text.s, text.n, PQ_ENCODE_BOUNDS,
-                                     &ids, &e), 0, "%s", e.msg);
+    cr_assert_eq(
+        pq_tokenizer_encode(x->t, text.s, text.n, PQ_ENCODE_BOUNDS, &ids, &e),
+        0, "%s", e.msg);
     cr_assert_eq(pq_tokenizer_encode(x->t, text.s, text.n, 0, &plain, &e), 0);
     const bool same =
         ids.n == want->n &&
@@ -220,8 +182,9 @@ Test(tokenizer, long_texts_are_as_short_ones)
     struct pq_tokenizer *const t = load(DIR "llama3.json");
     struct pq_ids whole = {0}, parts = {0};
     struct pq_buf b = {0};
-    static const char *const words[] = {" the", " cat", " caf\xc3\xa9", "\n\n",
-                                        " 1234567", " !?", "\tx", " don't"};
+    static const char *const words[] = {" the", " cat",     " caf\xc3\xa9",
+                                        "\n\n", " 1234567", " !?",
+                                        "\tx",  " don't"};
 
     for (unsigned i = 0; i < 4000; i++) {
         const char *const w = words[i * 2654435761u >> 13 & 7];
@@ -254,10 +217,11 @@ static void expect_text(const struct golden *x, const struct pq_ids *ids,
     struct pq_buf whole = {0}, parts = {0};
     struct pq_decoder *d;
 
-    cr_assert_eq(pq_tokenizer_decode(x->t, ids->list, ids->n, flags, &whole,
-                                     &e), 0, "%s", e.msg);
+    cr_assert_eq(
+        pq_tokenizer_decode(x->t, ids->list, ids->n, flags, &whole, &e), 0,
+        "%s", e.msg);
     cr_expect(whole.n == want.n &&
-              (want.n == 0 || memcmp(whole.s, want.s, want.n) == 0),
+                  (want.n == 0 || memcmp(whole.s, want.s, want.n) == 0),
               "%.*s: text %zu: %.*s", (int)x->file.n, x->file.s, k,
               (int)whole.n, whole.s);
     cr_assert_eq(pq_decoder_new(x->t, flags, &d, &e), 0);
@@ -283,8 +247,7 @@ static void decodes(const struct goldens *g, const struct golden *x,
                     unsigned flags, const struct text *want)
 {
     for (size_t k = 0; want && k < g->n_texts; k++)
-        expect_text(x, &x->ids[k], flags, want[k].s ? want[k] : g->texts[k],
-                    k);
+        expect_text(x, &x->ids[k], flags, want[k].s ? want[k] : g->texts[k], k);
 }
 
 Test(tokenizer, text_is_the_libraries)
@@ -321,11 +284,14 @@ Test(tokenizer, characters_are_held_back)
     /* three of them and a letter: one U+FFFD, then the letter */
     out.n = 0;
     for (int i = 0; i < 3; i++)
-        cr_assert_eq(pq_decoder_push(d, pq_tokenizer_id(t, bytes[i], 2), &out,
-                                     &e), 0);
+        cr_assert_eq(
+            pq_decoder_push(d, pq_tokenizer_id(t, bytes[i], 2), &out, &e), 0);
     cr_expect_eq(out.n, 0);
     cr_assert_eq(pq_decoder_push(d, pq_tokenizer_id(t, "a", 1), &out, &e), 0);
-    cr_expect(out.n == 4 && memcmp(out.s, "\xef\xbf\xbd" "a", 4) == 0);
+    cr_expect(out.n == 4 && memcmp(out.s,
+                                   "\xef\xbf\xbd"
+                                   "a",
+                                   4) == 0);
     /* and no id is not an error */
     cr_assert_eq(pq_decoder_push(d, 4000000000u, &out, &e), 0);
     cr_expect_eq(out.n, 4);
@@ -391,70 +357,6 @@ Test(tokenizer, broken_text_is_refused)
     cr_expect_eq(ids.n, before);
     free(ids.list);
     pq_tokenizer_free(t);
-}
-
-/* ---- directories ---------------------------------------------------- */
-
-static void copy_file(const char *from, const char *dir, const char *name)
-{
-    char path[300];
-    struct pq_buf b = read_file(from);
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    FILE *const f = fopen(path, "wb");
-    cr_assert(f && fwrite(b.s, 1, b.n, f) == b.n && fclose(f) == 0);
-    pq_buf_release(&b);
-}
-
-static void put_file(const char *dir, const char *name, const char *text)
-{
-    char path[300];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    FILE *const f = fopen(path, "wb");
-    cr_assert(f && fputs(text, f) >= 0 && fclose(f) == 0);
-}
-
-/* The number of ids of "a" with bounds, or of -1 with the message in e. */
-static int count_in(const char *dir, struct pq_error *e)
-{
-    struct pq_tokenizer *t;
-    struct pq_ids ids = {0};
-    *e = (struct pq_error)PQ_ERROR_INIT;
-    if (pq_tokenizer_open(dir, &t, e) != 0)
-        return -1;
-    cr_assert_eq(pq_tokenizer_encode(t, "a", 1, PQ_ENCODE_BOUNDS, &ids, e), 0);
-    free(ids.list);
-    pq_tokenizer_free(t);
-    return (int)ids.n;
-}
-
-Test(tokenizer, directories)
-{
-    struct pq_error e;
-    char dir[] = "/tmp/pq-tokenizer-XXXXXX", command[100];
-
-    cr_expect_eq(count_in("testdata/tiny-llama", &e), 2);
-    cr_expect_eq(count_in("/nonexistent", &e), -1);
-    cr_expect_eq(e.sys, ENOENT);
-    cr_assert_not_null(mkdtemp(dir));
-    cr_expect_eq(count_in(dir, &e), -1);
-    cr_expect_eq(e.code, PQ_EARG);
-    copy_file(DIR "spm-unigram.model", dir, "spiece.model");
-    cr_expect_eq(count_in(dir, &e), 1, "%s", e.msg);
-    copy_file(DIR "spm-bpe.model", dir, "tokenizer.model");
-    cr_expect_eq(count_in(dir, &e), 2, "%s", e.msg);
-    put_file(dir, "tokenizer_config.json",
-             "{\"add_bos_token\": true, \"add_eos_token\": true}");
-    cr_expect_eq(count_in(dir, &e), 3, "%s", e.msg);
-    put_file(dir, "tokenizer_config.json", "{\"add_bos_token\": false}");
-    cr_expect_eq(count_in(dir, &e), 1, "%s", e.msg);
-    put_file(dir, "tokenizer_config.json", "{");
-    cr_expect_eq(count_in(dir, &e), -1);
-    cr_expect(strstr(e.msg, "tokenizer_config.json: "), "%s", e.msg);
-    put_file(dir, "tokenizer.json", "{}");
-    cr_expect_eq(count_in(dir, &e), -1);
-    cr_expect(strstr(e.msg, "tokenizer.json: "), "%s", e.msg);
-    snprintf(command, sizeof command, "rm -r %s", dir);
-    cr_assert_eq(system(command), 0);
 }
 
 /* ---- threads -------------------------------------------------------- */

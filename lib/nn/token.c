@@ -33,9 +33,8 @@ void tok_watch_cut(struct pq_tokenizer *t, struct tok_text left,
                    struct tok_text right)
 {
     static const struct tok_text mark = {"\xe2\x96\x81", 3};
-    const bool from =
-        left.n >= mark.n &&
-        memcmp(left.s + left.n - mark.n, mark.s, mark.n) == 0;
+    const bool from = left.n >= mark.n &&
+                      memcmp(left.s + left.n - mark.n, mark.s, mark.n) == 0;
     if (tok_starts(right, mark) && !from)
         t->cut = false;
 }

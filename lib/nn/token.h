@@ -2,14 +2,16 @@
  * Tokenizers, inside: what a file is read into, and what its parts offer
  * each other.
  *
- *     token_open.c    a model directory      token_encode.c  added tokens, driver
- *     token_json.c    tokenizer.json         token_norm.c    normalizers
- *     token_steps.c   its small sections     token_charsmap.c  one of them
- *     token_model.c   tokenizer.model        token_split.c   pre-tokenizers
- *     token_vocab.c   strings <-> ids        token_regex.c   patterns
- *     token_trie.c    longest matches        token_bpe.c     the two models
- *     token_text.c    characters             token_unigram.c
- *                                            token_decode.c
+ *     token_open.c      a model directory    token_encode.c    added tokens
+ *     token_json.c      tokenizer.json       token_norm.c      normalizers
+ *     token_steps.c     its small sections   token_charsmap.c  one of them
+ *     token_merges.c    its merges
+ *     token_post.c      BOS and EOS          token_split.c     pre-tokenizers
+ *     token_model.c     tokenizer.model      token_regex.c     patterns
+ *     token_vocab.c     strings <-> ids      token_bpe.c       the two models
+ *     token_trie.c      longest matches      token_unigram.c
+ *     token_text.c      characters           token_decode.c
+ *     token.c           what both files need, questions about tokens
  */
 #ifndef NN_TOKEN_H
 #define NN_TOKEN_H
@@ -35,9 +37,9 @@ size_t tok_char_length(char c);
 uint32_t tok_char_last(const char *s, size_t n, size_t *k);
 /* Appends a character. */
 void tok_put_char(struct pq_buf *b, uint32_t c);
-bool tok_is_space(uint32_t c);   /* White_Space */
-bool tok_is_word(uint32_t c);    /* \w of the Rust regex crate */
-bool tok_is_numeric(uint32_t c); /* general category N* */
+bool tok_is_space(uint32_t c);       /* White_Space */
+bool tok_is_word(uint32_t c);        /* \w of the Rust regex crate */
+bool tok_is_numeric(uint32_t c);     /* general category N* */
 bool tok_is_punctuation(uint32_t c); /* P*, or ASCII punctuation */
 bool tok_starts(struct tok_text t, struct tok_text with);
 /*
@@ -45,8 +47,6 @@ bool tok_starts(struct tok_text t, struct tok_text with);
  * bytes; false when a character is not in it.
  */
 bool tok_unmap_bytes(struct tok_text t, struct pq_buf *out);
-/* The character that stands for a byte. */
-uint32_t tok_byte_char(unsigned char byte);
 
 /* ---- token_trie.c: strings by their beginnings -------------------------- */
 
@@ -83,7 +83,7 @@ struct tok_vocab {
     struct tok_text *text; /* [top], s NULL: no token */
     struct tok_text *key;  /* [top] */
     uint32_t top;
-    uint32_t *slots;       /* [n_slots] of ids, open addressing by key */
+    uint32_t *slots; /* [n_slots] of ids, open addressing by key */
     size_t n_slots;
 };
 
@@ -145,31 +145,38 @@ void tok_matcher_free(struct tok_matcher *m);
 
 enum tok_kind {
     /* normalizers */
-    TOK_NFC, TOK_NFD, TOK_NFKC, TOK_NFKD,
+    TOK_NFC,
+    TOK_NFD,
+    TOK_NFKC,
+    TOK_NFKD,
     TOK_LOWERCASE,
-    TOK_REPLACE,       /* pattern or re, content; also a decoder */
-    TOK_PREPEND,       /* content */
-    TOK_STRIP,         /* left, right */
+    TOK_REPLACE, /* pattern or re, content; also a decoder */
+    TOK_PREPEND, /* content */
+    TOK_STRIP,   /* left, right */
     TOK_STRIP_ACCENTS,
     TOK_NMT,
-    TOK_PRECOMPILED,   /* charsmap */
-    TOK_SPACES,        /* SentencePiece: left: remove extra spaces, content */
+    TOK_PRECOMPILED, /* charsmap */
+    TOK_SPACES,      /* SentencePiece: left: remove extra spaces, content */
     /* pre-tokenizers */
-    TOK_BYTE_LEVEL,    /* left: add a space, re; also a decoder */
-    TOK_SPLIT,         /* pattern or re, behavior, invert */
-    TOK_METASPACE,     /* content, prepend, left: split; also a decoder */
-    TOK_DIGITS,        /* left: one by one */
-    TOK_PUNCTUATION,   /* behavior */
+    TOK_BYTE_LEVEL,  /* left: add a space, re; also a decoder */
+    TOK_SPLIT,       /* pattern or re, behavior, invert */
+    TOK_METASPACE,   /* content, prepend, left: split; also a decoder */
+    TOK_DIGITS,      /* left: one by one */
+    TOK_PUNCTUATION, /* behavior */
     TOK_WHITESPACE_SPLIT,
-    TOK_DELIMITER,     /* pattern */
+    TOK_DELIMITER, /* pattern */
     /* decoders */
     TOK_BYTE_FALLBACK,
     TOK_FUSE,
-    TOK_STRIP_CHARS    /* content, start, stop */
+    TOK_STRIP_CHARS /* content, start, stop */
 };
 
 enum tok_behavior {
-    TOK_REMOVED, TOK_ISOLATED, TOK_WITH_PREVIOUS, TOK_WITH_NEXT, TOK_CONTIGUOUS
+    TOK_REMOVED,
+    TOK_ISOLATED,
+    TOK_WITH_PREVIOUS,
+    TOK_WITH_NEXT,
+    TOK_CONTIGUOUS
 };
 
 enum tok_prepend { TOK_NEVER, TOK_FIRST, TOK_ALWAYS };
@@ -214,8 +221,8 @@ struct pq_tokenizer {
     struct tok_vocab vocab;
     bool unigram; /* else BPE */
     bool byte_level, byte_fallback, fuse_unk, ignore_merges;
-    bool cut; /* no merge crosses into a U+2581: words can be cut there */
-    uint32_t unk;           /* or NONE */
+    bool cut;     /* no merge crosses into a U+2581: words can be cut there */
+    uint32_t unk; /* or NONE */
     uint32_t byte_ids[256]; /* of a byte (byte-level) or of <0xHH>, or NONE */
     struct tok_merges merges;
     struct tok_trie pieces; /* of Unigram: ids */
@@ -304,7 +311,7 @@ struct tok_run {
     struct pq_error *e;
     bool plain;
     struct tok_matcher *matcher;
-    struct pq_buf normal[2];       /* normalizers, to and fro */
+    struct pq_buf normal[2];        /* normalizers, to and fro */
     struct pq_buf words[TOK_STEPS]; /* text that a pre-tokenizer changed */
     struct tok_symbol *symbols;
     size_t symbols_cap;

@@ -18,7 +18,7 @@
 
 #define SMALL 48 /* symbols of a word that needs no heap */
 
-/* ---- few symbols ---------------------------------------------------------- */
+/* ---- few symbols --------------------------------------------------------- */
 
 struct small {
     const struct tok_merges *merges;
@@ -62,7 +62,7 @@ static void merge_small(struct small *s)
     }
 }
 
-/* ---- many ----------------------------------------------------------------- */
+/* ---- many ---------------------------------------------------------------- */
 
 static bool before(const struct tok_pair *a, const struct tok_pair *b)
 {
@@ -147,7 +147,7 @@ static int merge_many(struct tok_run *r, size_t n)
     return 0;
 }
 
-/* ---- symbols -------------------------------------------------------------- */
+/* ---- symbols ------------------------------------------------------------- */
 
 static int put_symbol(struct tok_run *r, size_t *n, uint32_t id)
 {
@@ -240,7 +240,7 @@ static int encode_word(struct tok_run *r, struct tok_text w)
     return merge_many(r, n);
 }
 
-/* ---- words met before ----------------------------------------------------- */
+/* ---- words met before ---------------------------------------------------- */
 
 static int cached_word(struct tok_run *r, struct tok_text w)
 {

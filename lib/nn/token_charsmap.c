@@ -2,7 +2,7 @@
  * Tokenizers: the table of replacements that SentencePiece compiles its
  * normalization rules into.
  *
- *     u32 size of the trie in bytes | trie, u32 units | strings, NUL behind each
+ *     u32 bytes of the trie | trie: u32 units | strings, NUL behind each
  *
  * The trie is a double array (Darts): a unit is
  *
@@ -25,8 +25,8 @@ int tok_charsmap_read(struct tok_charsmap *m, const void *blob, size_t n,
     const unsigned char *const p = blob;
     if (n < 8)
         return pq_fail(e, PQ_EFORMAT, "charsmap: %zu bytes are too few", n);
-    const size_t bytes = p[0] | (size_t)p[1] << 8 | (size_t)p[2] << 16 |
-                         (size_t)p[3] << 24;
+    const size_t bytes =
+        p[0] | (size_t)p[1] << 8 | (size_t)p[2] << 16 | (size_t)p[3] << 24;
     if (bytes < 4 || bytes % 4 != 0 || bytes > n - 4)
         return pq_fail(e, PQ_EFORMAT, "charsmap: a trie of %zu bytes in %zu",
                        bytes, n);

@@ -54,7 +54,7 @@ void pq_decoder_free(struct pq_decoder *d)
     free(d);
 }
 
-/* ---- UTF-8 that may be broken --------------------------------------------- */
+/* ---- UTF-8 that may be broken -------------------------------------------- */
 
 /*
  * The length of the longest beginning of a character at s[0..n); *complete:
@@ -105,7 +105,7 @@ static size_t put_lossy(const char *s, size_t n, bool last, struct pq_buf *out)
     return 0;
 }
 
-/* ---- the decoders --------------------------------------------------------- */
+/* ---- the decoders -------------------------------------------------------- */
 
 static void byte_level(struct held *h, struct tok_text in, bool last,
                        struct pq_buf *out)
@@ -286,7 +286,7 @@ static void pass(struct pq_decoder *d, size_t i, struct tok_text in, bool last,
     pass_on(d, i, last, out);
 }
 
-/* ---- a token -------------------------------------------------------------- */
+/* ---- a token ------------------------------------------------------------- */
 
 static int run(struct pq_decoder *d, struct tok_text in, bool last,
                struct pq_buf *out, struct pq_error *e)

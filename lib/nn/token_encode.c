@@ -35,7 +35,7 @@ void *tok_room(void *p, size_t n, size_t *cap, size_t size)
     return q;
 }
 
-/* ---- added tokens --------------------------------------------------------- */
+/* ---- added tokens -------------------------------------------------------- */
 
 /* What is between and in the added tokens of a piece. */
 struct cutter {
@@ -115,7 +115,7 @@ static int put_normal(struct tok_run *r, struct tok_text in, bool first)
     return cut(r, out, first, true);
 }
 
-/* ---- a text --------------------------------------------------------------- */
+/* ---- a text -------------------------------------------------------------- */
 
 /* A cache is worth its zeros when the text is long. */
 static int start_run(struct tok_run *r, size_t n)
@@ -153,10 +153,8 @@ int pq_tokenizer_encode(const struct pq_tokenizer *t, const char *text,
                         size_t n, unsigned flags, struct pq_ids *ids,
                         struct pq_error *e)
 {
-    struct tok_run r = {.t = t,
-                        .ids = ids,
-                        .e = e,
-                        .plain = (flags & PQ_ENCODE_PLAIN) != 0};
+    struct tok_run r = {
+        .t = t, .ids = ids, .e = e, .plain = (flags & PQ_ENCODE_PLAIN) != 0};
     const struct tok_text in = {n ? text : "", n};
     const bool bounds = (flags & PQ_ENCODE_BOUNDS) != 0;
     const size_t before = ids->n, valid = pq_utf8_prefix(in.s, n);

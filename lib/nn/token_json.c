@@ -12,54 +12,27 @@
  * matter; the small ones go through cJSON, the vocabulary and the merges
  * through the tokenizer of lib/json.
  */
-#include "token.h"
+#include "token_json.h"
 
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct span {
-    size_t from, to; /* of the value's text; to 0: not there */
-};
-
-enum { ADDED, NORMALIZER, SPLITS, POST, DECODER, MODEL, N_SECTIONS };
-enum {
-    TYPE, VOCAB, MERGES, UNK_TOKEN, UNK_ID, FUSE_UNK, BYTE_FALLBACK,
-    IGNORE_MERGES, DROPOUT, PREFIX, SUFFIX, N_KEYS
-};
-
 static const char *const section_names[N_SECTIONS] = {
     "added_tokens",   "normalizer", "pre_tokenizer",
     "post_processor", "decoder",    "model"};
-static const char *const key_names[N_KEYS] = {
-    "type", "vocab", "merges", "unk_token", "unk_id", "fuse_unk",
-    "byte_fallback", "ignore_merges", "dropout", "continuing_subword_prefix",
-    "end_of_word_suffix"};
-
-struct file {
-    const char *text; /* [n] */
-    size_t n;
-    struct span sections[N_SECTIONS], keys[N_KEYS];
-    struct pq_tokenizer *t;
-    struct tok_entry *entries; /* [n_entries] */
-    double *scores;            /* beside them, of Unigram */
-    size_t n_entries, cap, scores_cap;
-    uint64_t top;
-    struct pq_error *e;
-};
-
-/* Reads text within a span; messages count bytes from the file's start. */
-static void start(const struct file *f, struct span s, struct pq_json *j)
-{
-    pq_json_init(j, f->text, s.to, f->e);
-    j->at = s.from;
-}
-
-static int wrong(const struct file *f, const char *what)
-{
-    return pq_fail(f->e, PQ_EFORMAT, "bad or missing \"%s\"", what);
-}
+static const char *const key_names[N_KEYS] = {"type",
+                                              "vocab",
+                                              "merges",
+                                              "unk_token",
+                                              "unk_id",
+                                              "fuse_unk",
+                                              "byte_fallback",
+                                              "ignore_merges",
+                                              "dropout",
+                                              "continuing_subword_prefix",
+                                              "end_of_word_suffix"};
 
 /* Where the values of some keys of an object are. */
 static int find_values(const struct file *f, struct span in,
@@ -111,7 +84,7 @@ static int read_small(const struct file *f, int section,
     return rc;
 }
 
-/* ---- the model's keys ----------------------------------------------------- */
+/* ---- the model's keys ---------------------------------------------------- */
 
 /* A value that is not there, or null, leaves *out as it is. */
 static int read_bool(const struct file *f, int key, bool *out)
@@ -195,7 +168,7 @@ static int read_type(struct file *f)
     return f->t->unigram == list ? 0 : wrong(f, "vocab");
 }
 
-/* ---- the vocabulary ------------------------------------------------------- */
+/* ---- the vocabulary ------------------------------------------------------ */
 
 static int add_entry(struct file *f, struct tok_text text, uint64_t id)
 {
@@ -240,10 +213,9 @@ static int read_vocab(struct file *f)
  */
 static int read_score(struct pq_json *j, double *score)
 {
-    static const double tens[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,
-                                  1e7,  1e8,  1e9,  1e10, 1e11, 1e12, 1e13,
-                                  1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
-                                  1e21, 1e22};
+    static const double tens[] = {
+        1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+        1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
     const char *const s = j->text + j->start;
     const bool minus = s[0] == '-';
     uint64_t digits = 0;
@@ -302,7 +274,7 @@ static int read_pieces(struct file *f)
     return k == PQ_JSON_ARRAY_END ? 0 : wrong(f, "vocab");
 }
 
-/* ---- added tokens --------------------------------------------------------- */
+/* ---- added tokens -------------------------------------------------------- */
 
 static int added_flag(const struct file *f, const cJSON *c, const char *key,
                       bool *out)
@@ -324,8 +296,7 @@ static int read_added(struct file *f, const cJSON *c, struct tok_added *x)
         return wrong(f, "added_tokens: content");
     x->id = (uint32_t)id->valuedouble;
     x->content.n = strlen(s->valuestring);
-    x->content.s =
-        pq_arena_strndup(&f->t->arena, s->valuestring, x->content.n);
+    x->content.s = pq_arena_strndup(&f->t->arena, s->valuestring, x->content.n);
     if (x->content.s == NULL)
         return pq_fail_nomem(f->e);
     if (added_flag(f, c, "single_word", &x->single_word) != 0 ||
@@ -341,7 +312,6 @@ static int read_added(struct file *f, const cJSON *c, struct tok_added *x)
 
 static int read_added_list(struct file *f, const cJSON *c)
 {
-    const cJSON *x;
     if (c == NULL || cJSON_IsNull(c))
         return 0;
     if (!cJSON_IsArray(c))
@@ -349,123 +319,13 @@ static int read_added_list(struct file *f, const cJSON *c)
     f->t->added = pq_zalloc((size_t)cJSON_GetArraySize(c), sizeof *f->t->added);
     if (f->t->added == NULL)
         return pq_fail_nomem(f->e);
-    cJSON_ArrayForEach(x, c) if (read_added(f, x,
-                                            &f->t->added[f->t->n_added++]) !=
-                                 0) return -1;
+    for (const cJSON *x = c->child; x; x = x->next)
+        if (read_added(f, x, &f->t->added[f->t->n_added++]) != 0)
+            return -1;
     return 0;
 }
 
-/* ---- merges --------------------------------------------------------------- */
-
-/* The key of a token's text: raw bytes of a byte-level tokenizer. */
-static bool key_of(const struct file *f, struct tok_text *text,
-                   struct pq_buf *b)
-{
-    if (!f->t->byte_level)
-        return true;
-    b->n = 0;
-    if (!tok_unmap_bytes(*text, b))
-        return false;
-    *text = (struct tok_text){b->s ? b->s : "", b->n};
-    return true;
-}
-
-struct merging {
-    struct tok_merge *list; /* [n] */
-    size_t n, cap;
-    struct pq_buf left, right, both;
-};
-
-static int add_merge(struct file *f, struct merging *m, struct tok_text left,
-                     struct tok_text right, uint32_t rank)
-{
-    const struct tok_vocab *const v = &f->t->vocab;
-    if (!key_of(f, &left, &m->left) || !key_of(f, &right, &m->right))
-        return 0; /* no text has it */
-    m->both.n = 0;
-    pq_buf_add(&m->both, left.s, left.n);
-    pq_buf_add(&m->both, right.s, right.n);
-    struct tok_merge *const list = pq_grow(m->list, m->n, &m->cap, sizeof *list);
-    if (list == NULL || m->both.failed || m->left.failed || m->right.failed)
-        return pq_fail_nomem(f->e);
-    m->list = list;
-    const struct tok_merge x = {
-        tok_vocab_find(v, left.s, left.n), tok_vocab_find(v, right.s, right.n),
-        rank, tok_vocab_find(v, m->both.s ? m->both.s : "", m->both.n)};
-    if (x.left == NONE || x.right == NONE || x.id == NONE)
-        return pq_fail(f->e, PQ_EFORMAT,
-                       "merge %u: not all of its tokens are in the vocabulary",
-                       rank);
-    list[m->n++] = x;
-    tok_watch_cut(f->t, left, right);
-    return 0;
-}
-
-/* "a b" or ["a", "b"]. */
-static int read_merge(struct file *f, struct merging *m, struct pq_json *j,
-                      enum pq_json_type k, struct pq_arena *a, uint32_t rank)
-{
-    struct tok_text left, right;
-    if (k == PQ_JSON_ARRAY) {
-        if (pq_json_next(j) != PQ_JSON_STRING ||
-            pq_json_string(j, a, &left.s, &left.n) != 0 ||
-            pq_json_next(j) != PQ_JSON_STRING ||
-            pq_json_string(j, a, &right.s, &right.n) != 0 ||
-            pq_json_next(j) != PQ_JSON_ARRAY_END)
-            return wrong(f, "merges");
-        return add_merge(f, m, left, right, rank);
-    }
-    if (k != PQ_JSON_STRING)
-        return wrong(f, "merges");
-    if (pq_json_string(j, a, &left.s, &left.n) != 0)
-        return -1;
-    const char *const space = memchr(left.s, ' ', left.n);
-    if (space == NULL)
-        return wrong(f, "merges");
-    right.s = space + 1;
-    right.n = left.n - (size_t)(right.s - left.s);
-    left.n = (size_t)(space - left.s);
-    if (memchr(right.s, ' ', right.n) != NULL)
-        return wrong(f, "merges");
-    return add_merge(f, m, left, right, rank);
-}
-
-static int read_merge_list(struct file *f, struct merging *m)
-{
-    struct pq_arena a = {0};
-    struct pq_json j;
-    enum pq_json_type k;
-    int rc = 0;
-    start(f, f->keys[MERGES], &j);
-    if (pq_json_next(&j) != PQ_JSON_ARRAY)
-        return wrong(f, "merges");
-    for (uint32_t rank = 0; rc == 0; rank++) {
-        k = pq_json_next(&j);
-        if (k == PQ_JSON_ARRAY_END)
-            break;
-        rc = rank == NONE ? wrong(f, "merges")
-                          : read_merge(f, m, &j, k, &a, rank);
-        pq_arena_release(&a);
-    }
-    return rc;
-}
-
-static int read_merges(struct file *f)
-{
-    struct merging m = {.list = NULL};
-    int rc = f->keys[MERGES].to ? read_merge_list(f, &m) : wrong(f, "merges");
-    if (rc == 0)
-        rc = tok_merges_room(&f->t->merges, m.n, f->e);
-    for (size_t i = 0; rc == 0 && i < m.n; i++)
-        tok_merges_put(&f->t->merges, &m.list[i]);
-    free(m.list);
-    pq_buf_release(&m.left);
-    pq_buf_release(&m.right);
-    pq_buf_release(&m.both);
-    return rc;
-}
-
-/* ---- all of it ------------------------------------------------------------ */
+/* ---- all of it ----------------------------------------------------------- */
 
 static int read_bpe(struct file *f)
 {
@@ -480,10 +340,10 @@ static int read_bpe(struct file *f)
         return -1;
     t->cut = !t->byte_level && !t->ignore_merges &&
              tok_vocab_find(&t->vocab, mark, 3) != NONE;
-    if (read_merges(f) != 0)
+    if (tok_read_merges(f) != 0)
         return -1;
     if (unk.s != NULL) {
-        if (key_of(f, &unk, &b))
+        if (tok_key_of(f, &unk, &b))
             t->unk = tok_vocab_find(&t->vocab, unk.s, unk.n);
         pq_buf_release(&b);
         if (t->unk == NONE)
@@ -514,8 +374,7 @@ static int read_unigram(struct file *f)
     const enum pq_json_type k = pq_json_next(&j);
     if (k == PQ_JSON_NULL)
         return 0;
-    if (k != PQ_JSON_NUMBER || pq_json_u64(&j, &id) != 0 ||
-        id >= f->n_entries)
+    if (k != PQ_JSON_NUMBER || pq_json_u64(&j, &id) != 0 || id >= f->n_entries)
         return wrong(f, "unk_id");
     t->unk = (uint32_t)id;
     return 0;

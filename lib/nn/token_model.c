@@ -53,7 +53,7 @@ struct model {
     struct pq_error *e;
 };
 
-/* ---- fields --------------------------------------------------------------- */
+/* ---- fields -------------------------------------------------------------- */
 
 static int broken(const struct wire *w, const char *what)
 {
@@ -125,7 +125,7 @@ static struct wire inner(const struct field *f, struct pq_error *e)
     return (struct wire){(const unsigned char *)f->bytes.s, f->bytes.n, 0, e};
 }
 
-/* ---- messages ------------------------------------------------------------- */
+/* ---- messages ------------------------------------------------------------ */
 
 static int read_piece(struct model *m, const struct field *in)
 {
@@ -214,7 +214,8 @@ static int read_messages(struct model *m, const void *bytes, size_t n)
             return -1;
     }
     if (rc == 0 && m->n == 0)
-        return pq_fail(m->e, PQ_EFORMAT, "no pieces: not a SentencePiece model");
+        return pq_fail(m->e, PQ_EFORMAT,
+                       "no pieces: not a SentencePiece model");
     if (rc == 0 && m->kind != UNIGRAM && m->kind != BPE)
         return pq_fail(m->e, PQ_EUNSUPPORTED,
                        "model type %llu is not supported",
@@ -225,7 +226,7 @@ static int read_messages(struct model *m, const void *bytes, size_t n)
     return rc;
 }
 
-/* ---- into a tokenizer ----------------------------------------------------- */
+/* ---- into a tokenizer ---------------------------------------------------- */
 
 static int fill_vocab(struct model *m)
 {
@@ -370,8 +371,7 @@ static int fill_scores(struct model *m)
         const struct piece *const p = &m->pieces[i];
         const bool user = p->type == USER_DEFINED;
         t->scores[i] =
-            user ? (double)((float)p->text.n * high) - 0.1
-                 : (double)p->score;
+            user ? (double)((float)p->text.n * high) - 0.1 : (double)p->score;
         if ((user || p->type == NORMAL) && p->text.n > 0 &&
             tok_trie_put(&t->pieces, p->text, (uint32_t)i, m->e) != 0)
             return -1;
@@ -379,7 +379,7 @@ static int fill_scores(struct model *m)
     return 0;
 }
 
-/* ---- steps ---------------------------------------------------------------- */
+/* ---- steps --------------------------------------------------------------- */
 
 static struct tok_step *add_step(struct tok_steps *s, enum tok_kind kind)
 {
@@ -453,11 +453,10 @@ int tok_model_parse(const void *bytes, size_t n, int bos, int eos,
     x->fuse_unk = true;
     int rc = read_messages(&m, bytes, n);
     x->unigram = m.kind == UNIGRAM;
-    if (rc == 0 &&
-        (fill_vocab(&m) != 0 || mark_specials(&m) != 0 ||
-         tok_find_bytes(x, e) != 0 ||
-         (x->unigram ? fill_scores(&m) : fill_merges(&m)) != 0 ||
-         fill_steps(&m) != 0 || fill_bounds(&m, bos, eos) != 0))
+    if (rc == 0 && (fill_vocab(&m) != 0 || mark_specials(&m) != 0 ||
+                    tok_find_bytes(x, e) != 0 ||
+                    (x->unigram ? fill_scores(&m) : fill_merges(&m)) != 0 ||
+                    fill_steps(&m) != 0 || fill_bounds(&m, bos, eos) != 0))
         rc = -1;
     free(m.pieces);
     if (rc != 0)

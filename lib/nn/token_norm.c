@@ -22,7 +22,7 @@ static bool is_ascii(struct tok_text t)
     return all < 0x80;
 }
 
-/* ---- Unicode's forms ------------------------------------------------------ */
+/* ---- Unicode's forms ----------------------------------------------------- */
 
 struct chars {
     utf8proc_int32_t *list; /* [n] */
@@ -34,8 +34,7 @@ static bool put_decomposed(struct chars *c, uint32_t x, utf8proc_option_t how)
     utf8proc_int32_t parts[64]; /* the longest decomposition is 18 */
     int unused = 0;
     const utf8proc_ssize_t n = utf8proc_decompose_char(
-        (utf8proc_int32_t)x, parts, sizeof parts / sizeof *parts, how,
-        &unused);
+        (utf8proc_int32_t)x, parts, sizeof parts / sizeof *parts, how, &unused);
     if (n < 0 || n > (utf8proc_ssize_t)(sizeof parts / sizeof *parts))
         return false;
     utf8proc_int32_t *const list =
@@ -88,8 +87,7 @@ static bool order_marks(struct chars *c)
     return true;
 }
 
-static bool to_form(struct tok_text in, enum tok_kind form,
-                    struct pq_buf *out)
+static bool to_form(struct tok_text in, enum tok_kind form, struct pq_buf *out)
 {
     const bool compat = form == TOK_NFKC || form == TOK_NFKD;
     const bool compose = form == TOK_NFC || form == TOK_NFKC;
@@ -110,7 +108,7 @@ static bool to_form(struct tok_text in, enum tok_kind form,
     return ok;
 }
 
-/* ---- a character at a time ------------------------------------------------ */
+/* ---- a character at a time ----------------------------------------------- */
 
 /* All have one lower-case character, but for I with a dot. */
 static void lowercase(struct tok_text in, struct pq_buf *out)
@@ -193,7 +191,7 @@ static void put_spaces(const struct tok_step *x, struct tok_text in,
         out->n -= k;
 }
 
-/* ---- all of them ---------------------------------------------------------- */
+/* ---- all of them --------------------------------------------------------- */
 
 static int replace(struct tok_run *r, const struct tok_step *x,
                    struct tok_text in, struct pq_buf *out)

@@ -24,9 +24,8 @@ static int read_file(int dirfd, const char *name, struct pq_buf *b,
         return 0;
     if (pq_in_open_at(&in, dirfd, name, e) != 0)
         return -1;
-    char *const s = in.size <= PQ_TOKEN_FILE
-                        ? pq_alloc((size_t)in.size + 1, 1)
-                        : NULL;
+    char *const s =
+        in.size <= PQ_TOKEN_FILE ? pq_alloc((size_t)in.size + 1, 1) : NULL;
     if (in.size > PQ_TOKEN_FILE)
         pq_fail(e, PQ_ELIMIT, "%s: larger than %u bytes", name, PQ_TOKEN_FILE);
     else if (s == NULL)

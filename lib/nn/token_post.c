@@ -24,8 +24,7 @@ static const cJSON *get(const cJSON *c, const char *key)
 
 static int wrong(struct pq_error *e, const char *key)
 {
-    return pq_fail(e, PQ_EFORMAT, "post_processor: bad or missing \"%s\"",
-                   key);
+    return pq_fail(e, PQ_EFORMAT, "post_processor: bad or missing \"%s\"", key);
 }
 
 static int too_many(struct pq_error *e)
@@ -52,25 +51,25 @@ static int add_id(struct bounds *b, bool after, const cJSON *id,
 static int add_special(struct bounds *b, bool after, const cJSON *piece,
                        const cJSON *specials, struct pq_error *e)
 {
-    const cJSON *const name = get(get(piece, "SpecialToken"), "id"), *id;
+    const cJSON *const name = get(get(piece, "SpecialToken"), "id");
     if (!cJSON_IsString(name))
         return wrong(e, "SpecialToken");
     const cJSON *const ids = get(get(specials, name->valuestring), "ids");
     if (!cJSON_IsArray(ids))
         return wrong(e, "special_tokens");
-    cJSON_ArrayForEach(id, ids) if (add_id(b, after, id, "ids", e) != 0)
-        return -1;
+    for (const cJSON *id = ids->child; id; id = id->next)
+        if (add_id(b, after, id, "ids", e) != 0)
+            return -1;
     return 0;
 }
 
 static int read_template(struct bounds *b, const cJSON *c, struct pq_error *e)
 {
-    const cJSON *const single = get(c, "single"), *piece;
+    const cJSON *const single = get(c, "single");
     bool after = false;
     if (!cJSON_IsArray(single))
         return wrong(e, "single");
-    cJSON_ArrayForEach(piece, single)
-    {
+    for (const cJSON *piece = single->child; piece; piece = piece->next) {
         const cJSON *const sequence = get(piece, "Sequence");
         const cJSON *const id = get(sequence, "id");
         if (sequence == NULL) {
@@ -122,15 +121,16 @@ static int wrap(struct pq_tokenizer *t, const struct bounds *b,
 static int read_processor(struct pq_tokenizer *t, const cJSON *c,
                           unsigned depth, struct pq_error *e)
 {
-    const cJSON *const type = get(c, "type"), *x;
+    const cJSON *const type = get(c, "type");
     const char *const name = cJSON_IsString(type) ? type->valuestring : "";
     struct bounds b = {.n_before = 0};
     if (strcmp(name, "Sequence") == 0) {
         const cJSON *const list = get(c, "processors");
         if (!cJSON_IsArray(list) || depth > 8)
             return wrong(e, "processors");
-        cJSON_ArrayForEach(x, list) if (read_processor(t, x, depth + 1, e) !=
-                                        0) return -1;
+        for (const cJSON *x = list->child; x; x = x->next)
+            if (read_processor(t, x, depth + 1, e) != 0)
+                return -1;
         return 0;
     }
     if (strcmp(name, "ByteLevel") == 0)

@@ -23,12 +23,12 @@
 #define HEAP_KIB    65536u    /* that a match may take */
 #define JIT_STACK   (1u << 20)
 
-#define SPACES                                                                \
-    "\\x{9}-\\x{d} \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}"       \
+#define SPACES                                                                 \
+    "\\x{9}-\\x{d} \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}"        \
     "\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define NOT_SPACES                                                            \
-    "\\x{0}-\\x{8}\\x{e}-\\x{1f}!-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}"    \
-    "\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}"               \
+#define NOT_SPACES                                                             \
+    "\\x{0}-\\x{8}\\x{e}-\\x{1f}!-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}"     \
+    "\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}"                \
     "\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
 #define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 
@@ -104,8 +104,8 @@ static int rewrite(struct tok_text p, struct pq_buf *out, struct pq_error *e)
         const char next = i + 1 < p.n ? p.s[i + 1] : '\0';
         if (c == '\\' && i + 1 < p.n) {
             i++;
-            const bool braces = strchr("pPx", next) != NULL &&
-                                i + 1 < p.n && p.s[i + 1] == '{';
+            const bool braces =
+                strchr("pPx", next) != NULL && i + 1 < p.n && p.s[i + 1] == '{';
             if (rewrite_escape(p, &i, in_class, out, e) != 0)
                 return -1;
             for (; braces && i + 1 < p.n && p.s[i] != '}'; i++)
@@ -251,11 +251,10 @@ static int match(struct tok_find *f, struct pq_error *e)
 
 static int next_literal(struct tok_find *f, size_t *from, size_t *to)
 {
-    const char *const p =
-        f->literal.n && f->at <= f->in.n
-            ? memmem(f->in.s + f->at, f->in.n - f->at, f->literal.s,
-                     f->literal.n)
-            : NULL;
+    const char *const p = f->literal.n && f->at <= f->in.n
+                              ? memmem(f->in.s + f->at, f->in.n - f->at,
+                                       f->literal.s, f->literal.n)
+                              : NULL;
     if (p == NULL)
         return 0;
     *from = (size_t)(p - f->in.s);
@@ -275,7 +274,8 @@ int tok_find_next(struct tok_find *f, size_t *from, size_t *to,
         const int rc = match(f, e);
         if (rc <= 0)
             return rc;
-        const PCRE2_SIZE *const place = pcre2_get_ovector_pointer((*f->m)->data);
+        const PCRE2_SIZE *const place =
+            pcre2_get_ovector_pointer((*f->m)->data);
         *from = place[0];
         *to = place[1];
         if (*to < *from || *to < f->at)

@@ -78,8 +78,7 @@ static struct joiner join_parts(struct tok_run *r, size_t step,
 }
 
 /* At a pattern. */
-static int split(struct tok_run *r, size_t step, struct tok_text in,
-                 bool first)
+static int split(struct tok_run *r, size_t step, struct tok_text in, bool first)
 {
     struct joiner j = join_parts(r, step, in, first);
     struct tok_find f = {.re = j.x->re,
@@ -133,13 +132,12 @@ static int metaspace(struct tok_run *r, size_t step, struct tok_text in,
                      bool first)
 {
     const struct tok_step *const x = &r->t->splits.list[step];
-    const bool has = (in.n > 0 && in.s[0] == ' ') ||
-                     tok_starts(in, x->content);
+    const bool has = (in.n > 0 && in.s[0] == ' ') || tok_starts(in, x->content);
     struct pq_buf *const b = &r->words[step];
 
     b->n = 0;
-    if (!has && (x->prepend == TOK_ALWAYS ||
-                 (x->prepend == TOK_FIRST && first)))
+    if (!has &&
+        (x->prepend == TOK_ALWAYS || (x->prepend == TOK_FIRST && first)))
         pq_buf_add(b, x->content.s, x->content.n);
     for (size_t i = 0; i < in.n;) {
         const char *const p = memchr(in.s + i, ' ', in.n - i);

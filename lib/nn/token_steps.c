@@ -12,8 +12,8 @@
 #include <cjson/cJSON.h>
 #include <string.h>
 
-#define GPT2                                                                  \
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|"      \
+#define GPT2                                                                   \
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|"       \
     "\\s+(?!\\S)|\\s+"
 
 struct reader {
@@ -30,7 +30,7 @@ struct step_type {
     int (*read)(struct reader *r, const cJSON *c, struct tok_step *x);
 };
 
-/* ---- values --------------------------------------------------------------- */
+/* ---- values -------------------------------------------------------------- */
 
 static const cJSON *get(const cJSON *c, const char *key)
 {
@@ -107,7 +107,7 @@ static int get_behavior(struct reader *r, const cJSON *c, struct tok_step *x)
     return wrong(r, "behavior");
 }
 
-/* ---- steps ---------------------------------------------------------------- */
+/* ---- steps --------------------------------------------------------------- */
 
 static int read_nothing(struct reader *r, const cJSON *c, struct tok_step *x)
 {
@@ -185,8 +185,7 @@ static int read_precompiled(struct reader *r, const cJSON *c,
     return rc;
 }
 
-static int read_byte_level(struct reader *r, const cJSON *c,
-                           struct tok_step *x)
+static int read_byte_level(struct reader *r, const cJSON *c, struct tok_step *x)
 {
     static const struct tok_text gpt2 = {GPT2, sizeof GPT2 - 1};
     bool use_regex;
@@ -207,8 +206,7 @@ static int read_split(struct reader *r, const cJSON *c, struct tok_step *x)
     return get_bool(r, c, "invert", false, &x->invert);
 }
 
-static int read_metaspace(struct reader *r, const cJSON *c,
-                          struct tok_step *x)
+static int read_metaspace(struct reader *r, const cJSON *c, struct tok_step *x)
 {
     static const char *const names[] = {"never", "first", "always"};
     const cJSON *const v = get(c, "prepend_scheme");
@@ -226,8 +224,7 @@ static int read_metaspace(struct reader *r, const cJSON *c,
         get_bool(r, c, "add_prefix_space", true, &add) != 0 ||
         get_bool(r, c, "split", true, &x->left) != 0)
         return -1;
-    if (x->content.n == 0 ||
-        x->content.n != tok_char_length(x->content.s[0]))
+    if (x->content.n == 0 || x->content.n != tok_char_length(x->content.s[0]))
         return wrong(r, "replacement");
     if (!add)
         x->prepend = TOK_NEVER;
@@ -252,8 +249,7 @@ static int read_punctuation(struct reader *r, const cJSON *c,
     return get(c, "behavior") ? get_behavior(r, c, x) : 0;
 }
 
-static int read_whitespace(struct reader *r, const cJSON *c,
-                           struct tok_step *x)
+static int read_whitespace(struct reader *r, const cJSON *c, struct tok_step *x)
 {
     /* this one is for the Rust crate, whose \w has the joiners */
     static const char pattern[] =
@@ -265,8 +261,7 @@ static int read_whitespace(struct reader *r, const cJSON *c,
     return tok_regex_new(words, &x->re, r->e);
 }
 
-static int read_delimiter(struct reader *r, const cJSON *c,
-                          struct tok_step *x)
+static int read_delimiter(struct reader *r, const cJSON *c, struct tok_step *x)
 {
     x->behavior = TOK_REMOVED;
     return get_text(r, c, "delimiter", &x->pattern);
@@ -321,19 +316,20 @@ static const struct step_type decoders[] = {
     {NULL, TOK_NFC, NULL},
 };
 
-/* ---- a section ------------------------------------------------------------ */
+/* ---- a section ----------------------------------------------------------- */
 
 static int read_step(struct reader *r, const cJSON *c, unsigned depth)
 {
-    const cJSON *const type = get(c, "type"), *x;
+    const cJSON *const type = get(c, "type");
     if (!cJSON_IsString(type))
         return wrong(r, "type");
     if (strcmp(type->valuestring, "Sequence") == 0) {
         const cJSON *const list = get(c, r->list);
         if (!cJSON_IsArray(list) || depth > 8)
             return wrong(r, r->list);
-        cJSON_ArrayForEach(x, list) if (read_step(r, x, depth + 1) != 0)
-            return -1;
+        for (const cJSON *x = list->child; x; x = x->next)
+            if (read_step(r, x, depth + 1) != 0)
+                return -1;
         return 0;
     }
     for (const struct step_type *k = r->types; k->name; k++) {
@@ -358,16 +354,16 @@ static int read_section(struct reader *r, const cJSON *c)
 int tok_read_normalizer(struct pq_tokenizer *t, const struct cJSON *c,
                         struct pq_error *e)
 {
-    struct reader r = {t, &t->normalizers, normalizers, "normalizer",
-                       "normalizers", e};
+    struct reader r = {
+        t, &t->normalizers, normalizers, "normalizer", "normalizers", e};
     return read_section(&r, c);
 }
 
 int tok_read_splits(struct pq_tokenizer *t, const struct cJSON *c,
                     struct pq_error *e)
 {
-    struct reader r = {t, &t->splits, splits, "pre_tokenizer",
-                       "pretokenizers", e};
+    struct reader r = {t, &t->splits, splits, "pre_tokenizer", "pretokenizers",
+                       e};
     if (read_section(&r, c) != 0)
         return -1;
     for (size_t i = 0; i + 1 < t->splits.n; i++)

@@ -34,8 +34,8 @@ uint32_t tok_char(const char *s, size_t n, size_t *k)
     case 3:
         return (p[0] & 0xfu) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
     default:
-        return (p[0] & 7u) << 18 | (p[1] & 0x3fu) << 12 |
-               (p[2] & 0x3fu) << 6 | (p[3] & 0x3fu);
+        return (p[0] & 7u) << 18 | (p[1] & 0x3fu) << 12 | (p[2] & 0x3fu) << 6 |
+               (p[3] & 0x3fu);
     }
 }
 
@@ -101,16 +101,6 @@ bool tok_starts(struct tok_text t, struct tok_text with)
 static bool is_itself(unsigned b)
 {
     return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
-}
-
-uint32_t tok_byte_char(unsigned char byte)
-{
-    if (is_itself(byte))
-        return byte;
-    uint32_t c = 0x100;
-    for (unsigned b = 0; b < byte; b++)
-        c += !is_itself(b);
-    return c;
 }
 
 /* The byte that a character stands for, or -1: 33 controls and the space,

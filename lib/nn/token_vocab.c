@@ -102,7 +102,7 @@ void tok_vocab_release(struct tok_vocab *v)
     *v = (struct tok_vocab){0};
 }
 
-/* ---- merges --------------------------------------------------------------- */
+/* ---- merges -------------------------------------------------------------- */
 
 int tok_merges_room(struct tok_merges *m, size_t n, struct pq_error *e)
 {

@@ -10,8 +10,12 @@
 #include "pq_tokenizer.h"
 
 static const char *const texts[] = {
-    "", " a  ab\n", "<s>ab</s> <x>", "e\xcc\x81\xcc\xa3 \xc3\xa9\xef\xac\x81",
-    "\xf0\x9f\xa6\x99\xe2\x96\x81""a\xe6\x97\xa5 12'll",
+    "",
+    " a  ab\n",
+    "<s>ab</s> <x>",
+    "e\xcc\x81\xcc\xa3 \xc3\xa9\xef\xac\x81",
+    "\xf0\x9f\xa6\x99\xe2\x96\x81"
+    "a\xe6\x97\xa5 12'll",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 };
 

@@ -10,7 +10,7 @@ cd "$(dirname "$0")"
 bin=$(cd ../.. && cd "${PQ_BIN:-build/bin}" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p corpus/{safetensors,pqstream,json,state,index} # recipe, tokens: by hand
+mkdir -p corpus/{safetensors,pqstream,json,state,index} # recipe, token*: by hand
 
 # N as 8 bytes, little-endian
 le64() {

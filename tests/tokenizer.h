@@ -1,0 +1,44 @@
+/*
+ * What the tests of tokenizers share: files, and tokenizers of files.
+ */
+#ifndef TESTS_TOKENIZER_H
+#define TESTS_TOKENIZER_H
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+
+#include "pq_file.h"
+#include "pq_tokenizer.h"
+
+#define DIR "testdata/tokenizers/"
+
+static inline struct pq_buf read_file(const char *path)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_in in = {.fd = -1};
+    struct pq_buf b = {0};
+
+    cr_assert_eq(pq_in_open(&in, path, &e), 0, "%s", e.msg);
+    b.s = malloc((size_t)in.size + 1);
+    b.n = (size_t)in.size;
+    cr_assert_eq(pq_in_read_all(&in, b.s, b.n, &e), 0, "%s", e.msg);
+    b.s[b.n] = '\0';
+    pq_in_close(&in);
+    return b;
+}
+
+static inline struct pq_tokenizer *load(const char *path)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_tokenizer *t;
+    struct pq_buf b = read_file(path);
+    const int rc =
+        b.s[0] == '{' ? pq_tokenizer_parse(b.s, b.n, &t, &e)
+                      : pq_tokenizer_parse_model(b.s, b.n, true, false, &t, &e);
+
+    cr_assert_eq(rc, 0, "%s: %s", path, e.msg);
+    pq_buf_release(&b); /* the tokenizer keeps nothing of it */
+    return t;
+}
+
+#endif
