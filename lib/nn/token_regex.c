@@ -5,7 +5,8 @@
  * differs in a few things.  They are rewritten before they are compiled:
  *
  *     \s \S       White_Space only: PCRE2 adds U+180E
- *     \w \W       Alphabetic, marks, digits, connectors: PCRE2 has \p{L}\p{N}_
+ *     \w \W       Alphabetic, marks, digits, connectors, and outside of
+ *                 classes Latin-1's \p{No}; PCRE2 has \p{L}\p{N}_
  *     \p{Han}     the script itself: PCRE2 means script extensions
  *
  * and refused where a rewriting is not enough: && in a class, \h (there a
@@ -30,7 +31,8 @@
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}!-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}"     \
     "\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}"                \
     "\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
-#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD   "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define LATIN1 "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
 
 struct tok_regex {
     pcre2_code *code;
@@ -62,7 +64,7 @@ static int rewrite_escape(struct tok_text p, size_t *i, bool in_class,
         pq_buf_puts(out, in_class ? "" : "]");
     } else if (c == 'w' || (c == 'W' && !in_class)) {
         pq_buf_puts(out, in_class ? "" : c == 'w' ? "[" : "[^");
-        pq_buf_puts(out, in_class ? WORD : WORD "]");
+        pq_buf_puts(out, in_class ? WORD : WORD LATIN1 "]");
     } else if (tok_starts(rest, han) || tok_starts(rest, not_han)) {
         pq_buf_puts(out, c == 'p' ? "\\p{sc:Han}" : "\\P{sc:Han}");
         *i += han.n - 1;

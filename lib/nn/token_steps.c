@@ -16,6 +16,8 @@
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|"       \
     "\\s+(?!\\S)|\\s+"
 
+#define RUST_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}"
+
 struct reader {
     struct pq_tokenizer *t;
     struct tok_steps *steps;
@@ -251,9 +253,8 @@ static int read_punctuation(struct reader *r, const cJSON *c,
 
 static int read_whitespace(struct reader *r, const cJSON *c, struct tok_step *x)
 {
-    /* this one is for the Rust crate, whose \w has the joiners */
-    static const char pattern[] =
-        "[\\w\\x{200c}\\x{200d}]+|[^\\w\\s\\x{200c}\\x{200d}]+";
+    /* for the Rust crate, whose \w is another than Oniguruma's */
+    static const char pattern[] = "[" RUST_WORD "]+|[^\\s" RUST_WORD "]+";
     static const struct tok_text words = {pattern, sizeof pattern - 1};
     (void)c;
     x->behavior = TOK_REMOVED;

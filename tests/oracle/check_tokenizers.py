@@ -16,7 +16,8 @@ import sys
 import tempfile
 import unicodedata
 
-from tokenizers import Tokenizer
+from tokenizers import (Regex, Tokenizer, decoders, normalizers,
+                        pre_tokenizers)
 
 sys.path.insert(0, os.path.dirname(__file__))
 import make_tokenizers as made  # noqa: E402
@@ -32,6 +33,41 @@ POOLS = [
 SNIPPETS = ["<s>", "</s>", "<mask>", "<word>", "<MASK>", "the cat", "▁▁the",
             "<unk>", "abc", "'s", "'LL", " the", "the ", "  ", "\r\n", "once",
             "aaa", "<0x41>", "ab"]
+
+
+PATTERNS = [r"\w+", r"[^\w\s]+", r"\s", r"[\S]+", r"\W", r"^a|b$", r"a*",
+            r"(?=b)", r"(?<=a)\s+", r"[\p{Han}a]+", r"\p{^L}+", r"\d{2,}|[.]",
+            r"(?i:ab|'s)", r"\P{L}"]
+BEHAVIORS = ["removed", "isolated", "merged_with_previous",
+             "merged_with_next", "contiguous"]
+NORMALIZERS = [
+    normalizers.NFC(), normalizers.NFD(), normalizers.NFKC(),
+    normalizers.NFKD(), normalizers.Lowercase(), normalizers.StripAccents(),
+    normalizers.Nmt(), normalizers.Strip(), normalizers.Prepend("▁"),
+    normalizers.Replace(Regex(r"\s+"), " "), normalizers.Replace("aa", "b"),
+]
+
+
+def variants(r):
+    """Small parts of all kinds, put together at random."""
+    base = made.byte_bpe(300)
+    for i in range(40):
+        t = made.bpe_copy(base)
+        t.normalizer = normalizers.Sequence(r.sample(NORMALIZERS,
+                                                     r.randrange(3)))
+        steps = [pre_tokenizers.Split(Regex(r.choice(PATTERNS)),
+                                      r.choice(BEHAVIORS), r.random() < 0.3)
+                 for _ in range(r.randrange(1, 3))]
+        steps.append(r.choice([
+            pre_tokenizers.Punctuation(r.choice(BEHAVIORS)),
+            pre_tokenizers.Digits(r.random() < 0.5),
+            pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Whitespace(),
+            pre_tokenizers.Metaspace(prepend_scheme="always")]))
+        steps.append(pre_tokenizers.ByteLevel(
+            add_prefix_space=r.random() < 0.5, use_regex=r.random() < 0.5))
+        t.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        t.decoder = decoders.ByteLevel()
+        yield f"variant-{i}", t
 
 
 def random_char(r):
@@ -119,7 +155,7 @@ def main():
              *"-lcjson -lzstd -lxxhash -lpcre2-8 -lutf8proc -lm -pthread"
              .split()], check=True)
         bad = 0
-        for name, t in made.build().items():
+        for name, t in [*made.build().items(), *variants(r)]:
             if a.only and name != a.only:
                 continue
             path = os.path.join(d, name)
