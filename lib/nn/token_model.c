@@ -49,6 +49,7 @@ struct model {
     size_t n, cap;
     uint64_t kind, bos, eos;
     bool suffix, prefix, squeeze, escape;
+    bool unused; /* there are pieces that are never to come out */
     struct tok_text charsmap;
     struct pq_error *e;
 };
@@ -147,11 +148,12 @@ static int read_piece(struct model *m, const struct field *in)
         return -1;
     if (!isfinite(p.score) || pq_utf8_prefix(p.text.s, p.text.n) < p.text.n)
         return pq_fail(m->e, PQ_EFORMAT, "piece %zu: bad text or score", m->n);
-    if (p.type < NORMAL || p.type > BYTE || p.type == UNUSED)
+    if (p.type < NORMAL || p.type > BYTE)
         return pq_fail(m->e, PQ_EUNSUPPORTED,
                        "piece %zu: type %llu is not supported", m->n,
                        (unsigned long long)p.type);
     p.text.s = pq_arena_strndup(&m->t->arena, p.text.s, p.text.n);
+    m->unused = m->unused || p.type == UNUSED;
     struct piece *const list = pq_grow(m->pieces, m->n, &m->cap, sizeof *list);
     if (list == NULL || p.text.s == NULL)
         return pq_fail_nomem(m->e);
@@ -220,6 +222,9 @@ static int read_messages(struct model *m, const void *bytes, size_t n)
         return pq_fail(m->e, PQ_EUNSUPPORTED,
                        "model type %llu is not supported",
                        (unsigned long long)m->kind);
+    if (rc == 0 && m->unused && m->kind == BPE)
+        return pq_fail(m->e, PQ_EUNSUPPORTED,
+                       "unused pieces of BPE are not supported");
     if (rc == 0 && m->suffix)
         return pq_fail(m->e, PQ_EUNSUPPORTED,
                        "treat_whitespace_as_suffix is not supported");
