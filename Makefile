@@ -56,6 +56,7 @@ all: $(PROGRAMS:%=$B/bin/%) $B/lib/libpq.a ## build everything into build/
 # ---- building -------------------------------------------------------------
 
 $B/obj/lib/kernels/avx2.o: ISA := $(if $(filter x86_64 amd64,$(shell uname -m)),-mavx2 -mf16c)
+$B/obj/lib/kernels/nn_fma.o: ISA := $(if $(filter x86_64 amd64,$(shell uname -m)),-mavx2 -mfma)
 $B/obj/lib/%.o $B/obj/formats/%.o: WARN := $(STRICT)
 $B/obj/cmd/common/help.o: DEFS := -DPQ_BUILD_FLAGS='"$(strip $(CFLAGS) $(SAN))"'
 $B/obj/%.o: %.c $B/flags
@@ -182,7 +183,7 @@ check-layers: ## includes go one way only
 	@! $(call includes,formats/safetensors*.h,$(filter-out formats/safetensors%,$(wildcard formats/*.[ch])))
 
 check-warnings: ## no warning anywhere
-	@printf '%s\n' $(LIB_SRC) | xargs -P2 -I% $(CC) $(PQ_CFLAGS) $(STRICT) -mavx2 -mf16c -Werror -fsyntax-only %
+	@printf '%s\n' $(LIB_SRC) | xargs -P2 -I% $(CC) $(PQ_CFLAGS) $(STRICT) -mavx2 -mf16c -mfma -Werror -fsyntax-only %
 	@printf '%s\n' $(CMD_SRC) $(TEST_SRC) $(wildcard tests/cli/*/*.c) | xargs -P2 -I% $(CC) $(PQ_CFLAGS) -Werror -fsyntax-only %
 
 $(VENV)/ok: tests/oracle/requirements.txt

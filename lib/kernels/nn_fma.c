@@ -1,0 +1,509 @@
+/*
+ * The AVX2 and FMA kernels of lib/nn: the same bits as nn_scalar.c.  The only
+ * file compiled with -mfma; multiply-adds are written out, never left to the
+ * compiler.
+ *
+ * A tile keeps its sums in registers: 6 x 16 floats are 12 of the 16, two
+ * hold a row of b, one an element of a.  They are variables, not an array,
+ * which gcc 12 would keep in memory.
+ */
+#include "nn_kernels.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "impl.h"
+#include "nn_math.h"
+
+/* ---- tiles ---- */
+
+static inline void put(float *c, __m256 s, bool add)
+{
+    _mm256_storeu_ps(c, add ? _mm256_add_ps(_mm256_loadu_ps(c), s) : s);
+}
+
+/* A row of sums s##i = {s##i##0, s##i##1}, by its row of a. */
+#define ZERO(i)   __m256 s##i##0 = _mm256_setzero_ps(), s##i##1 = s##i##0
+#define FMA(i, p) \
+    x = _mm256_broadcast_ss(p); \
+    s##i##0 = _mm256_fmadd_ps(x, b0, s##i##0); \
+    s##i##1 = _mm256_fmadd_ps(x, b1, s##i##1)
+#define PUT(i) \
+    put(c + (i) * c_row, s##i##0, add); \
+    put(c + (i) * c_row + 8, s##i##1, add)
+#define ROW_OF_B \
+    const __m256 b0 = _mm256_load_ps(b), b1 = _mm256_load_ps(b + 8); \
+    __m256 x
+
+static void tile_6x16(size_t kn, const float *a, size_t a_row, size_t a_col,
+                      const float *b, float *c, size_t c_row, bool add)
+{
+    const float *a3 = a + 3 * a_row;
+    ZERO(0);
+    ZERO(1);
+    ZERO(2);
+    ZERO(3);
+    ZERO(4);
+    ZERO(5);
+
+    for (size_t k = 0; k < kn; k++) {
+        ROW_OF_B;
+        FMA(0, a);
+        FMA(1, a + a_row);
+        FMA(2, a + 2 * a_row);
+        FMA(3, a3);
+        FMA(4, a3 + a_row);
+        FMA(5, a3 + 2 * a_row);
+        a += a_col;
+        a3 += a_col;
+        b += NN_TILE_COLS;
+    }
+    PUT(0);
+    PUT(1);
+    PUT(2);
+    PUT(3);
+    PUT(4);
+    PUT(5);
+}
+
+static void tile_4x16(size_t kn, const float *a, size_t a_row, size_t a_col,
+                      const float *b, float *c, size_t c_row, bool add)
+{
+    ZERO(0);
+    ZERO(1);
+    ZERO(2);
+    ZERO(3);
+
+    for (size_t k = 0; k < kn; k++) {
+        ROW_OF_B;
+        FMA(0, a);
+        FMA(1, a + a_row);
+        FMA(2, a + 2 * a_row);
+        FMA(3, a + 3 * a_row);
+        a += a_col;
+        b += NN_TILE_COLS;
+    }
+    PUT(0);
+    PUT(1);
+    PUT(2);
+    PUT(3);
+}
+
+static void tile_2x16(size_t kn, const float *a, size_t a_row, size_t a_col,
+                      const float *b, float *c, size_t c_row, bool add)
+{
+    ZERO(0);
+    ZERO(1);
+
+    for (size_t k = 0; k < kn; k++) {
+        ROW_OF_B;
+        FMA(0, a);
+        FMA(1, a + a_row);
+        a += a_col;
+        b += NN_TILE_COLS;
+    }
+    PUT(0);
+    PUT(1);
+}
+
+static void tile_1x16(size_t kn, const float *a, size_t a_col, const float *b,
+                      float *c, size_t c_row, bool add)
+{
+    ZERO(0);
+
+    for (size_t k = 0; k < kn; k++) {
+        ROW_OF_B;
+        FMA(0, a);
+        a += a_col;
+        b += NN_TILE_COLS;
+    }
+    PUT(0);
+}
+
+#undef ZERO
+#undef FMA
+#undef PUT
+#undef ROW_OF_B
+
+/* Up to 8 columns: half the work.  The second half of b is not looked at. */
+#define ZERO(i)   __m256 s##i = _mm256_setzero_ps()
+#define FMA(i, p) s##i = _mm256_fmadd_ps(_mm256_broadcast_ss(p), b0, s##i)
+#define PUT(i)    put(c + (i) * c_row, s##i, add)
+
+static void tile_6x8(size_t kn, const float *a, size_t a_row, size_t a_col,
+                     const float *b, float *c, size_t c_row, bool add)
+{
+    const float *a3 = a + 3 * a_row;
+    ZERO(0);
+    ZERO(1);
+    ZERO(2);
+    ZERO(3);
+    ZERO(4);
+    ZERO(5);
+
+    for (size_t k = 0; k < kn; k++) {
+        const __m256 b0 = _mm256_load_ps(b);
+        FMA(0, a);
+        FMA(1, a + a_row);
+        FMA(2, a + 2 * a_row);
+        FMA(3, a3);
+        FMA(4, a3 + a_row);
+        FMA(5, a3 + 2 * a_row);
+        a += a_col;
+        a3 += a_col;
+        b += NN_TILE_COLS;
+    }
+    PUT(0);
+    PUT(1);
+    PUT(2);
+    PUT(3);
+    PUT(4);
+    PUT(5);
+}
+
+static void tile_1x8(size_t kn, const float *a, size_t a_col, const float *b,
+                     float *c, bool add)
+{
+    ZERO(0);
+
+    for (size_t k = 0; k < kn; k++) {
+        const __m256 b0 = _mm256_load_ps(b);
+        FMA(0, a);
+        a += a_col;
+        b += NN_TILE_COLS;
+    }
+    put(c, s0, add);
+}
+
+#undef ZERO
+#undef FMA
+#undef PUT
+
+/* Whole columns; rows in the largest tiles that fit. */
+static void tile_whole(size_t rows, size_t cols, size_t kn, const float *a,
+                       size_t a_row, size_t a_col, const float *b, float *c,
+                       size_t c_row, bool add)
+{
+    if (cols == 8 && rows == 6) {
+        tile_6x8(kn, a, a_row, a_col, b, c, c_row, add);
+    } else if (cols == 8) {
+        for (size_t i = 0; i < rows; i++)
+            tile_1x8(kn, a + i * a_row, a_col, b, c + i * c_row, add);
+    } else if (rows == 6) {
+        tile_6x16(kn, a, a_row, a_col, b, c, c_row, add);
+    } else {
+        size_t i = 0;
+
+        if (rows >= 4) {
+            tile_4x16(kn, a, a_row, a_col, b, c, c_row, add);
+            i = 4;
+        }
+        if (rows - i >= 2) {
+            tile_2x16(kn, a + i * a_row, a_row, a_col, b, c + i * c_row, c_row,
+                      add);
+            i += 2;
+        }
+        if (rows > i)
+            tile_1x16(kn, a + i * a_row, a_col, b, c + i * c_row, c_row, add);
+    }
+}
+
+static void tile(size_t rows, size_t cols, size_t kn, const float *a,
+                 size_t a_row, size_t a_col, const float *b, float *c,
+                 size_t c_row, bool add)
+{
+    const size_t whole = cols <= 8 ? 8 : NN_TILE_COLS;
+    float part[NN_TILE_ROWS][NN_TILE_COLS];
+
+    if (cols == whole) {
+        tile_whole(rows, cols, kn, a, a_row, a_col, b, c, c_row, add);
+        return;
+    }
+    tile_whole(rows, whole, kn, a, a_row, a_col, b, part[0], NN_TILE_COLS,
+               false);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < cols; j++)
+            c[i * c_row + j] =
+                add ? c[i * c_row + j] + part[i][j] : part[i][j];
+}
+
+/* An 8 x 8 corner: rows become columns, in three rounds of exchanges. */
+static inline void turn_8x8(const float *in, size_t in_row, float *out)
+{
+    __m256 r[8], t[8];
+
+    for (int i = 0; i < 8; i++)
+        r[i] = _mm256_loadu_ps(in + (size_t)i * in_row);
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+        r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+        r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        _mm256_store_ps(out + i * NN_TILE_COLS,
+                        _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_store_ps(out + (i + 4) * NN_TILE_COLS,
+                        _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+}
+
+static void turn(const float *in, size_t in_row, size_t kn, float *out)
+{
+    size_t k = 0;
+
+    for (; k + 8 <= kn; k += 8) {
+        turn_8x8(in + k, in_row, out + k * NN_TILE_COLS);
+        turn_8x8(in + 8 * in_row + k, in_row, out + k * NN_TILE_COLS + 8);
+    }
+    for (; k < kn; k++)
+        for (size_t j = 0; j < NN_TILE_COLS; j++)
+            out[k * NN_TILE_COLS + j] = in[j * in_row + k];
+}
+
+/* ---- elementary functions ---- */
+
+static inline __m256 pow2_8(__m256i n)
+{
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+
+static inline __m256 fma_1(__m256 a, __m256 b, float c)
+{
+    return _mm256_fmadd_ps(a, b, _mm256_set1_ps(c));
+}
+
+static inline __m256 exp_8(__m256 in)
+{
+    /* min(c, x) and max(c, x) give x when it is NaN */
+    __m256 x = _mm256_min_ps(_mm256_set1_ps(NN_EXP_HIGH), in);
+    x = _mm256_max_ps(_mm256_set1_ps(NN_EXP_LOW), x);
+    const __m256 t = fma_1(x, _mm256_set1_ps(NN_LOG2E), NN_ROUND);
+    const __m256 n = _mm256_sub_ps(t, _mm256_set1_ps(NN_ROUND));
+    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-NN_LN2_HIGH), x);
+    r = _mm256_fmadd_ps(n, _mm256_set1_ps(-NN_LN2_LOW), r);
+    __m256 p = fma_1(_mm256_set1_ps(NN_EXP_C7), r, NN_EXP_C6);
+    p = fma_1(p, r, NN_EXP_C5);
+    p = fma_1(p, r, NN_EXP_C4);
+    p = fma_1(p, r, NN_EXP_C3);
+    p = fma_1(p, r, NN_EXP_C2);
+    p = fma_1(p, r, 1.0f);
+    p = fma_1(p, r, 1.0f);
+    const __m256i whole = _mm256_cvttps_epi32(n);
+    const __m256i half = _mm256_srai_epi32(whole, 1);
+    const __m256 y =
+        _mm256_mul_ps(_mm256_mul_ps(p, pow2_8(half)),
+                      pow2_8(_mm256_sub_epi32(whole, half)));
+    return _mm256_blendv_ps(y, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
+static inline __m256 silu_8(__m256 g)
+{
+    const __m256 e = exp_8(_mm256_xor_ps(g, _mm256_set1_ps(-0.0f)));
+
+    return _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+}
+
+static inline __m256 gelu_8(__m256 g)
+{
+    const __m256 s =
+        fma_1(_mm256_set1_ps(NN_GELU_B), _mm256_mul_ps(g, g), 1.0f);
+    const __m256 k = _mm256_mul_ps(g, s);
+    const __m256 e = exp_8(_mm256_mul_ps(_mm256_set1_ps(NN_GELU_A), k));
+
+    return _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+}
+
+static inline __m256 tanh_8(__m256 x)
+{
+    const __m256 one = _mm256_set1_ps(1.0f), two = _mm256_set1_ps(2.0f);
+    const __m256 e = exp_8(_mm256_mul_ps(two, x));
+    const __m256 large =
+        _mm256_sub_ps(one, _mm256_div_ps(two, _mm256_add_ps(e, one)));
+    const __m256 z = _mm256_mul_ps(x, x);
+    __m256 p = fma_1(_mm256_set1_ps(NN_TANH_C4), z, NN_TANH_C3);
+    p = fma_1(p, z, NN_TANH_C2);
+    p = fma_1(p, z, NN_TANH_C1);
+    p = fma_1(p, z, NN_TANH_C0);
+    const __m256 small = _mm256_fmadd_ps(_mm256_mul_ps(p, z), x, x);
+    const __m256 size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+
+    return _mm256_blendv_ps(
+        small, large,
+        _mm256_cmp_ps(size, _mm256_set1_ps(NN_TANH_SMALL), _CMP_GE_OQ));
+}
+
+/* ---- arrays ---- */
+
+/* The sum of the lanes and of what is left over, each in its lane. */
+static float lanes_and_rest(__m256 v, const float *rest, size_t n)
+{
+    float lanes[PQ_LANES];
+
+    _mm256_storeu_ps(lanes, v);
+    for (size_t i = 0; i < n; i++)
+        lanes[i] += rest[i];
+    return pq_lane_sumf(lanes);
+}
+
+static void exp_all(float *y, const float *x, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, exp_8(_mm256_loadu_ps(x + i)));
+    for (; i < n; i++)
+        y[i] = nn_exp1(x[i]);
+}
+
+static float exp_sum(float *x, size_t n, float max)
+{
+    const __m256 m = _mm256_set1_ps(max);
+    __m256 s = _mm256_setzero_ps();
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        const __m256 y = exp_8(_mm256_sub_ps(_mm256_loadu_ps(x + i), m));
+        _mm256_storeu_ps(x + i, y);
+        s = _mm256_add_ps(s, y);
+    }
+    for (size_t j = i; j < n; j++)
+        x[j] = nn_exp1(x[j] - max);
+    return lanes_and_rest(s, x + i, n - i);
+}
+
+static float max_of(const float *x, size_t n)
+{
+    __m256 v = _mm256_set1_ps(-INFINITY);
+    float lanes[PQ_LANES], m = -INFINITY;
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        v = _mm256_max_ps(_mm256_loadu_ps(x + i), v); /* skips NaN */
+    _mm256_storeu_ps(lanes, v);
+    for (int l = 0; l < PQ_LANES; l++)
+        m = lanes[l] > m ? lanes[l] : m;
+    for (; i < n; i++)
+        m = x[i] > m ? x[i] : m;
+    return m;
+}
+
+static float sum(const float *x, size_t n)
+{
+    __m256 s = _mm256_setzero_ps();
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        s = _mm256_add_ps(s, _mm256_loadu_ps(x + i));
+    return lanes_and_rest(s, x + i, n - i);
+}
+
+static float dot(const float *x, const float *y, size_t n)
+{
+    __m256 s = _mm256_setzero_ps();
+    float lanes[PQ_LANES];
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        s = _mm256_fmadd_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i), s);
+    _mm256_storeu_ps(lanes, s);
+    for (; i < n; i++)
+        lanes[i % PQ_LANES] = fmaf(x[i], y[i], lanes[i % PQ_LANES]);
+    return pq_lane_sumf(lanes);
+}
+
+static void axpy(float *y, float a, const float *x, size_t n)
+{
+    const __m256 va = _mm256_set1_ps(a);
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_fmadd_ps(va, _mm256_loadu_ps(x + i),
+                                                _mm256_loadu_ps(y + i)));
+    for (; i < n; i++)
+        y[i] = fmaf(a, x[i], y[i]);
+}
+
+static void scale(float *y, const float *x, float a, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] * a;
+}
+
+static void scale_by(float *y, const float *x, float a, const float *w,
+                     size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = (x[i] * a) * w[i];
+}
+
+static void add_all(float *y, const float *x, const float *z, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] + z[i];
+}
+
+static void silu(float *y, const float *g, const float *u, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        const __m256 v = silu_8(_mm256_loadu_ps(g + i));
+        _mm256_storeu_ps(y + i,
+                         u ? _mm256_mul_ps(v, _mm256_loadu_ps(u + i)) : v);
+    }
+    for (; i < n; i++)
+        y[i] = u ? nn_silu1(g[i]) * u[i] : nn_silu1(g[i]);
+}
+
+static void gelu(float *y, const float *g, const float *u, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        const __m256 v = gelu_8(_mm256_loadu_ps(g + i));
+        _mm256_storeu_ps(y + i,
+                         u ? _mm256_mul_ps(v, _mm256_loadu_ps(u + i)) : v);
+    }
+    for (; i < n; i++)
+        y[i] = u ? nn_gelu1(g[i]) * u[i] : nn_gelu1(g[i]);
+}
+
+static void tanh_all(float *y, const float *x, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, tanh_8(_mm256_loadu_ps(x + i)));
+    for (; i < n; i++)
+        y[i] = nn_tanh1(x[i]);
+}
+
+const struct nn_kernels nn_kernels_fma = {
+    .name = "fma",
+    .tile = tile,
+    .turn = turn,
+    .exp = exp_all,
+    .exp_sum = exp_sum,
+    .max = max_of,
+    .sum = sum,
+    .dot = dot,
+    .axpy = axpy,
+    .scale = scale,
+    .scale_by = scale_by,
+    .add = add_all,
+    .silu = silu,
+    .gelu = gelu,
+    .tanh = tanh_all,
+};
+
+#else
+/* ISO C wants a file to declare something. */
+extern const struct nn_kernels nn_kernels_fma;
+#endif

@@ -1,0 +1,89 @@
+/*
+ * The arithmetic of running a model: tiles of the one matrix product,
+ * exponentials, sums.
+ *
+ * Unlike those of pq_kernels.h these use fused multiply-adds, in every
+ * variant: fmaf() in the portable one, one instruction in the others.  What
+ * each function computes is fixed down to the order of its operations, so
+ * all variants give the same bits; the tests compare them.
+ *
+ * Sums of arrays run in eight lanes: element i goes to lane i % 8, lanes are
+ * added as ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)).
+ */
+#ifndef PQ_NN_KERNELS_H
+#define PQ_NN_KERNELS_H
+
+#include "pq_kernels.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define NN_TILE_ROWS 6  /* rows of c in a tile */
+#define NN_TILE_COLS 16 /* columns of c in a tile; rows of a packed panel */
+#define NN_BLOCK_K   256 /* terms of one chain of multiply-adds */
+
+struct nn_kernels {
+    const char *name; /* "scalar" or "fma" */
+
+    /*
+     * A tile of a product: for every i < rows, j < cols
+     *   s = 0;  s = fma(a[i][k], b[k][j], s) for k = 0 .. kn - 1
+     *   c[i][j] = s, or c[i][j] + s when `add`
+     * Element [i][k] of a is a[i * a_row + k * a_col]; rows <= NN_TILE_ROWS,
+     * cols <= NN_TILE_COLS, kn <= NN_BLOCK_K; b has all its columns.
+     */
+    void (*tile)(size_t rows, size_t cols, size_t kn, const float *a,
+                 size_t a_row, size_t a_col,
+                 const float *b /* [kn][NN_TILE_COLS] */,
+                 float *c /* [rows][c_row] */, size_t c_row, bool add);
+    /* out[k][j] = in[j][k], j < NN_TILE_COLS */
+    void (*turn)(const float *in /* [NN_TILE_COLS][in_row] */, size_t in_row,
+                 size_t kn, float *out /* [kn][NN_TILE_COLS] */);
+
+    /* y = e^x; 2 units in the last place, 0 below -104, Inf above 88.73. */
+    void (*exp)(float *y /* [n] */, const float *x /* [n] */, size_t n);
+    /* x = e^(x - max), returns the sum: the heart of a softmax. */
+    float (*exp_sum)(float *x /* [n] */, size_t n, float max);
+    float (*max)(const float *x /* [n] */, size_t n); /* -Inf when n is 0 */
+    float (*sum)(const float *x /* [n] */, size_t n);
+    /* sum of fma(x, y) */
+    float (*dot)(const float *x /* [n] */, const float *y /* [n] */, size_t n);
+    /* y = fma(a, x, y) */
+    void (*axpy)(float *y /* [n] */, float a, const float *x /* [n] */,
+                 size_t n);
+    /* y = x * a */
+    void (*scale)(float *y /* [n] */, const float *x /* [n] */, float a,
+                  size_t n);
+    /* y = (x * a) * w */
+    void (*scale_by)(float *y /* [n] */, const float *x /* [n] */, float a,
+                     const float *w /* [n] */, size_t n);
+    /* y = x + z */
+    void (*add)(float *y /* [n] */, const float *x /* [n] */,
+                const float *z /* [n] */, size_t n);
+    /* y = g / (1 + e^-g) * u; u NULL is all ones */
+    void (*silu)(float *y /* [n] */, const float *g /* [n] */,
+                 const float *u /* [n] or NULL */, size_t n);
+    /* y = gelu(g) * u, gelu(g) = g / (1 + e^-2k), k as in gelu_new */
+    void (*gelu)(float *y /* [n] */, const float *g /* [n] */,
+                 const float *u /* [n] or NULL */, size_t n);
+    /* y = tanh(x) */
+    void (*tanh)(float *y /* [n] */, const float *x /* [n] */, size_t n);
+};
+
+extern const struct nn_kernels nn_kernels_scalar;
+extern const struct nn_kernels nn_kernels_fma;
+
+/*
+ * Those that go with k: the scalar ones with the scalar ones, else the
+ * fastest of this machine.  Never NULL.
+ */
+const struct nn_kernels *nn_kernels_for(const struct pq_kernels *k);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,177 @@
+/*
+ * The one matrix product (mat.h says what it computes).
+ *
+ *     for each block of k                          256
+ *       pack b: up to 8 panels of 16 columns       128 KiB, stays in L2
+ *       for each 6 rows of a                       read where they are
+ *         for each panel: a tile of 6 x 16
+ *
+ * Packing decodes, so a weight stays encoded in memory and costs its decoding
+ * once for all rows of a.  Tasks are rectangles of c.  How c is cut changes
+ * the time, never the bits.
+ */
+#include "mat.h"
+
+#include <string.h>
+
+#define COLS NN_TILE_COLS
+#define MIN_ROWS 96 /* of a task, below which packing b again costs too much */
+
+struct range {
+    size_t from, to;
+};
+
+/* Panel [kn][16] of columns j .. of a matrix that is stored by columns of c. */
+static void pack_rows(const struct nn_product *p, struct nn_worker *w,
+                      struct range j, struct range k, float *panel)
+{
+    const struct nn_mat *b = p->b;
+    const size_t kn = k.to - k.from, n = j.to - j.from;
+
+    if (b->codec.encoding == PQ_PLAIN && b->dtype == PQ_F32 && n == COLS) {
+        w->nn->turn((const float *)b->data + j.from * b->row + k.from, b->row,
+                    kn, panel);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        nn_mat_decode(b, w->kernels, j.from + i, k.from, kn,
+                      w->rows + i * NN_BLOCK_K);
+    if (n < COLS)
+        memset(w->rows + n * NN_BLOCK_K, 0,
+               (COLS - n) * NN_BLOCK_K * sizeof *w->rows);
+    w->nn->turn(w->rows, NN_BLOCK_K, kn, panel);
+}
+
+/* All panels of columns j of a matrix that is stored by k. */
+static void pack_by_k(const struct nn_product *p, struct nn_worker *w,
+                      struct range j, struct range k)
+{
+    const size_t n = j.to - j.from;
+    const size_t wide = (n + COLS - 1) / COLS * COLS;
+
+    memset(w->rows, 0, wide * sizeof *w->rows);
+    for (size_t i = 0; i < k.to - k.from; i++) {
+        nn_mat_decode(p->b, w->kernels, k.from + i, j.from, n, w->rows);
+        for (size_t c = 0; c < wide; c += COLS)
+            memcpy(w->panels + c * NN_BLOCK_K + i * COLS, w->rows + c,
+                   COLS * sizeof *w->rows);
+    }
+}
+
+static void pack(const struct nn_product *p, struct nn_worker *w,
+                 struct range j, struct range k)
+{
+    if (p->b_by_k) {
+        pack_by_k(p, w, j, k);
+        return;
+    }
+    for (size_t c = j.from; c < j.to; c += COLS) {
+        const struct range cols = {c, c + COLS < j.to ? c + COLS : j.to};
+        pack_rows(p, w, cols, k, w->panels + (c - j.from) * NN_BLOCK_K);
+    }
+}
+
+/* One block of k for rows i and columns j, which fit the panels. */
+static void block(const struct nn_product *p, struct nn_worker *w,
+                  struct range i, struct range j, struct range k)
+{
+    const bool add = p->add || k.from > 0;
+
+    for (size_t r = i.from; r < i.to; r += NN_TILE_ROWS) {
+        const size_t rows = i.to - r < NN_TILE_ROWS ? i.to - r : NN_TILE_ROWS;
+        const float *a = p->a + r * p->a_row + k.from * p->a_col;
+        for (size_t c = j.from; c < j.to; c += COLS)
+            w->nn->tile(rows, j.to - c < COLS ? j.to - c : COLS,
+                        k.to - k.from, a, p->a_row, p->a_col,
+                        w->panels + (c - j.from) * NN_BLOCK_K,
+                        p->c + r * p->c_row + c, p->c_row, add);
+    }
+}
+
+static void add_bias(const struct nn_product *p, struct nn_worker *w,
+                     struct range i, struct range j)
+{
+    for (size_t r = i.from; r < i.to; r++) {
+        float *c = p->c + r * p->c_row + j.from;
+        w->nn->add(c, c, p->bias + j.from, j.to - j.from);
+    }
+}
+
+/* Rows i and columns j of c, j at most NN_PANELS panels. */
+static void rectangle(const struct nn_product *p, struct nn_worker *w,
+                      struct range i, struct range j)
+{
+    struct range k = {0, 0};
+
+    do {
+        k.from = k.to;
+        k.to = p->k - k.from < NN_BLOCK_K ? p->k : k.from + NN_BLOCK_K;
+        pack(p, w, j, k);
+        block(p, w, i, j, k);
+    } while (k.to < p->k);
+    if (p->bias)
+        add_bias(p, w, i, j);
+}
+
+void nn_multiply_here(struct nn_worker *w, const struct nn_product *p)
+{
+    const struct range i = {0, p->m};
+
+    for (size_t c = 0; c < p->n; c += NN_PANELS * COLS) {
+        const size_t end = c + NN_PANELS * COLS;
+        const struct range j = {c, end < p->n ? end : p->n};
+        rectangle(p, w, i, j);
+    }
+}
+
+/* How c is cut: tasks of row_step x col_step. */
+struct cut {
+    const struct nn_product *p;
+    size_t row_step, col_step, across;
+};
+
+static void cut_task(void *arg, struct nn_worker *w, size_t task)
+{
+    const struct cut *c = arg;
+    const struct nn_product *p = c->p;
+    const size_t r = task / c->across * c->row_step;
+    const size_t q = task % c->across * c->col_step;
+    const struct range i = {r, r + c->row_step < p->m ? r + c->row_step : p->m};
+    const struct range j = {q, q + c->col_step < p->n ? q + c->col_step : p->n};
+
+    rectangle(p, w, i, j);
+}
+
+/* About two tasks a thread, or more where panels are full. */
+static void cut_evenly(struct cut *c, size_t threads)
+{
+    const size_t panels = (c->p->n + COLS - 1) / COLS;
+    size_t down = 1, wanted = threads > 1 ? 2 * threads : 1;
+    size_t across = (panels + NN_PANELS - 1) / NN_PANELS;
+
+    if (across < wanted) {
+        const size_t rooms = c->p->m / MIN_ROWS;
+        down = (wanted + across - 1) / across;
+        down = down < rooms ? down : rooms ? rooms : 1;
+        across = (wanted + down - 1) / down;
+        across = across < panels ? across : panels;
+    } else if (across % threads) {
+        across += threads - across % threads;
+    }
+    const size_t per = (panels + across - 1) / across;
+    c->col_step = per * COLS;
+    c->across = (panels + per - 1) / per;
+    const size_t rows = (c->p->m + down - 1) / down;
+    c->row_step = (rows + NN_TILE_ROWS - 1) / NN_TILE_ROWS * NN_TILE_ROWS;
+}
+
+void nn_multiply(struct nn_pool *pool, const struct nn_product *p)
+{
+    struct cut c = {.p = p};
+
+    if (p->m == 0 || p->n == 0)
+        return;
+    cut_evenly(&c, nn_pool_threads(pool));
+    nn_pool_run(pool, cut_task, &c,
+                c.across * ((p->m + c.row_step - 1) / c.row_step));
+}

@@ -1,0 +1,183 @@
+/*
+ * The threads that run a model.  A round of work is announced by a new
+ * round number under the lock; tasks are drawn from an atomic counter.  With
+ * one thread there is no other, and no lock is taken.
+ */
+#include "pool.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "pq_mem.h"
+
+struct nn_pool {
+    struct nn_worker *workers; /* [n_threads], the caller's first */
+    pthread_t *threads;        /* [n_threads - 1] */
+    size_t n_threads, n_started;
+    pthread_mutex_t lock;
+    pthread_cond_t begin, end;
+    uint64_t round;
+    size_t busy;
+    bool stop;
+    nn_task *f;
+    void *arg;
+    size_t n;
+    atomic_size_t next;
+    atomic_size_t joined; /* gives each thread its number */
+};
+
+static void draw(struct nn_pool *p, struct nn_worker *w)
+{
+    for (;;) {
+        const size_t task = atomic_fetch_add(&p->next, 1);
+        if (task >= p->n)
+            return;
+        p->f(p->arg, w, task);
+    }
+}
+
+static void *serve(void *arg)
+{
+    struct nn_pool *p = arg;
+    struct nn_worker *w = &p->workers[1 + atomic_fetch_add(&p->joined, 1)];
+    uint64_t seen = 0;
+
+    pthread_mutex_lock(&p->lock);
+    for (;;) {
+        while (p->round == seen && !p->stop)
+            pthread_cond_wait(&p->begin, &p->lock);
+        if (p->stop)
+            break;
+        seen = p->round;
+        pthread_mutex_unlock(&p->lock);
+        draw(p, w);
+        pthread_mutex_lock(&p->lock);
+        if (--p->busy == 0)
+            pthread_cond_signal(&p->end);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+void nn_pool_run(struct nn_pool *p, nn_task *f, void *arg, size_t n)
+{
+    if (p->n_threads == 1 || n <= 1) {
+        for (size_t i = 0; i < n; i++)
+            f(arg, &p->workers[0], i);
+        return;
+    }
+    pthread_mutex_lock(&p->lock);
+    p->f = f;
+    p->arg = arg;
+    p->n = n;
+    atomic_store(&p->next, 0);
+    p->busy = p->n_threads - 1;
+    p->round++;
+    pthread_cond_broadcast(&p->begin);
+    pthread_mutex_unlock(&p->lock);
+    draw(p, &p->workers[0]);
+    pthread_mutex_lock(&p->lock);
+    while (p->busy > 0)
+        pthread_cond_wait(&p->end, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static float *aligned_floats(size_t n)
+{
+    uint64_t bytes;
+
+    if (!pq_mul(n, sizeof(float), &bytes) || !pq_round_up(bytes, 64, &bytes))
+        return NULL;
+    return aligned_alloc(64, (size_t)bytes);
+}
+
+static int worker_init(struct nn_worker *w, const struct pq_kernels *k,
+                       struct pq_error *e)
+{
+    w->kernels = k;
+    w->nn = nn_kernels_for(k);
+    w->panels = aligned_floats(NN_PANELS * NN_BLOCK_K * NN_TILE_COLS);
+    w->rows = aligned_floats(NN_TILE_COLS * NN_BLOCK_K);
+    return w->panels && w->rows ? 0 : pq_fail_nomem(e);
+}
+
+int nn_pool_spare(struct nn_pool *p, size_t n, struct pq_error *e)
+{
+    for (size_t i = 0; i < p->n_threads; i++) {
+        struct nn_worker *w = &p->workers[i];
+        if (w->spare_floats >= n)
+            continue;
+        free(w->spare);
+        w->spare = aligned_floats(n);
+        w->spare_floats = w->spare ? n : 0;
+        if (!w->spare)
+            return pq_fail_nomem(e);
+    }
+    return 0;
+}
+
+struct nn_pool *nn_pool_new(size_t n_threads, const struct pq_kernels *k,
+                            struct pq_error *e)
+{
+    struct nn_pool *p = pq_zalloc(1, sizeof *p);
+
+    if (!p || !(p->workers = pq_zalloc(n_threads, sizeof *p->workers)) ||
+        !(p->threads = pq_zalloc(n_threads, sizeof *p->threads))) {
+        pq_fail_nomem(e);
+        if (p)
+            free(p->workers);
+        free(p);
+        return NULL;
+    }
+    p->n_threads = n_threads;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->begin, NULL);
+    pthread_cond_init(&p->end, NULL);
+    int rc = 0;
+    for (size_t i = 0; !rc && i < n_threads; i++)
+        rc = worker_init(&p->workers[i], k, e);
+    for (; !rc && p->n_started + 1 < n_threads; p->n_started += !rc) {
+        rc = pthread_create(&p->threads[p->n_started], NULL, serve, p);
+        if (rc)
+            pq_fail_sys(e, rc, "cannot start a thread");
+    }
+    if (rc) {
+        nn_pool_free(p);
+        return NULL;
+    }
+    return p;
+}
+
+void nn_pool_free(struct nn_pool *p)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->lock);
+    p->stop = true;
+    pthread_cond_broadcast(&p->begin);
+    pthread_mutex_unlock(&p->lock);
+    for (size_t i = 0; i < p->n_started; i++)
+        pthread_join(p->threads[i], NULL);
+    for (size_t i = 0; i < p->n_threads; i++) {
+        free(p->workers[i].panels);
+        free(p->workers[i].rows);
+        free(p->workers[i].spare);
+    }
+    pthread_cond_destroy(&p->begin);
+    pthread_cond_destroy(&p->end);
+    pthread_mutex_destroy(&p->lock);
+    free(p->workers);
+    free(p->threads);
+    free(p);
+}
+
+size_t nn_pool_threads(const struct nn_pool *p)
+{
+    return p->n_threads;
+}
+
+const struct nn_kernels *nn_pool_kernels(const struct nn_pool *p)
+{
+    return p->workers[0].nn;
+}

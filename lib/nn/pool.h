@@ -1,0 +1,53 @@
+/*
+ * The threads that run a model, and the scratch memory of each.
+ *
+ * Work is a list of tasks that share no output, numbered from 0; whoever is
+ * free takes the next.  The list depends on the shapes alone, so results do
+ * not depend on the number of threads.
+ */
+#ifndef NN_POOL_H
+#define NN_POOL_H
+
+#include "kernels/nn_kernels.h"
+#include "pq_error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define NN_PANELS 8 /* panels of a matrix that a worker holds packed */
+
+struct nn_pool;
+
+/* What a thread has for itself. */
+struct nn_worker {
+    const struct nn_kernels *nn;
+    const struct pq_kernels *kernels;
+    float *panels; /* [NN_PANELS][NN_BLOCK_K][NN_TILE_COLS], aligned */
+    float *rows;   /* [NN_TILE_COLS][NN_BLOCK_K], decoded rows */
+    float *spare;  /* [spare_floats], for the task itself */
+    size_t spare_floats;
+};
+
+typedef void nn_task(void *arg, struct nn_worker *w, size_t task);
+
+/*
+ * A pool of n_threads >= 1 threads, the caller of nn_pool_run() among them.
+ * One thread at a time may use it.
+ */
+PQ_MUST_USE struct nn_pool *nn_pool_new(size_t n_threads,
+                                        const struct pq_kernels *k,
+                                        struct pq_error *e);
+void nn_pool_free(struct nn_pool *p); /* NULL is fine */
+size_t nn_pool_threads(const struct nn_pool *p);
+const struct nn_kernels *nn_pool_kernels(const struct nn_pool *p);
+/* Gives each worker a spare buffer of at least n floats. */
+PQ_MUST_USE int nn_pool_spare(struct nn_pool *p, size_t n, struct pq_error *e);
+
+/* Runs tasks 0 .. n - 1 and returns when all are done. */
+void nn_pool_run(struct nn_pool *p, nn_task *f, void *arg, size_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
