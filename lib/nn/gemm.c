@@ -146,18 +146,17 @@ static void cut_task(void *arg, struct nn_worker *w, size_t task)
 static void cut_evenly(struct cut *c, size_t threads)
 {
     const size_t panels = (c->p->n + COLS - 1) / COLS;
-    size_t down = 1, wanted = threads > 1 ? 2 * threads : 1;
-    size_t across = (panels + NN_PANELS - 1) / NN_PANELS;
+    const size_t least = (panels + NN_PANELS - 1) / NN_PANELS;
+    const size_t wanted = threads > 1 ? 2 * threads : 1;
+    const size_t rooms = c->p->m < MIN_ROWS ? 1 : c->p->m / MIN_ROWS;
+    size_t down = (wanted + least - 1) / least;
 
-    if (across < wanted) {
-        const size_t rooms = c->p->m / MIN_ROWS;
-        down = (wanted + across - 1) / across;
-        down = down < rooms ? down : rooms ? rooms : 1;
-        across = (wanted + down - 1) / down;
-        across = across < panels ? across : panels;
-    } else if (across % threads) {
+    down = down < rooms ? down : rooms;
+    size_t across = (wanted + down - 1) / down;
+    across = across < panels ? across : panels;
+    across = across > least ? across : least;
+    if (across > wanted && across % threads)
         across += threads - across % threads;
-    }
     const size_t per = (panels + across - 1) / across;
     c->col_step = per * COLS;
     c->across = (panels + per - 1) / per;
