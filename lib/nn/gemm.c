@@ -29,8 +29,9 @@ static void pack_rows(const struct nn_product *p, struct nn_worker *w,
     const size_t kn = k.to - k.from, n = j.to - j.from;
 
     if (b->codec.encoding == PQ_PLAIN && b->dtype == PQ_F32 && n == COLS) {
-        w->nn->turn((const float *)b->data + j.from * b->row + k.from, b->row,
-                    kn, panel);
+        const float *in = (const float *)b->data +
+                          (b->row0 + j.from) * b->row + b->col0 + k.from;
+        w->nn->turn(in, b->row, kn, panel);
         return;
     }
     for (size_t i = 0; i < n; i++)

@@ -41,7 +41,6 @@ static void decode_run(const struct nn_mat *m, const struct pq_kernels *k,
     if (head == n)
         return;
     const size_t from = first + head;
-    /* an odd count would write half a byte's worth past a run; it reads it */
     pq_decode_blocks(k, &t, (const uint8_t *)m->data + (four ? from / 2 : from),
                      m->scale + from / block, m->map, n - head, out + head);
 }
@@ -49,7 +48,7 @@ static void decode_run(const struct nn_mat *m, const struct pq_kernels *k,
 void nn_mat_decode(const struct nn_mat *m, const struct pq_kernels *k,
                    size_t row, size_t col, size_t n, float *out)
 {
-    const size_t first = row * m->row + col;
+    const size_t first = (m->row0 + row) * m->row + m->col0 + col;
 
     switch (m->codec.encoding) {
     case PQ_PLAIN:
@@ -59,10 +58,28 @@ void nn_mat_decode(const struct nn_mat *m, const struct pq_kernels *k,
                     n, out);
         return;
     case PQ_INT8:
-        k->int8_rows_decode((const int8_t *)m->data + first, m->scale + row, 1,
-                            n, out);
+        k->int8_rows_decode((const int8_t *)m->data + first,
+                            m->scale + m->row0 + row, 1, n, out);
         return;
     default:
         decode_run(m, k, first, n, out);
     }
+}
+
+struct nn_mat nn_mat_rows(const struct nn_mat *m, size_t from, size_t n)
+{
+    struct nn_mat part = *m;
+
+    part.row0 += from;
+    part.rows = n;
+    return part;
+}
+
+struct nn_mat nn_mat_cols(const struct nn_mat *m, size_t from, size_t n)
+{
+    struct nn_mat part = *m;
+
+    part.col0 += from;
+    part.cols = n;
+    return part;
 }

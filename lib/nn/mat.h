@@ -18,7 +18,8 @@ struct nn_mat {
     struct pq_codec codec; /* PQ_PLAIN: floats of type dtype */
     enum pq_dtype dtype;
     size_t rows, cols;  /* as stored */
-    size_t row;         /* elements from a row to the next; = cols if encoded */
+    size_t row;         /* elements from a row to the next in the whole */
+    size_t row0, col0;  /* where this part of the whole begins */
     const void *data;   /* elements or codes */
     const float *scale; /* absmax [blocks], or SCB [rows] of PQ_INT8 */
     const float *map;   /* [16 or 256] values of the codes of block encodings */
@@ -28,9 +29,14 @@ struct nn_mat {
 static inline struct nn_mat nn_mat_f32(const float *x, size_t rows, size_t cols,
                                        size_t row)
 {
-    struct nn_mat m = {{PQ_PLAIN, 0, 0}, PQ_F32, rows, cols, row, x, NULL, NULL};
+    struct nn_mat m = {{PQ_PLAIN, 0, 0}, PQ_F32, rows, cols, row, 0,
+                       0,                x,      NULL, NULL};
     return m;
 }
+
+/* Rows and columns [from, from + n) of it, borrowed. */
+struct nn_mat nn_mat_rows(const struct nn_mat *m, size_t from, size_t n);
+struct nn_mat nn_mat_cols(const struct nn_mat *m, size_t from, size_t n);
 
 /* Elements [col, col + n) of a row, as floats. */
 void nn_mat_decode(const struct nn_mat *m, const struct pq_kernels *k,

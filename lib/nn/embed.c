@@ -1,0 +1,55 @@
+/*
+ * Embedding: rows of a table.
+ *
+ *   y[i] = scale * table[id[i]] + places[position[i]]
+ *
+ * gemma scales by sqrt(h); only gpt2 has learned places.  Rows are decoded
+ * as they are read.
+ */
+#include "nn.h"
+
+#define ROWS 16 /* of a task */
+
+struct job {
+    float *y;
+    const struct nn_mat *table, *places;
+    float scale;
+    const int32_t *ids;
+    const size_t *positions;
+    size_t rows;
+};
+
+static void embed_row(const struct job *j, struct nn_worker *w, size_t row)
+{
+    const size_t h = j->table->cols;
+    float *y = j->y + row * h;
+
+    nn_mat_decode(j->table, w->kernels, (size_t)j->ids[row], 0, h, y);
+    if (j->scale != 1.0f)
+        w->nn->scale(y, y, j->scale, h);
+    if (!j->places)
+        return;
+    for (size_t i = 0; i < h; i += NN_BLOCK_K) {
+        const size_t n = h - i < NN_BLOCK_K ? h - i : NN_BLOCK_K;
+        nn_mat_decode(j->places, w->kernels, j->positions[row], i, n, w->rows);
+        w->nn->add(y + i, y + i, w->rows, n);
+    }
+}
+
+static void embed_rows(void *arg, struct nn_worker *w, size_t task)
+{
+    const struct job *j = arg;
+    const size_t end = (task + 1) * ROWS;
+
+    for (size_t r = task * ROWS; r < end && r < j->rows; r++)
+        embed_row(j, w, r);
+}
+
+void nn_embed(struct nn_pool *pool, float *y, const struct nn_mat *table,
+              float scale, const struct nn_mat *places, const int32_t *ids,
+              const size_t *positions, size_t rows)
+{
+    struct job j = {y, table, places, scale, ids, positions, rows};
+
+    nn_pool_run(pool, embed_rows, &j, (rows + ROWS - 1) / ROWS);
+}
