@@ -1,0 +1,104 @@
+/*
+ * A model in memory, and running it.
+ *
+ * Weights keep the encoding of the file; vectors (norms, biases) and scales
+ * are widened to float.  A forward pass takes a batch of rows that belong to
+ * sequences, each with its place in a cache of keys and values:
+ *
+ *   x = embed(ids)
+ *   each layer:  x += post(attention(norm1(x)));  x += post(mlp(norm2(x)))
+ *   hidden = norm(x);   logits = cap(head(hidden))
+ *
+ * One block_forward() serves all families; what differs is in nn_config.
+ */
+#ifndef NN_MODEL_H
+#define NN_MODEL_H
+
+#include "config.h"
+#include "pq_source.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct nn_layer {
+    const float *norm1, *norm1_bias; /* [hidden]; biases of layer norms only */
+    const float *norm2, *norm2_bias;
+    const float *post1, *post2;   /* [hidden] if four_norms */
+    const float *q_norm, *k_norm; /* [d] if qk_norm */
+    struct nn_linear q, k, v, o;  /* heads * d, kv_heads * d (twice), hidden */
+    struct nn_linear gate, up, down; /* gate if gated */
+};
+
+struct nn_model {
+    struct nn_config c;
+    struct pq_arena arena;
+    struct nn_mat embed;  /* [vocab][hidden] */
+    struct nn_mat places; /* [positions][hidden] if learned_places */
+    const float *norm, *norm_bias; /* [hidden] */
+    struct nn_linear head;         /* vocab; of the embedding where tied */
+    bool head_is_embed;
+    struct nn_layer *layers; /* [c.layers] */
+    void **owned;            /* [n_owned] */
+    size_t n_owned, cap_owned;
+    uint64_t bytes; /* of all weights, as they are held */
+};
+
+/*
+ * Reads config.json of the source's catalogue and all weights.  Every tensor
+ * must be one that the config asks for, of its shape: messages name the
+ * tensor.  The source may be freed afterwards.
+ */
+PQ_MUST_USE int nn_model_load(struct nn_model *m, struct pq_source *s,
+                              const struct pq_kernels *k, struct pq_error *e);
+void nn_model_release(struct nn_model *m);
+
+/* Keys and values of all layers, for `rows` tokens in all. */
+struct nn_cache {
+    float *k, *v; /* [layers][rows][kv_heads * d] */
+    size_t rows;
+};
+
+PQ_MUST_USE int nn_cache_init(struct nn_cache *c, const struct nn_model *m,
+                              size_t rows, struct pq_error *e);
+void nn_cache_release(struct nn_cache *c);
+
+/* Buffers for a batch of at most `rows` rows. */
+struct nn_work {
+    size_t rows;
+    float *x, *y;         /* [rows][hidden] */
+    float *q, *o;         /* [rows][heads * d] */
+    float *k, *v;         /* [rows][kv_heads * d] */
+    float *gate, *up;     /* [rows][ffn] */
+    float *cosine, *sine; /* [rows][half] */
+    size_t *positions;    /* [rows] */
+};
+
+PQ_MUST_USE int nn_work_init(struct nn_work *w, const struct nn_model *m,
+                             size_t rows, struct pq_error *e);
+void nn_work_release(struct nn_work *w);
+
+struct nn_batch {
+    const int32_t *ids; /* [rows], each below vocab */
+    size_t rows;
+    const struct nn_sequence *s; /* [n] in order, covering all rows */
+    const size_t *length;        /* [n] tokens of each in the end: see rope */
+    size_t n;
+};
+
+/*
+ * Runs the batch: w->x becomes the normed hidden states [rows][hidden], the
+ * cache gets the keys and values of its rows.
+ */
+void nn_forward(struct nn_pool *pool, const struct nn_model *m,
+                const struct nn_batch *b, struct nn_cache *cache,
+                struct nn_work *w);
+/* Logits of n rows of hidden states, final cap included. */
+void nn_logits(struct nn_pool *pool, const struct nn_model *m,
+               float *z /* [n][vocab] */, const float *x /* [n][hidden] */,
+               size_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
