@@ -1,0 +1,95 @@
+/*
+ * Running a model: likelihoods of texts, logits, one token after the other.
+ *
+ * A model is read into memory with its weights encoded as they are; they are
+ * decoded where they are multiplied.  Results are the same bits at any number
+ * of threads, with any kernels, and whether a text is run whole, in pieces or
+ * among others.
+ *
+ * Threads: a pq_nn, and what was made of it, belongs to one thread at a time;
+ * it has threads of its own.
+ */
+#ifndef PQ_NN_H
+#define PQ_NN_H
+
+#include "pq_kernels.h"
+#include "pq_source.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct pq_nn;
+
+struct pq_nn_options {
+    const struct pq_kernels *kernels;
+    size_t threads; /* >= 1 */
+    size_t rows;    /* tokens that are run at a time; 0 = 512 */
+};
+
+/*
+ * Loads the model of a source: config.json from its catalogue, every tensor
+ * from its parts (run pq_fold() before, so that encoded weights are known as
+ * such).  The source is read to its end and may be freed then.  Fails naming
+ * the tensor where config.json and the tensors disagree, and the family or
+ * the key where it asks for what is not supported.
+ */
+PQ_MUST_USE int pq_nn_open(struct pq_source *s, const struct pq_nn_options *o,
+                           struct pq_nn **nn, struct pq_error *e);
+void pq_nn_free(struct pq_nn *nn); /* NULL is fine */
+
+struct pq_nn_info {
+    const char *type; /* "llama", "gpt2", ...; lives as long as the model */
+    size_t vocab;
+    size_t positions;      /* max_position_embeddings */
+    bool positions_are_hard; /* there is no going beyond them */
+    int32_t bos;           /* -1: the config names none */
+    uint64_t weight_bytes; /* of the weights in memory */
+};
+
+struct pq_nn_info pq_nn_about(const struct pq_nn *nn);
+
+/*
+ * Rows [first, first + n) of the logits of text number `text`, in order; a
+ * return of -1 (with *e) stops the work.
+ */
+typedef int pq_nn_rows(void *arg, size_t text, size_t first, size_t n,
+                       const float *logits /* [n][vocab] */,
+                       struct pq_error *e);
+
+struct pq_nn_text {
+    const int32_t *ids; /* [n] */
+    size_t n;
+    size_t from; /* the first token that is scored; 0 counts as 1 */
+    double *nll; /* [n] -log p(ids[i] | ids before it), in nats, 0 where it is
+                    not scored; or NULL */
+};
+
+/*
+ * Runs texts and scores their tokens: several short ones at a time, a long
+ * one in pieces.  Logits are made for scored tokens only, a few rows at a
+ * time; with `rows` for all, and handed out.
+ */
+PQ_MUST_USE int pq_nn_score(struct pq_nn *nn, const struct pq_nn_text *t,
+                            size_t n, pq_nn_rows *rows, void *arg,
+                            struct pq_error *e);
+
+/* A text that grows: keys and values of what was fed are kept. */
+struct pq_nn_stream;
+
+/* Room for `length` tokens; dynamic rope and longrope count on this length. */
+PQ_MUST_USE int pq_nn_stream_new(struct pq_nn *nn, size_t length,
+                                 struct pq_nn_stream **s, struct pq_error *e);
+/*
+ * Feeds n >= 1 tokens.  Leaves the logits that follow the last one in
+ * `logits`, unless that is NULL.  PQ_ELIMIT when there is no room.
+ */
+PQ_MUST_USE int pq_nn_feed(struct pq_nn_stream *s, const int32_t *ids, size_t n,
+                           float *logits /* [vocab] */, struct pq_error *e);
+size_t pq_nn_fed(const struct pq_nn_stream *s); /* tokens so far */
+void pq_nn_stream_free(struct pq_nn_stream *s); /* NULL is fine */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
