@@ -1,0 +1,414 @@
+/*
+ * pq-eval: how well does a model know a text?
+ *
+ * Each text is run through the model; of each of its tokens but the first the
+ * likelihood is known.  A text longer than the window is cut:
+ *
+ *     |---- window ----|
+ *            |---- window ----|
+ *                   |---- window ----|
+ *      ======                            scored in the first: all but token 0
+ *                       ======           in the others: what is new
+ *
+ * Windows are `stride` tokens apart, so a token sees at least window - stride
+ * others.  Every token but the first of a text is scored once; the mean is
+ * over tokens.
+ */
+#include "cmd.h"
+#include "data.h"
+#include "pq_json.h"
+#include "pq_made.h"
+#include "pq_nn.h"
+#include "pq_quant.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_WINDOW 2048 /* where --window says nothing */
+#define TEXTS      32   /* examples that are scored at a time */
+
+enum { OPT_DATA = 1, OPT_WINDOW, OPT_STRIDE, OPT_MAX_PPL, OPT_PER_TOKEN,
+       OPT_LOGITS };
+
+static const struct cmd_option options[] = {
+    {'d', "data", "FILE", "JSONL, a text a line: {\"ids\":[1,403,407]}", NULL,
+     0, OPT_DATA},
+    {0, "window", "N", "run at most N tokens at a time", NULL, 0, OPT_WINDOW},
+    {0, "stride", "N", "from a window to the next; default half of it", NULL, 0,
+     OPT_STRIDE},
+    {0, "per-token", NULL, "the likelihood of every token, too", NULL, 0,
+     OPT_PER_TOKEN},
+    {0, "max-ppl", "X", "exit status 1 if the perplexity is above X", NULL, 0,
+     OPT_MAX_PPL},
+    {0, "logits", "FILE", "write the logits: logits.0, logits.1, ...", NULL, 0,
+     OPT_LOGITS},
+    {0, NULL, NULL, NULL, NULL, 0, 0},
+};
+
+struct eval {
+    const char *data, *logits;
+    uint64_t window, stride; /* 0: the default */
+    double max_ppl;          /* 0: no gate */
+    bool per_token;
+};
+
+/* What one run of the tool works on. */
+struct job {
+    struct cmd *c;
+    const struct eval *o;
+    struct pq_nn *nn;
+    struct cmd_data data;
+    size_t window, stride;
+    double **nll; /* [examples][tokens]; NULL once it is not needed */
+    double sum;
+    uint64_t tokens;
+    struct pq_source *made; /* the logits */
+    float *rows;            /* of one text */
+};
+
+static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
+{
+    struct eval *o = c->state;
+
+    switch (id) {
+    case OPT_DATA:
+        o->data = value;
+        return 0;
+    case OPT_WINDOW:
+        return cmd_number(value, 2, 1u << 30, &o->window, e);
+    case OPT_STRIDE:
+        return cmd_number(value, 1, 1u << 30, &o->stride, e);
+    case OPT_MAX_PPL:
+        return cmd_real(value, 1, 1e300, &o->max_ppl, e);
+    case OPT_PER_TOKEN:
+        o->per_token = true;
+        return 0;
+    default:
+        o->logits = value;
+        return 0;
+    }
+}
+
+/* ---- windows ------------------------------------------------------------ */
+
+static int set_windows(struct job *j)
+{
+    const struct pq_nn_info m = pq_nn_about(j->nn);
+    const size_t most = m.positions < MAX_WINDOW ? m.positions : MAX_WINDOW;
+
+    j->window = j->o->window ? j->o->window : most < 2 ? 2 : most;
+    if (m.positions_are_hard && j->window > m.positions)
+        return cmd_usage(j->c, "--window: the model has %zu positions",
+                         m.positions);
+    j->stride = j->o->stride ? j->o->stride : j->window / 2;
+    if (j->stride >= j->window)
+        return cmd_usage(j->c, "--stride must be less than the window of %zu",
+                         j->window);
+    return 0;
+}
+
+/*
+ * The window of a text that ends at `end`, and its likelihoods behind those
+ * of the text: tokens that it only sees are scored by nobody.
+ */
+static struct pq_nn_text window_of(const struct job *j,
+                                   const struct cmd_example *x, size_t done,
+                                   size_t end, double *nll)
+{
+    const size_t start = end > j->window ? end - j->window : 0;
+    const struct pq_nn_text t = {x->ids + start, end - start,
+                                 done > start ? done - start : 1, nll};
+
+    return t;
+}
+
+/* A long text, window after window; `nll` has room for it and a window. */
+static int score_long(struct job *j, const struct cmd_example *x, double *nll,
+                      struct pq_error *e)
+{
+    double *part = nll + x->n;
+
+    for (size_t done = 0, end = j->window; done < x->n;) {
+        const struct pq_nn_text t = window_of(j, x, done, end, part);
+        const size_t start = (size_t)(t.ids - x->ids);
+        if (pq_nn_score(j->nn, &t, 1, NULL, NULL, e))
+            return -1;
+        memcpy(nll + start + (done ? t.from : 0),
+               part + (done ? t.from : 0),
+               (t.n - (done ? t.from : 0)) * sizeof *part);
+        done = end;
+        end = x->n - end < j->stride ? x->n : end + j->stride;
+    }
+    return 0;
+}
+
+/* Examples [first, first + n); the short ones together. */
+static int score_some(struct job *j, size_t first, size_t n,
+                      struct pq_error *e)
+{
+    struct pq_nn_text t[TEXTS];
+    size_t k = 0;
+
+    for (size_t i = first; i < first + n; i++) {
+        const struct cmd_example *x = &j->data.items[i];
+        const bool fits = x->n <= j->window;
+        j->nll[i] = pq_alloc(x->n + (fits ? 0 : j->window), sizeof **j->nll);
+        if (!j->nll[i])
+            return pq_fail_nomem(e);
+        if (fits)
+            t[k++] = (struct pq_nn_text){x->ids, x->n, 0, j->nll[i]};
+        else if (score_long(j, x, j->nll[i], e))
+            return -1;
+    }
+    return pq_nn_score(j->nn, t, k, NULL, NULL, e);
+}
+
+static int check_ids(struct job *j, struct pq_error *e)
+{
+    const size_t vocab = pq_nn_about(j->nn).vocab;
+
+    for (size_t i = 0; i < j->data.n; i++)
+        for (size_t k = 0; k < j->data.items[i].n; k++)
+            if ((size_t)j->data.items[i].ids[k] >= vocab)
+                return pq_fail(e, PQ_EARG,
+                               "%s: line %zu: id %ld is not in the vocabulary "
+                               "of %zu",
+                               j->o->data, j->data.items[i].line,
+                               (long)j->data.items[i].ids[k], vocab);
+    return 0;
+}
+
+static void add_up(struct job *j, size_t first, size_t n)
+{
+    for (size_t i = first; i < first + n; i++) {
+        const size_t tokens = j->data.items[i].n;
+        for (size_t k = 1; k < tokens; k++)
+            j->sum += j->nll[i][k];
+        j->tokens += tokens > 1 ? tokens - 1 : 0;
+        if (j->o->per_token)
+            continue;
+        free(j->nll[i]);
+        j->nll[i] = NULL;
+    }
+}
+
+static int score_all(struct job *j, struct pq_error *e)
+{
+    const struct cmd_data *d = &j->data;
+
+    j->nll = pq_zalloc(d->n, sizeof *j->nll);
+    if (!j->nll)
+        return pq_fail_nomem(e);
+    for (size_t i = 0, n; i < d->n; i += n) {
+        n = d->n - i < TEXTS ? d->n - i : TEXTS;
+        if (cmd_cancel)
+            return pq_fail(e, PQ_ECANCEL, "stopped by a signal");
+        if (score_some(j, i, n, e))
+            return -1;
+        add_up(j, i, n);
+        cmd_progress(j->c, d->items[i + n - 1].end, d->bytes);
+    }
+    cmd_progress_end();
+    return j->tokens ? 0
+                     : pq_fail(e, PQ_EARG,
+                               "%s: holds no token to score (the first of a "
+                               "text is not)",
+                               j->o->data);
+}
+
+/* ---- logits ------------------------------------------------------------- */
+
+static int keep_rows(void *arg, size_t text, size_t first, size_t n,
+                     const float *logits, struct pq_error *e)
+{
+    const struct job *j = arg;
+    const size_t vocab = pq_nn_about(j->nn).vocab;
+
+    (void)text;
+    (void)e;
+    memcpy(j->rows + first * vocab, logits, n * vocab * sizeof *logits);
+    return 0;
+}
+
+static int make_logits(struct job *j, size_t i, struct pq_error *e)
+{
+    const struct cmd_example *x = &j->data.items[i];
+    const struct pq_nn_text t = {x->ids, x->n, 0, NULL};
+    const uint64_t shape[2] = {x->n, pq_nn_about(j->nn).vocab};
+    uint64_t n;
+    char name[32];
+
+    if (!pq_mul(shape[0], shape[1], &n))
+        return pq_fail_nomem(e);
+    j->rows = pq_alloc((size_t)n, sizeof *j->rows);
+    if (!j->rows)
+        return pq_fail_nomem(e);
+    snprintf(name, sizeof name, "logits.%zu", i);
+    int rc = pq_nn_score(j->nn, &t, 1, keep_rows, j, e);
+    if (rc)
+        pq_error_in(e, "%s: line %zu", j->o->data, x->line);
+    else if (!pq_made_add(j->made, name, PQ_F32, shape, 2, j->rows, e))
+        rc = -1;
+    free(j->rows);
+    j->rows = NULL;
+    return rc;
+}
+
+static int write_logits(struct job *j, struct pq_error *e)
+{
+    struct pq_plan p = {.sources = &j->made, .n_sources = 1};
+    struct pq_catalog out;
+    int rc = 0;
+
+    pq_catalog_init(&out);
+    for (size_t i = 0; !rc && i < j->data.n; i++)
+        rc = pq_tensor_copy(&out, &j->made->catalog->tensors[i], e) ? 0 : -1;
+    if (!rc)
+        rc = cmd_make_sink(j->c, &out, NULL, j->made->catalog, &p.sink, e);
+    for (size_t i = 0; !rc && i < j->data.n; i++)
+        rc = pq_step_copy(&p, j->made, &j->made->catalog->tensors[i], i, e);
+    if (!rc)
+        rc = cmd_run_plan(j->c, &p, e);
+    pq_sink_free(p.sink);
+    pq_plan_release(&p);
+    pq_catalog_release(&out);
+    return rc;
+}
+
+static int logits(struct job *j, struct pq_error *e)
+{
+    if (!j->o->logits)
+        return 0;
+    j->c->output = j->o->logits;
+    if (!pq_format_for_path(j->o->logits))
+        j->c->output_format = pq_format_safetensors.name;
+    if (pq_made_new(j->o->logits, j->data.n, j->c->memory / 2, j->c->tmpdir,
+                    &j->made, e))
+        return -1;
+    for (size_t i = 0; i < j->data.n; i++)
+        if (make_logits(j, i, e))
+            return -1;
+    return write_logits(j, e);
+}
+
+/* ---- the answer --------------------------------------------------------- */
+
+static void put_tokens(const struct job *j, struct pq_buf *b)
+{
+    pq_buf_puts(b, ",\"per_token\":[");
+    for (size_t i = 0; i < j->data.n; i++) {
+        pq_buf_puts(b, i ? ",[" : "[");
+        for (size_t k = 0; k < j->data.items[i].n; k++) {
+            pq_buf_puts(b, k ? "," : "");
+            pq_json_put_f64(b, k ? j->nll[i][k] : NAN);
+        }
+        pq_buf_puts(b, "]");
+    }
+    pq_buf_puts(b, "]");
+}
+
+static void put_json(const struct job *j, double nll, double ppl,
+                     struct pq_buf *b)
+{
+    pq_buf_puts(b, "{\"pq\":1,\"tool\":\"pq-eval\",\"nll\":");
+    pq_json_put_f64(b, nll);
+    pq_buf_puts(b, ",\"perplexity\":");
+    pq_json_put_f64(b, ppl);
+    pq_buf_printf(b,
+                  ",\"tokens\":%llu,\"texts\":%zu,\"window\":%zu,"
+                  "\"stride\":%zu",
+                  (unsigned long long)j->tokens, j->data.n, j->window,
+                  j->stride);
+    if (j->o->per_token)
+        put_tokens(j, b);
+    pq_buf_puts(b, "}\n");
+}
+
+static void put_text(const struct job *j, double nll, double ppl,
+                     struct pq_buf *b)
+{
+    for (size_t i = 0; j->o->per_token && i < j->data.n; i++)
+        for (size_t k = 1; k < j->data.items[i].n; k++)
+            pq_buf_printf(b, "%zu\t%zu\t%ld\t%.6f\n", j->data.items[i].line, k,
+                          (long)j->data.items[i].ids[k], j->nll[i][k]);
+    pq_buf_printf(b, "perplexity %.6g  nll %.6f  tokens %llu  texts %zu\n", ppl,
+                  nll, (unsigned long long)j->tokens, j->data.n);
+}
+
+static int answer(const struct job *j, struct pq_error *e)
+{
+    const double nll = j->sum / (double)j->tokens, ppl = exp(nll);
+    struct pq_buf b = {0};
+
+    (j->c->json ? put_json : put_text)(j, nll, ppl, &b);
+    const int rc = b.failed ? pq_fail_nomem(e) : 0;
+    if (!rc)
+        cmd_print_n(b.s, b.n);
+    pq_buf_release(&b);
+    if (rc)
+        return CMD_TROUBLE;
+    return j->o->max_ppl > 0 && !(ppl <= j->o->max_ppl) ? CMD_NO : CMD_OK;
+}
+
+/* ---- the run ------------------------------------------------------------ */
+
+static int load(struct job *j, struct pq_error *e)
+{
+    const struct pq_nn_options o = {j->c->kernels, j->c->threads, 0};
+    struct pq_source *s;
+
+    if (cmd_open_input(j->c, 0, &s, e))
+        return -1;
+    const int rc = pq_nn_open(s, &o, &j->nn, e);
+    pq_source_free(s);
+    return rc;
+}
+
+static int evaluate(struct job *j, struct pq_error *e)
+{
+    if (load(j, e) || set_windows(j) ||
+        cmd_data_read(j->o->data, &j->data, e) || check_ids(j, e) ||
+        score_all(j, e) || logits(j, e))
+        return CMD_TROUBLE;
+    return answer(j, e);
+}
+
+static int run(struct cmd *c, struct pq_error *e)
+{
+    struct job j = {.c = c, .o = c->state};
+    const bool piped = c->n_operands == 0 || strcmp(c->operands[0], "-") == 0;
+
+    if (!j.o->data)
+        return cmd_usage(c, "say with -d what to score");
+    if (piped && strcmp(j.o->data, "-") == 0)
+        return cmd_usage(c, "model and data cannot both be standard input");
+    const int rc = evaluate(&j, e);
+    for (size_t i = 0; j.nll && i < j.data.n; i++)
+        free(j.nll[i]);
+    free(j.nll);
+    free(j.rows);
+    cmd_data_release(&j.data);
+    pq_source_free(j.made);
+    pq_nn_free(j.nn);
+    return rc;
+}
+
+static const char *const examples[] = {
+    "pq-eval -d ids.jsonl llama/",
+    "pq-eval --json --max-ppl 8 -d ids.jsonl llama-nf4/ >quality.json",
+    NULL,
+};
+
+const struct pq_tool tool_eval = {
+    .name = "eval",
+    .purpose = "score texts with a model: perplexity, likelihoods, logits",
+    .synopsis = "[options] -d DATA [MODEL]",
+    .options = options,
+    .shared = CMD_ENGINE | CMD_JSON,
+    .max_operands = 1,
+    .examples = examples,
+    .state_bytes = sizeof(struct eval),
+    .option = option,
+    .run = run,
+};
