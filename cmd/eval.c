@@ -182,10 +182,16 @@ static int check_ids(struct job *j, struct pq_error *e)
 static void add_up(struct job *j, size_t first, size_t n)
 {
     for (size_t i = first; i < first + n; i++) {
-        const size_t tokens = j->data.items[i].n;
-        for (size_t k = 1; k < tokens; k++)
-            j->sum += j->nll[i][k];
-        j->tokens += tokens > 1 ? tokens - 1 : 0;
+        const struct cmd_example *x = &j->data.items[i];
+        const size_t tokens = x->n > 1 ? x->n - 1 : 0;
+        double sum = 0;
+        for (size_t k = 1; k < x->n; k++)
+            sum += j->nll[i][k];
+        j->sum += sum;
+        j->tokens += tokens;
+        if (j->c->verbose > 0 && tokens > 0)
+            cmd_msg(j->c, "%s: line %zu: %zu tokens, perplexity %.6g",
+                    j->o->data, x->line, tokens, exp(sum / (double)tokens));
         if (j->o->per_token)
             continue;
         free(j->nll[i]);
@@ -341,9 +347,12 @@ static int answer(const struct job *j, struct pq_error *e)
     const double nll = j->sum / (double)j->tokens, ppl = exp(nll);
     struct pq_buf b = {0};
 
-    (j->c->json ? put_json : put_text)(j, nll, ppl, &b);
+    if (j->c->json)
+        put_json(j, nll, ppl, &b);
+    else if (!j->c->quiet)
+        put_text(j, nll, ppl, &b);
     const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (!rc)
+    if (!rc && b.n > 0)
         cmd_print_n(b.s, b.n);
     pq_buf_release(&b);
     if (rc)
@@ -381,6 +390,8 @@ static int run(struct cmd *c, struct pq_error *e)
 
     if (!j.o->data)
         return cmd_usage(c, "say with -d what to score");
+    if (j.o->logits && strcmp(j.o->logits, "-") == 0)
+        return cmd_usage(c, "--logits needs a file");
     if (piped && strcmp(j.o->data, "-") == 0)
         return cmd_usage(c, "model and data cannot both be standard input");
     const int rc = evaluate(&j, e);
@@ -405,7 +416,7 @@ const struct pq_tool tool_eval = {
     .purpose = "score texts with a model: perplexity, likelihoods, logits",
     .synopsis = "[options] -d DATA [MODEL]",
     .options = options,
-    .shared = CMD_ENGINE | CMD_JSON,
+    .shared = CMD_ENGINE | CMD_JSON | CMD_VERBOSITY,
     .max_operands = 1,
     .examples = examples,
     .state_bytes = sizeof(struct eval),

@@ -8,7 +8,8 @@
 #     dir.KIND             a model directory; its size is called dir
 #
 # KIND is plain, nf4, other-plain, other-nf4, delta or mask.  `other` has the tensors
-# of the first with slightly other numbers.
+# of the first with slightly other numbers.  Of llama, a model that
+# runs, there are two sizes, in .pq, for that has config.json in it.
 #
 # Of the row at hand: LABEL KIND INPUT CAN LINE, and GOOD, the exit status of
 # success.  SIZE is the size of the input that was used last, so that a second
@@ -17,7 +18,11 @@ SIZE=tiny
 
 can() { [[ ,$CAN, == *,$1,* ]]; }
 model_out() { [ "$KIND" = model-out ]; }
-formats() { if only_pq; then echo pq; else echo safetensors pq z.pq; fi; }
+formats() {
+    if only_pq; then echo pq
+    elif [ "$INPUT" = llama ]; then echo pq z.pq
+    else echo safetensors pq z.pq; fi
+}
 only_pq() { [ "$INPUT" = delta ] || [ "$INPUT" = mask ]; }
 suffixes() {
     if can pq-only; then echo pq
@@ -61,6 +66,9 @@ each_row() {
 place() { # SIZE KIND FORMAT: where that is
     case $1.$2 in
         *.delta|*.mask) echo "$W/in/$1.$2.pq" ;;
+        dir.llama) echo "$W/in/dir.plain" ;;
+        tiny.llama | cut.llama) echo "$W/in/tiny.llama.${3/safetensors/pq}" ;;
+        *.llama) echo "$W/in/llama.${3/safetensors/pq}" ;;
         dir.*) echo "$W/in/dir.$2" ;;
         *) echo "$W/in/$1.$2.$3" ;;
     esac
@@ -94,6 +102,7 @@ command_for() {
             ADAPTER) CMD+=("$ADAPTER") ;;
             RECIPE) CMD+=("$(recipe "$in")") ;;
             NORMS) CMD+=("$W/in/$SIZE.norms.safetensors") ;;
+            DATA) CMD+=("$W/in/ids.jsonl") ;;
             OUT) [ -n "$to" ] && CMD+=(-o "$to") ;;
             --*=OUT) CMD+=("${word%OUT}${to:--}") ;;
             pq-*) CMD+=("$BIN/$word" "$@") ;;

@@ -13,6 +13,10 @@ shapes of the tensors, the token ids (cases.json) and some rows of the logits
   heads: scale 2; other matrices: scale 5 / sqrt(inputs)
 
 The weights are large, so that small mistakes show (runtime.md 1.3).
+
+heldout.jsonl: token ids of texts that testdata/tiny-llama has not seen, and in
+heldout.json what transformers says of them: the mean -log p whole, and of the
+last text in windows of 64 tokens, 24 apart.
 """
 import argparse
 import json
@@ -22,7 +26,7 @@ import numpy as np
 import torch
 import xxhash
 from safetensors.numpy import save_file
-from transformers import AutoModelForCausalLM, CONFIG_MAPPING
+from transformers import AutoModelForCausalLM, AutoTokenizer, CONFIG_MAPPING
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUT = os.path.join(HERE, "..", "..", "testdata", "nn")
@@ -163,6 +167,41 @@ def make(name, kind, extra, n):
     return case, z[kept].numpy().copy()
 
 
+def likelihoods(model, ids):
+    """-log p of all tokens but the first."""
+    with torch.no_grad():
+        z = model(torch.tensor([ids]), use_cache=False).logits[0, :-1]
+    return -torch.log_softmax(z.double(), -1)[range(len(ids) - 1), ids[1:]]
+
+
+def heldout(out):
+    tiny = os.path.join(HERE, "..", "..", "testdata", "tiny-llama")
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny, dtype=torch.float32, attn_implementation="eager").eval()
+    with open(os.path.join(tiny, "heldout.txt")) as f:
+        lines = f.read().splitlines()[:12]
+    texts = [tokenizer(t)["input_ids"] for t in lines]
+    texts.append(sum(texts[:4], [])[:200])
+    nll = torch.cat([likelihoods(model, t) for t in texts])
+    long, done, parts = texts[-1], 0, []
+    end = 64
+    while done < len(long):
+        start = max(0, end - 64)
+        part = likelihoods(model, long[start:end])
+        parts.append(part[max(done - start, 1) - 1:])
+        done, end = end, min(end + 24, len(long))
+    windows = torch.cat(parts)
+    with open(os.path.join(out, "heldout.jsonl"), "w") as f:
+        f.writelines('{"ids":%s}\n' % json.dumps(t, separators=(",", ":"))
+                     for t in texts)
+    with open(os.path.join(out, "heldout.json"), "w") as f:
+        json.dump(dict(nll=nll.mean().item(), tokens=len(nll),
+                       windows_nll=windows.mean().item(),
+                       windows_tokens=len(windows)), f, indent=1)
+        f.write("\n")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--out", default=OUT)
@@ -177,6 +216,7 @@ def main():
     with open(os.path.join(out, "cases.json"), "w") as f:
         f.write("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n")
     save_file(logits, os.path.join(out, "logits.safetensors"))
+    heldout(out)
 
 
 main()

@@ -1,0 +1,109 @@
+#!/bin/bash
+# pq-eval: its numbers are those of transformers (testdata/nn/heldout.json), an
+# encoded model is the one that decoding makes of it, and what it refuses.
+. "$(dirname "$0")/lib.sh"
+export PATH=$BIN:$PATH
+out=$W/stdout err=$W/stderr
+cd "$W" || exit 2
+cp -r "$MODEL" llama
+cp -r "$ROOT/testdata/peft/base-gpt2" gpt2
+cp "$ROOT/testdata/nn/heldout.jsonl" "$ROOT/testdata/nn/heldout.json" .
+tail -n 1 heldout.jsonl > long.jsonl
+printf '{"ids":[1,5,23,7]}\n\n{"text":1,"ids":[9,2,3]}\n' > short.jsonl
+
+# number KEY FILE: the first number under a key of a JSON file
+number() { grep -o "\"$1\": *[0-9.e+-]*" "$2" | head -n 1 | sed 's/.*: *//'; }
+# near A B T: |A - B| <= T
+near() { awk -v a="$1" -v b="$2" -v t="$3" 'BEGIN { exit !(a - b <= t && b - a <= t) }'; }
+
+numbers() {
+    local w
+    run pq-eval --json -d heldout.jsonl llama; done_well
+    near "$(number nll "$out")" "$(number nll heldout.json)" 1e-5 || bad "another mean: $RAN"
+    [ "$(number tokens "$out")" = "$(number tokens heldout.json)" ] || bad "another count: $RAN"
+    run pq-eval --json --window 64 --stride 24 -d long.jsonl llama; done_well
+    near "$(number nll "$out")" "$(number windows_nll heldout.json)" 1e-5 || bad "another mean: $RAN"
+    [ "$(number tokens "$out")" = "$(number windows_tokens heldout.json)" ] || bad "another count: $RAN"
+    # every token but the first is scored once, however windows lie
+    for w in '181 90' '180 1' '180 179' '2 1' '91 90' '7 3'; do
+        run pq-eval --json --window ${w% *} --stride ${w#* } -d long.jsonl llama; done_well
+        [ "$(number tokens "$out")" = 180 ] || bad "$(number tokens "$out") tokens: $RAN"
+    done
+}
+# the sum of the tokens' likelihoods is what is told of all
+per_token() {
+    local sum n
+    run pq-eval --per-token -d short.jsonl llama; done_well
+    [ "$(head -n 5 "$out" | cut -f1-3 | tr '\n\t' ' :')" = "1:1:5 1:2:23 1:3:7 3:1:2 3:2:3 " ] ||
+        bad "other lines, positions or ids: $RAN"
+    sum=$(awk -F'\t' 'NF == 4 { s += $4 } END { printf "%.9g", s / 5 }' "$out")
+    run pq-eval --per-token --json -d short.jsonl llama; done_well
+    near "$sum" "$(number nll "$out")" 1e-5 || bad "$sum is another mean: $RAN"
+    $H json "$out" > /dev/null 2>&1 || bad "no JSON: $RAN"
+    n=$(grep -o 'per_token.*' "$out" | grep -o 'null' | wc -l)
+    [ "$n" = 2 ] || bad "$n tokens without a likelihood: $RAN"
+    run pq-eval -v -q -d short.jsonl llama
+    [ $RC = 0 ] && [ ! -s "$out" ] && grep -q 'line 3: 2 tokens' "$err" || bad "-v: $RAN"
+}
+# encoded weights are multiplied as what they decode to
+encoded() {
+    local m t
+    for m in llama gpt2; do
+        for t in f16 bf16 int8 int8_block fp4 nf4 'nf4 --double-quant'; do
+            run pq-quantize -q -t $t "$m" -o q.pq; done_well
+            run pq-dequantize -t f32 q.pq -o d.pq; done_well
+            run pq-eval --json --logits d.st -d short.jsonl d.pq; cp "$out" d.json
+            run pq-eval --json --logits q.st -d short.jsonl q.pq; done_well
+            cmp -s "$out" d.json && cmp -s q.st d.st || bad "not what decoding gives ($t): $RAN"
+            PQ_CPU=scalar run pq-eval --json --logits s.st -d short.jsonl -T1 q.pq
+            cmp -s "$out" d.json && cmp -s s.st q.st || bad "other kernels, other bits ($t): $RAN"
+        done
+    done
+}
+logits() {
+    run pq-eval --logits l.safetensors -d short.jsonl llama; done_well
+    [ "$(pq-info l.safetensors | grep -c 'F32 .*\[[43], 512\].*logits\.[01]$')" = 2 ] ||
+        bad "$(pq-info l.safetensors): $RAN"
+    run pq-eval --logits no/such/l.safetensors -d short.jsonl llama; [ $RC = 2 ] || bad "rc $RC: $RAN"
+}
+gate() {
+    run pq-eval --max-ppl 1.5 -d heldout.jsonl llama; done_well
+    run pq-eval --max-ppl 1.2 -d heldout.jsonl llama
+    [ $RC = 1 ] && grep -q '^perplexity 1.38' "$out" && [ ! -s "$err" ] || bad "rc $RC: $RAN"
+}
+refusals() {
+    local line
+    run pq-eval llama; misused
+    run pq-eval -d - ; misused
+    run pq-eval -d short.jsonl --stride 8 --window 8 llama; misused
+    run pq-eval -d short.jsonl --logits - llama; misused
+    run pq-eval -d short.jsonl --window 9 gpt2; misused
+    run pq-eval -d no.jsonl llama; refused no.jsonl
+    while read -r line; do
+        printf '{"ids":[1,2]}\n%s\n' "$line" > bad.jsonl
+        run pq-eval -d bad.jsonl llama; refused 'bad.jsonl: line 2: '
+    done << 'EOT'
+{"ids":[1,512]}
+{"ids":[-1,2]}
+{"ids":[1,2.5]}
+{"ids":["a"]}
+{"ids":[1,2]
+{"ids":[1,2]}{}
+{"ids":7}
+{"ids":[1],"ids":[2]}
+{"text":"a"}
+[1,2]
+ids
+EOT
+    : > empty.jsonl
+    run pq-eval -d empty.jsonl llama; refused 'no token to score'
+    echo '{"ids":[1]}' > one.jsonl
+    run pq-eval -d one.jsonl llama; refused 'no token to score'
+    run pq-eval -d short.jsonl llama/model.safetensors; refused 'config.json'
+    printf '{"ids":[1,2,3,4,5,6,7,8,9,10]}\n' > ten.jsonl
+    run pq-eval -d ten.jsonl gpt2; done_well # in windows of its 8 positions
+    run pq-eval -d ten.jsonl --logits l.st gpt2; refused '8 positions'
+}
+
+for c in numbers per_token encoded logits gate refusals; do check "eval $c" $c; done
+finish
