@@ -33,6 +33,7 @@ make_files() {
     cd "$work/files"
     cp -r "$root/testdata/tiny-llama" llama
     cp llama/model.safetensors .
+    cp "$root/testdata/nn/heldout.jsonl" ids.jsonl
     cp -r "$root/testdata/peft/tiny-lora" lora
     cp -r lora style
     cp -r lora facts

@@ -14,7 +14,7 @@
  * gemma2: weights are 1 + w, four norms a block, soft caps, the embedding
  * times sqrt(h); scale is query_pre_attn_scalar^-1/2.
  */
-#include "config.h"
+#include "nn_config.h"
 
 #include <math.h>
 #include <string.h>

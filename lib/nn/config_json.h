@@ -8,7 +8,7 @@
 
 #include <cjson/cJSON.h>
 
-#include "config.h"
+#include "nn_config.h"
 
 struct nn_reader {
     const cJSON *j;

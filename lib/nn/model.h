@@ -14,7 +14,7 @@
 #ifndef NN_MODEL_H
 #define NN_MODEL_H
 
-#include "config.h"
+#include "nn_config.h"
 #include "pq_source.h"
 
 #ifdef __cplusplus
