@@ -56,7 +56,7 @@ all: $(PROGRAMS:%=$B/bin/%) $B/lib/libpq.a ## build everything into build/
 # ---- building -------------------------------------------------------------
 
 $B/obj/lib/kernels/avx2.o: ISA := $(if $(filter x86_64 amd64,$(shell uname -m)),-mavx2 -mf16c)
-$B/obj/lib/kernels/nn_fma.o: ISA := $(if $(filter x86_64 amd64,$(shell uname -m)),-mavx2 -mfma)
+$B/obj/lib/kernels/nn_fma.o $B/obj/lib/kernels/nn_fma_rows.o: ISA := $(if $(filter x86_64 amd64,$(shell uname -m)),-mavx2 -mf16c -mfma)
 $B/obj/lib/%.o $B/obj/formats/%.o: WARN := $(STRICT)
 $B/obj/cmd/common/help.o: DEFS := -DPQ_BUILD_FLAGS='"$(strip $(CFLAGS) $(SAN))"'
 $B/obj/%.o: %.c $B/flags

@@ -166,9 +166,9 @@ static void decode_whole(const struct encoded *x, float *out)
 
 static void check_encoded(struct nn_pool *pool, enum pq_encoding enc,
                           enum pq_dtype dtype, size_t rows, size_t cols,
-                          bool by_k)
+                          bool by_k, size_t m)
 {
-    const size_t m = 7, n = by_k ? cols : rows, k = by_k ? rows : cols;
+    const size_t n = by_k ? cols : rows, k = by_k ? rows : cols;
     float *w = randoms(rows * cols), *a = randoms(m * k);
     float *plain = malloc((rows * cols + 16) * sizeof *plain);
     float *c = malloc(m * n * sizeof *c);
@@ -203,16 +203,20 @@ static void check_encodings(const struct pq_kernels *k)
                  {PQ_PLAIN, PQ_BF16}, {PQ_INT8, PQ_F32},
                  {PQ_NF4, PQ_F32},    {PQ_FP4, PQ_F32},
                  {PQ_INT8_BLOCK, PQ_F32}};
-    static const size_t sizes[][2] = {{32, 256}, {50, 288}, {19, 33}, {3, 5}};
+    static const size_t sizes[][2] = {{32, 256}, {50, 288}, {19, 33},
+                                     {3, 5},    {40, 576}, {35, 128}};
     struct pq_error e = PQ_ERROR_INIT;
     struct nn_pool *pool = nn_pool_new(2, k, &e);
 
     cr_assert(pool, "%s", e.msg);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
-            for (int by_k = 0; by_k < 2; by_k++)
+            for (int by_k = 0; by_k < 2; by_k++) {
                 check_encoded(pool, kinds[i].enc, kinds[i].dtype, sizes[s][0],
-                              sizes[s][1], by_k);
+                              sizes[s][1], by_k, 7);
+                check_encoded(pool, kinds[i].enc, kinds[i].dtype, sizes[s][0],
+                              sizes[s][1], by_k, 1);
+            }
     nn_pool_free(pool);
 }
 

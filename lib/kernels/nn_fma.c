@@ -1,6 +1,6 @@
 /*
- * The AVX2 and FMA kernels of lib/nn: the same bits as nn_scalar.c.  The only
- * file compiled with -mfma; multiply-adds are written out, never left to the
+ * The AVX2 and FMA kernels of lib/nn: the same bits as nn_scalar.c.  With
+ * nn_fma_rows.c all that is compiled with -mfma; multiply-adds are written out, never left to the
  * compiler.
  *
  * A tile keeps its sums in registers: 6 x 16 floats are 12 of the 16, two
@@ -14,6 +14,7 @@
 #include <immintrin.h>
 
 #include "impl.h"
+#include "nn_fma_rows.h"
 #include "nn_math.h"
 
 /* ---- tiles ---- */
@@ -488,6 +489,7 @@ static void tanh_all(float *y, const float *x, size_t n)
 const struct nn_kernels nn_kernels_fma = {
     .name = "fma",
     .tile = tile,
+    .rows = nn_fma_rows,
     .turn = turn,
     .exp = exp_all,
     .exp_sum = exp_sum,

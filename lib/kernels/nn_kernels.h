@@ -26,6 +26,23 @@ extern "C" {
 #define NN_TILE_COLS 16 /* columns of c in a tile; rows of a packed panel */
 #define NN_BLOCK_K   256 /* terms of one chain of multiply-adds */
 
+/* NN_TILE_COLS rows as they are stored, from some column on. */
+struct nn_rows {
+    enum nn_rows_kind {
+        NN_ROWS_F32, NN_ROWS_F16, NN_ROWS_BF16, NN_ROWS_INT8, NN_ROWS_CODES
+    } kind;
+    unsigned bits;    /* of an element: 32, 16, 16, 8, 4 */
+    const uint8_t *w; /* [NN_TILE_COLS][row_bytes] */
+    size_t row_bytes;
+    size_t kn;          /* elements of a row; <= NN_BLOCK_K */
+    const float *scale; /* int8: SCB; codes: absmax, a block each */
+    size_t scale_row;   /* from those of a row to those of the next */
+    const float *map;   /* [16] of codes */
+    size_t block;       /* of codes; one begins at the first element, or all
+                           are in one */
+    const float *a;     /* [kn] */
+};
+
 struct nn_kernels {
     const char *name; /* "scalar" or "fma" */
 
@@ -40,6 +57,13 @@ struct nn_kernels {
                  size_t a_row, size_t a_col,
                  const float *b /* [kn][NN_TILE_COLS] */,
                  float *c /* [rows][c_row] */, size_t c_row, bool add);
+    /*
+     * A tile of one row and all columns straight from the rows of b: the same
+     * sums.  Rows hold whole 32 bytes; blocks of codes are multiples of 64.
+     * NULL where it would be no faster than packing.
+     */
+    void (*rows)(const struct nn_rows *r, float *c /* [NN_TILE_COLS] */,
+                 bool add);
     /* out[k][j] = in[j][k], j < NN_TILE_COLS */
     void (*turn)(const float *in /* [NN_TILE_COLS][in_row] */, size_t in_row,
                  size_t kn, float *out /* [kn][NN_TILE_COLS] */);

@@ -6,6 +6,9 @@
  *       for each 6 rows of a                       read where they are
  *         for each panel: a tile of 6 x 16
  *
+ * A single row of a is multiplied straight from the rows of b, if the
+ * encoding and the shape allow it, which saves packing what is used once.
+ *
  * Packing decodes, so a weight stays encoded in memory and costs its decoding
  * once for all rows of a.  Tasks are rectangles of c.  How c is cut changes
  * the time, never the bits.
@@ -89,6 +92,66 @@ static void block(const struct nn_product *p, struct nn_worker *w,
     }
 }
 
+/* ---- one row ------------------------------------------------------------ */
+
+/* How the rows of b are read without packing; false: they cannot be. */
+static bool kind_of(const struct nn_mat *b, struct nn_rows *r)
+{
+    const enum pq_encoding e = b->codec.encoding;
+    const bool codes = e == PQ_NF4 || e == PQ_FP4, plain = e == PQ_PLAIN;
+
+    r->kind = codes                             ? NN_ROWS_CODES
+              : e == PQ_INT8                    ? NN_ROWS_INT8
+              : plain && b->dtype == PQ_F16     ? NN_ROWS_F16
+              : plain && b->dtype == PQ_BF16    ? NN_ROWS_BF16
+                                                : NN_ROWS_F32;
+    r->bits = codes ? 4 : e == PQ_INT8 ? 8 : pq_dtype_bits(b->dtype);
+    return codes || e == PQ_INT8 ||
+           (plain && (r->kind != NN_ROWS_F32 || b->dtype == PQ_F32));
+}
+
+/* Can the kernels do this product row by row of b, for one row of a? */
+static bool describe_rows(const struct nn_product *p,
+                          const struct nn_kernels *nn, struct nn_rows *r)
+{
+    const struct nn_mat *b = p->b;
+    const size_t block = b->codec.block;
+
+    if (!nn->rows || p->m != 1 || p->b_by_k || p->a_col != 1 || p->k == 0 ||
+        !kind_of(b, r) || p->k % (256 / r->bits))
+        return false;
+    r->row_bytes = b->row * r->bits / 8;
+    r->map = b->map;
+    r->block = block;
+    r->scale_row = 1;
+    if (r->kind != NN_ROWS_CODES)
+        return true;
+    r->scale_row = b->row / block;
+    return block % 64 == 0 && b->row % block == 0 && b->col0 % block == 0 &&
+           (NN_BLOCK_K % block == 0 || block % NN_BLOCK_K == 0);
+}
+
+/* The whole panel of columns from j on, by all of k. */
+static void row_of_panel(const struct nn_product *p, struct nn_worker *w,
+                         struct nn_rows *r, size_t j)
+{
+    const struct nn_mat *b = p->b;
+    const size_t row = b->row0 + j;
+
+    for (size_t k = 0; k < p->k; k += NN_BLOCK_K) {
+        const size_t at = b->col0 + k;
+        r->kn = p->k - k < NN_BLOCK_K ? p->k - k : NN_BLOCK_K;
+        r->a = p->a + k;
+        r->w = (const uint8_t *)b->data + row * r->row_bytes +
+               at * r->bits / 8;
+        if (r->kind == NN_ROWS_INT8)
+            r->scale = b->scale + row;
+        else if (r->kind == NN_ROWS_CODES)
+            r->scale = b->scale + row * r->scale_row + at / r->block;
+        w->nn->rows(r, p->c + j, p->add || k > 0);
+    }
+}
+
 static void add_bias(const struct nn_product *p, struct nn_worker *w,
                      struct range i, struct range j)
 {
@@ -102,14 +165,19 @@ static void add_bias(const struct nn_product *p, struct nn_worker *w,
 static void rectangle(const struct nn_product *p, struct nn_worker *w,
                       struct range i, struct range j)
 {
-    struct range k = {0, 0};
+    struct range k = {0, 0}, rest = j;
+    struct nn_rows r;
 
-    do {
-        k.from = k.to;
-        k.to = p->k - k.from < NN_BLOCK_K ? p->k : k.from + NN_BLOCK_K;
-        pack(p, w, j, k);
-        block(p, w, i, j, k);
-    } while (k.to < p->k);
+    if (describe_rows(p, w->nn, &r))
+        for (; rest.to - rest.from >= COLS; rest.from += COLS)
+            row_of_panel(p, w, &r, rest.from);
+    if (rest.from < rest.to)
+        do {
+            k.from = k.to;
+            k.to = p->k - k.from < NN_BLOCK_K ? p->k : k.from + NN_BLOCK_K;
+            pack(p, w, rest, k);
+            block(p, w, i, rest, k);
+        } while (k.to < p->k);
     if (p->bias)
         add_bias(p, w, i, j);
 }
