@@ -76,11 +76,13 @@ struct nn_case *nn_cases(size_t *n)
 {
     static struct nn_case *cases;
     static size_t n_cases;
+    static const cJSON *j; /* the cases point into it */
     struct pq_error e = PQ_ERROR_INIT;
     struct pq_source *s;
 
     if (!cases) {
-        const cJSON *j = parse_file("testdata/nn/cases.json"), *v;
+        const cJSON *v;
+        j = parse_file("testdata/nn/cases.json");
         cr_assert_eq(pq_open_model("testdata/nn/logits.safetensors", NULL, &s,
                                    &e),
                      0, "%s", e.msg);

@@ -310,7 +310,7 @@ static int check_unused(struct nn_loader *l)
     return 0;
 }
 
-int nn_bind(struct nn_loader *l)
+int nn_bind_model(struct nn_loader *l)
 {
     struct nn_model *m = l->m;
 

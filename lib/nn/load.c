@@ -185,7 +185,7 @@ static int load(struct nn_loader *l)
         if (pq_names_add(&l->names, c->tensors[i].name, i, NULL, l->e) < 0 ||
             reserve(l, i))
             return -1;
-    return nn_bind(l) || read_parts(l) || pq_source_finish(l->s, l->e) ||
+    return nn_bind_model(l) || read_parts(l) || pq_source_finish(l->s, l->e) ||
                    widen(l)
                ? -1
                : 0;

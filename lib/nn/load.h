@@ -26,7 +26,7 @@ struct nn_loader {
 };
 
 /* bind.c: every tensor of the model finds its numbers, not yet read. */
-PQ_MUST_USE int nn_bind(struct nn_loader *l);
+PQ_MUST_USE int nn_bind_model(struct nn_loader *l);
 /* Not weights: masks and tables that some files carry. */
 bool nn_is_no_weight(const char *name);
 
