@@ -28,8 +28,15 @@
 #define MAX_WINDOW 2048 /* where --window says nothing */
 #define TEXTS      32   /* examples that are scored at a time */
 
-enum { OPT_DATA = 1, OPT_WINDOW, OPT_STRIDE, OPT_MAX_PPL, OPT_PER_TOKEN,
-       OPT_LOGITS };
+enum {
+    OPT_DATA = 1,
+    OPT_WINDOW,
+    OPT_STRIDE,
+    OPT_MAX_PPL,
+    OPT_PER_TOKEN,
+    OPT_LOGITS,
+    OPT_AGAINST
+};
 
 static const struct cmd_option options[] = {
     {'d', "data", "FILE", "JSONL, a text a line: {\"ids\":[1,403,407]}", NULL,
@@ -41,13 +48,15 @@ static const struct cmd_option options[] = {
      OPT_PER_TOKEN},
     {0, "max-ppl", "X", "exit status 1 if the perplexity is above X", NULL, 0,
      OPT_MAX_PPL},
+    {0, "against", "MODEL", "how far from MODEL: KL divergence, same choices",
+     NULL, 0, OPT_AGAINST},
     {0, "logits", "FILE", "write the logits: logits.0, logits.1, ...", NULL, 0,
      OPT_LOGITS},
     {0, NULL, NULL, NULL, NULL, 0, 0},
 };
 
 struct eval {
-    const char *data, *logits;
+    const char *data, *logits, *against;
     uint64_t window, stride; /* 0: the default */
     double max_ppl;          /* 0: no gate */
     bool per_token;
@@ -63,6 +72,9 @@ struct job {
     double **nll; /* [examples][tokens]; NULL once it is not needed */
     double sum;
     uint64_t tokens;
+    struct pq_nn *base;     /* of --against */
+    double kl;              /* sum over tokens */
+    uint64_t same;          /* tokens that both find the likeliest */
     struct pq_source *made; /* the logits */
     float *rows;            /* of one text */
 };
@@ -81,6 +93,9 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         return cmd_number(value, 1, 1u << 30, &o->stride, e);
     case OPT_MAX_PPL:
         return cmd_real(value, 1, 1e300, &o->max_ppl, e);
+    case OPT_AGAINST:
+        o->against = value;
+        return 0;
     case OPT_PER_TOKEN:
         o->per_token = true;
         return 0;
@@ -134,8 +149,7 @@ static int score_long(struct job *j, const struct cmd_example *x, double *nll,
         const size_t start = (size_t)(t.ids - x->ids);
         if (pq_nn_score(j->nn, &t, 1, NULL, NULL, e))
             return -1;
-        memcpy(nll + start + (done ? t.from : 0),
-               part + (done ? t.from : 0),
+        memcpy(nll + start + (done ? t.from : 0), part + (done ? t.from : 0),
                (t.n - (done ? t.from : 0)) * sizeof *part);
         done = end;
         end = x->n - end < j->stride ? x->n : end + j->stride;
@@ -144,8 +158,7 @@ static int score_long(struct job *j, const struct cmd_example *x, double *nll,
 }
 
 /* Examples [first, first + n); the short ones together. */
-static int score_some(struct job *j, size_t first, size_t n,
-                      struct pq_error *e)
+static int score_some(struct job *j, size_t first, size_t n, struct pq_error *e)
 {
     struct pq_nn_text t[TEXTS];
     size_t k = 0;
@@ -221,6 +234,59 @@ static int score_all(struct job *j, struct pq_error *e)
                                "%s: holds no token to score (the first of a "
                                "text is not)",
                                j->o->data);
+}
+
+/* ---- against another model ---------------------------------------------- */
+
+static int compare_text(struct job *j, const struct cmd_example *x, double *kl,
+                        bool *same, struct pq_error *e)
+{
+    size_t end = x->n < j->window ? x->n : j->window;
+
+    for (size_t done = 0; done < x->n;) {
+        const struct pq_nn_text t = window_of(j, x, done, end, NULL);
+        if (pq_nn_compare(j->base, j->nn, &t, kl, same, e))
+            return -1;
+        for (size_t i = t.from; i < t.n; i++) {
+            j->kl += kl[i];
+            j->same += same[i];
+        }
+        done = end;
+        end = x->n - end < j->stride ? x->n : end + j->stride;
+    }
+    return 0;
+}
+
+static int compare_all(struct job *j, struct pq_error *e)
+{
+    double *kl = pq_alloc(j->window, sizeof *kl);
+    bool *same = pq_alloc(j->window, sizeof *same);
+    int rc = kl && same ? 0 : pq_fail_nomem(e);
+
+    for (size_t i = 0; !rc && i < j->data.n; i++) {
+        rc = cmd_cancel ? pq_fail(e, PQ_ECANCEL, "stopped by a signal")
+                        : compare_text(j, &j->data.items[i], kl, same, e);
+        cmd_progress(j->c, j->data.items[i].end, j->data.bytes);
+    }
+    cmd_progress_end();
+    free(kl);
+    free(same);
+    return rc;
+}
+
+static int against(struct job *j, struct pq_error *e)
+{
+    const struct pq_nn_options o = {j->c->kernels, j->c->threads, 0};
+    struct pq_source *s;
+
+    if (!j->o->against)
+        return 0;
+    if (pq_open_model(j->o->against, &cmd_cancel, &s, e))
+        return -1;
+    const int rc = pq_fold(s, j->c->memory / 4, j->c->tmpdir, e) ||
+                   pq_nn_open(s, &o, &j->base, e);
+    pq_source_free(s);
+    return rc || compare_all(j, e) ? -1 : 0;
 }
 
 /* ---- logits ------------------------------------------------------------- */
@@ -326,6 +392,12 @@ static void put_json(const struct job *j, double nll, double ppl,
                   "\"stride\":%zu",
                   (unsigned long long)j->tokens, j->data.n, j->window,
                   j->stride);
+    if (j->base) {
+        pq_buf_puts(b, ",\"kl\":");
+        pq_json_put_f64(b, j->kl / (double)j->tokens);
+        pq_buf_puts(b, ",\"same_top\":");
+        pq_json_put_f64(b, (double)j->same / (double)j->tokens);
+    }
     if (j->o->per_token)
         put_tokens(j, b);
     pq_buf_puts(b, "}\n");
@@ -340,6 +412,10 @@ static void put_text(const struct job *j, double nll, double ppl,
                           (long)j->data.items[i].ids[k], j->nll[i][k]);
     pq_buf_printf(b, "perplexity %.6g  nll %.6f  tokens %llu  texts %zu\n", ppl,
                   nll, (unsigned long long)j->tokens, j->data.n);
+    if (j->base)
+        pq_buf_printf(b, "kl %.6g  same top token %.2f%%\n",
+                      j->kl / (double)j->tokens,
+                      100 * (double)j->same / (double)j->tokens);
 }
 
 static int answer(const struct job *j, struct pq_error *e)
@@ -378,7 +454,7 @@ static int evaluate(struct job *j, struct pq_error *e)
 {
     if (load(j, e) || set_windows(j) ||
         cmd_data_read(j->o->data, &j->data, e) || check_ids(j, e) ||
-        score_all(j, e) || logits(j, e))
+        score_all(j, e) || against(j, e) || logits(j, e))
         return CMD_TROUBLE;
     return answer(j, e);
 }
@@ -392,6 +468,8 @@ static int run(struct cmd *c, struct pq_error *e)
         return cmd_usage(c, "say with -d what to score");
     if (j.o->logits && strcmp(j.o->logits, "-") == 0)
         return cmd_usage(c, "--logits needs a file");
+    if (j.o->against && strcmp(j.o->against, "-") == 0)
+        return cmd_usage(c, "the model of --against cannot be standard input");
     if (piped && strcmp(j.o->data, "-") == 0)
         return cmd_usage(c, "model and data cannot both be standard input");
     const int rc = evaluate(&j, e);
@@ -402,6 +480,7 @@ static int run(struct cmd *c, struct pq_error *e)
     cmd_data_release(&j.data);
     pq_source_free(j.made);
     pq_nn_free(j.nn);
+    pq_nn_free(j.base);
     return rc;
 }
 

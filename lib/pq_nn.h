@@ -74,6 +74,17 @@ PQ_MUST_USE int pq_nn_score(struct pq_nn *nn, const struct pq_nn_text *t,
                             size_t n, pq_nn_rows *rows, void *arg,
                             struct pq_error *e);
 
+/*
+ * How another model's predictions of the tokens of a text differ from those
+ * of `base`: KL(base || nn) in nats, and whether both find the same token the
+ * likeliest; 0 and false for tokens that are not scored.  Both models must
+ * have the same vocabulary.
+ */
+PQ_MUST_USE int pq_nn_compare(struct pq_nn *base, struct pq_nn *nn,
+                              const struct pq_nn_text *t,
+                              double *kl /* [n] */, bool *same /* [n] */,
+                              struct pq_error *e);
+
 /* A text that grows: keys and values of what was fed are kept. */
 struct pq_nn_stream;
 

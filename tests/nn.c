@@ -65,10 +65,10 @@ static void read_case(struct nn_case *c, const cJSON *j, struct pq_source *s)
     c->name = cJSON_GetStringValue(key(j, "name"));
     c->config = key(j, "config");
     c->tensors = key(j, "tensors");
-    cJSON_ArrayForEach(v, key(j, "ids"))
-        c->ids[c->n++] = (int32_t)v->valuedouble;
-    cJSON_ArrayForEach(v, key(j, "rows"))
-        c->rows[c->n_rows++] = (size_t)v->valuedouble;
+    cJSON_ArrayForEach(v, key(j, "ids")) c->ids[c->n++] =
+        (int32_t)v->valuedouble;
+    cJSON_ArrayForEach(v, key(j, "rows")) c->rows[c->n_rows++] =
+        (size_t)v->valuedouble;
     read_logits(c, s);
 }
 
@@ -83,9 +83,9 @@ struct nn_case *nn_cases(size_t *n)
     if (!cases) {
         const cJSON *v;
         j = parse_file("testdata/nn/cases.json");
-        cr_assert_eq(pq_open_model("testdata/nn/logits.safetensors", NULL, &s,
-                                   &e),
-                     0, "%s", e.msg);
+        cr_assert_eq(
+            pq_open_model("testdata/nn/logits.safetensors", NULL, &s, &e), 0,
+            "%s", e.msg);
         cases = calloc((size_t)cJSON_GetArraySize(j), sizeof *cases);
         cJSON_ArrayForEach(v, j) read_case(&cases[n_cases++], v, s);
         pq_source_free(s);

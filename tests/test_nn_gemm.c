@@ -38,10 +38,10 @@ static float element(const struct nn_product *p, const float *b, size_t i,
 }
 
 static const size_t shapes[][3] = {
-    {1, 1, 1},     {1, 16, 256},  {1, 33, 300},  {2, 8, 7},    {3, 40, 513},
-    {5, 7, 64},    {6, 16, 257},  {7, 130, 512}, {64, 8, 96},  {13, 100, 1},
-    {200, 24, 48}, {97, 260, 80}, {4, 17, 1024}, {210, 1, 31}, {3, 5, 0},
-    {200, 512, 20},
+    {1, 1, 1},     {1, 16, 256}, {1, 33, 300},  {2, 8, 7},
+    {3, 40, 513},  {5, 7, 64},   {6, 16, 257},  {7, 130, 512},
+    {64, 8, 96},   {13, 100, 1}, {200, 24, 48}, {97, 260, 80},
+    {4, 17, 1024}, {210, 1, 31}, {3, 5, 0},     {200, 512, 20},
 };
 
 static void check_product(struct nn_pool *pool, const size_t s[3], bool by_k,
@@ -52,18 +52,9 @@ static void check_product(struct nn_pool *pool, const size_t s[3], bool by_k,
     float *c = randoms(m * row), *before = malloc(m * row * sizeof *c);
     const struct nn_mat mat =
         by_k ? nn_mat_f32(b, k, n, n) : nn_mat_f32(b, n, k, k);
-    const struct nn_product p = {m,
-                                 n,
-                                 k,
-                                 a,
-                                 turned ? 1 : k,
-                                 turned ? m : 1,
-                                 &mat,
-                                 by_k,
-                                 c,
-                                 row,
-                                 biased ? bias : NULL,
-                                 add};
+    const struct nn_product p = {
+        m,    n,    k, a,   turned ? 1 : k,       turned ? m : 1,
+        &mat, by_k, c, row, biased ? bias : NULL, add};
 
     memcpy(before, c, m * row * sizeof *c);
     nn_multiply(pool, &p);
@@ -175,8 +166,8 @@ static void check_encoded(struct nn_pool *pool, enum pq_encoding enc,
     struct encoded x = encode(enc, dtype, w, rows, cols);
     if (enc != PQ_PLAIN && enc != PQ_INT8)
         x.mat.map = pq_quant_map(enc);
-    const struct nn_product p = {m, n, k, a, k, 1, &x.mat, by_k, c, n, NULL,
-                                 false};
+    const struct nn_product p = {m,      n,    k, a, k,    1,
+                                 &x.mat, by_k, c, n, NULL, false};
 
     decode_whole(&x, plain);
     nn_multiply(pool, &p);
@@ -199,12 +190,12 @@ static void check_encodings(const struct pq_kernels *k)
     static const struct {
         enum pq_encoding enc;
         enum pq_dtype dtype;
-    } kinds[] = {{PQ_PLAIN, PQ_F32},  {PQ_PLAIN, PQ_F16},
-                 {PQ_PLAIN, PQ_BF16}, {PQ_INT8, PQ_F32},
-                 {PQ_NF4, PQ_F32},    {PQ_FP4, PQ_F32},
+    } kinds[] = {{PQ_PLAIN, PQ_F32},     {PQ_PLAIN, PQ_F16},
+                 {PQ_PLAIN, PQ_BF16},    {PQ_INT8, PQ_F32},
+                 {PQ_NF4, PQ_F32},       {PQ_FP4, PQ_F32},
                  {PQ_INT8_BLOCK, PQ_F32}};
     static const size_t sizes[][2] = {{32, 256}, {50, 288}, {19, 33},
-                                     {3, 5},    {40, 576}, {35, 128}};
+                                      {3, 5},    {40, 576}, {35, 128}};
     struct pq_error e = PQ_ERROR_INIT;
     struct nn_pool *pool = nn_pool_new(2, k, &e);
 

@@ -164,6 +164,53 @@ Test(nn_models, texts_are_scored_as_if_each_were_alone)
     pq_nn_free(nn);
 }
 
+/* KL of two rows, and their largest, in double. */
+static double divergence(const float *z, const float *y, size_t v, bool *same)
+{
+    double a = 0, b = 0, kl = 0;
+    size_t top[2] = {0, 0};
+
+    for (size_t i = 0; i < v; i++) {
+        a += exp((double)z[i]);
+        b += exp((double)y[i]);
+        top[0] = z[i] > z[top[0]] ? i : top[0];
+        top[1] = y[i] > y[top[1]] ? i : top[1];
+    }
+    for (size_t i = 0; i < v; i++)
+        kl += exp((double)z[i]) / a * (z[i] - log(a) - (y[i] - log(b)));
+    *same = top[0] == top[1];
+    return kl;
+}
+
+Test(nn_models, two_models_are_compared)
+{
+    const struct nn_case *c = nn_case_named("llama-long");
+    const struct nn_case *d = nn_case_named("mistral-full");
+    struct pq_nn *base = nn_case_open(c, pq_kernels_best(), 2, 512);
+    struct pq_nn *other = nn_case_open(d, pq_kernels_best(), 1, 50);
+    float *z = nn_case_logits(base, c->ids, 150);
+    float *y = nn_case_logits(other, c->ids, 150);
+    const struct pq_nn_text t = {c->ids, 150, 5, NULL};
+    struct pq_error e = PQ_ERROR_INIT;
+    double kl[150];
+    bool same[150], want;
+
+    cr_assert_eq(pq_nn_compare(base, other, &t, kl, same, &e), 0, "%s", e.msg);
+    for (size_t i = 0; i < 150; i++) {
+        const size_t row = (i ? i - 1 : 0) * c->vocab;
+        const double k = divergence(z + row, y + row, c->vocab, &want);
+        cr_assert_float_eq(kl[i], i < 5 ? 0 : k, 1e-5, "token %zu", i);
+        cr_assert_eq(same[i], i >= 5 && want, "token %zu", i);
+    }
+    cr_assert_eq(pq_nn_compare(base, base, &t, kl, same, &e), 0, "%s", e.msg);
+    for (size_t i = 5; i < 150; i++)
+        cr_assert(fabs(kl[i]) < 1e-6 && same[i], "token %zu", i);
+    free(z);
+    free(y);
+    pq_nn_free(base);
+    pq_nn_free(other);
+}
+
 /* ---- what is refused ---------------------------------------------------- */
 
 static void expect_failure(const struct nn_case *c, const char *config,
@@ -237,8 +284,8 @@ Test(nn_models, what_is_not_known_is_refused_by_name)
     expect_with("llama", "hidden_size", NULL, PQ_EFORMAT,
                 "hidden_size is missing");
     expect_with("llama", "rms_norm_eps", "\"x\"", PQ_EFORMAT, "rms_norm_eps");
-    expect_with("qwen2", "layer_types", "[\"full_attention\"]",
-                PQ_EUNSUPPORTED, "layer_types");
+    expect_with("qwen2", "layer_types", "[\"full_attention\"]", PQ_EUNSUPPORTED,
+                "layer_types");
     expect_failure(nn_case_named("llama"), "[1]", PQ_EUNSUPPORTED, "object");
     expect_failure(nn_case_named("llama"), "{", PQ_EFORMAT, "config.json");
 }

@@ -1,7 +1,7 @@
 /*
- * The AVX2 and FMA kernels of lib/nn: the same bits as nn_scalar.c.  With
- * nn_fma_rows.c all that is compiled with -mfma; multiply-adds are written out, never left to the
- * compiler.
+ * The AVX2 and FMA kernels of lib/nn: the same bits as nn_scalar.c.  This
+ * and nn_fma_rows.c are all that is compiled with -mfma; multiply-adds are
+ * written out, never left to the compiler.
  *
  * A tile keeps its sums in registers: 6 x 16 floats are 12 of the 16, two
  * hold a row of b, one an element of a.  They are variables, not an array,

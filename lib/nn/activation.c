@@ -21,8 +21,8 @@ static void activate_run(void *arg, struct nn_worker *w, size_t task)
     const struct job *j = arg;
     const size_t at = task * RUN, n = j->n - at < RUN ? j->n - at : RUN;
 
-    (j->act == NN_SILU ? w->nn->silu : w->nn->gelu)(
-        j->y + at, j->g + at, j->u ? j->u + at : NULL, n);
+    (j->act == NN_SILU ? w->nn->silu : w->nn->gelu)(j->y + at, j->g + at,
+                                                    j->u ? j->u + at : NULL, n);
 }
 
 void nn_activate(struct nn_pool *pool, float *y, const float *g, const float *u,

@@ -94,24 +94,35 @@ static void attend(void *arg, struct nn_worker *w, size_t task)
     const struct nn_attention *a = j->a;
     const struct tile t = tile_of(j, task);
     const size_t keys = t.hi - t.lo, kv_row = a->kv_heads * a->d;
-    const size_t kv = (t.s->kv + t.lo) * kv_row +
-                      t.head / (a->heads / a->kv_heads) * a->d;
+    const size_t kv =
+        (t.s->kv + t.lo) * kv_row + t.head / (a->heads / a->kv_heads) * a->d;
     const size_t q_row = a->heads * a->d;
     const size_t q = (t.s->q + t.first) * q_row + t.head * a->d;
     const struct nn_mat k = nn_mat_f32(j->k + kv, keys, a->d, kv_row);
     const struct nn_mat v = nn_mat_f32(j->v + kv, keys, a->d, kv_row);
     float *s = w->spare, sum[NN_QUERIES];
 
-    const struct nn_product scores = {.m = t.n, .n = keys, .k = a->d,
-                                      .a = j->q + q, .a_row = q_row,
-                                      .a_col = 1, .b = &k, .c = s,
+    const struct nn_product scores = {.m = t.n,
+                                      .n = keys,
+                                      .k = a->d,
+                                      .a = j->q + q,
+                                      .a_row = q_row,
+                                      .a_col = 1,
+                                      .b = &k,
+                                      .c = s,
                                       .c_row = keys};
     nn_multiply_here(w, &scores);
     for (size_t i = 0; i < t.n; i++)
         sum[i] = soften(j, w->nn, &t, i, s + i * keys);
-    const struct nn_product mix = {.m = t.n, .n = a->d, .k = keys,
-                                   .a = s, .a_row = keys, .a_col = 1,
-                                   .b = &v, .b_by_k = true, .c = j->o + q,
+    const struct nn_product mix = {.m = t.n,
+                                   .n = a->d,
+                                   .k = keys,
+                                   .a = s,
+                                   .a_row = keys,
+                                   .a_col = 1,
+                                   .b = &v,
+                                   .b_by_k = true,
+                                   .c = j->o + q,
                                    .c_row = q_row};
     nn_multiply_here(w, &mix);
     for (size_t i = 0; i < t.n; i++)

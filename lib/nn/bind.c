@@ -275,8 +275,7 @@ static void bind_head(struct nn_loader *l)
     m->head.out = v;
     m->head_is_embed =
         m->c.tied && pq_names_find(&l->names, "lm_head.weight") == SIZE_MAX;
-    m->head.w =
-        m->head_is_embed ? m->embed : matrix(l, "lm_head.weight", v, h);
+    m->head.w = m->head_is_embed ? m->embed : matrix(l, "lm_head.weight", v, h);
 }
 
 static void bind_ends(struct nn_loader *l)

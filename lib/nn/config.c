@@ -45,8 +45,10 @@ static const struct family *family_of(struct nn_reader *r)
         if (strcmp(families[i].name, type) == 0)
             return &families[i];
     if (type)
-        nn_refuse(r, "model_type %.64s is not supported (supported: llama "
-                     "mistral qwen2 qwen3 gemma2 phi3 gpt2)", type);
+        nn_refuse(r,
+                  "model_type %.64s is not supported (supported: llama "
+                  "mistral qwen2 qwen3 gemma2 phi3 gpt2)",
+                  type);
     else if (!r->failed)
         nn_refuse(r, "model_type is missing");
     return NULL;
@@ -126,8 +128,7 @@ static bool slides(struct nn_reader *r, const struct nn_config *c, size_t i,
 
 static void read_windows(struct nn_reader *r, struct nn_config *c)
 {
-    const cJSON *key =
-        cJSON_GetObjectItemCaseSensitive(r->j, "sliding_window");
+    const cJSON *key = cJSON_GetObjectItemCaseSensitive(r->j, "sliding_window");
     const bool qwen = c->family == NN_QWEN2 || c->family == NN_QWEN3;
     const bool absent_4096 =
         c->family == NN_MISTRAL || c->family == NN_GEMMA2 || qwen;
@@ -212,15 +213,13 @@ static void read_llama_like(struct nn_reader *r, struct nn_config *c,
     c->gated = true;
     c->fused_qkv = c->family == NN_PHI3;
     c->qk_norm = c->family == NN_QWEN3;
-    c->qkv_bias = c->o_bias =
-        c->family != NN_MISTRAL && c->family != NN_PHI3 &&
-        nn_key_bool(r, "attention_bias", false);
+    c->qkv_bias = c->o_bias = c->family != NN_MISTRAL && c->family != NN_PHI3 &&
+                              nn_key_bool(r, "attention_bias", false);
     if (c->family == NN_QWEN2) {
         c->qkv_bias = true;
         c->o_bias = false;
     }
-    c->mlp_bias =
-        c->family == NN_LLAMA && nn_key_bool(r, "mlp_bias", false);
+    c->mlp_bias = c->family == NN_LLAMA && nn_key_bool(r, "mlp_bias", false);
     if (c->d)
         c->scale = 1.0f / sqrtf((float)c->d);
     if (c->family == NN_GEMMA2)
@@ -239,9 +238,9 @@ static void read_all(struct nn_reader *r, struct nn_config *c)
     c->type = f->name;
     c->embed_scale = 1;
     refuse_variants(r);
-    c->vocab = nn_key_size(r, "vocab_size",
-                           c->family == NN_GPT2 ? 50257 : NN_REQUIRED, 1,
-                           INT32_MAX);
+    c->vocab =
+        nn_key_size(r, "vocab_size", c->family == NN_GPT2 ? 50257 : NN_REQUIRED,
+                    1, INT32_MAX);
     if (c->family == NN_GPT2)
         read_gpt2(r, c);
     else

@@ -82,8 +82,8 @@ static size_t gather(const float *x, size_t h, const int32_t *labels,
 
 void nn_head_loss(struct nn_pool *pool, double *nll, const float *x,
                   const struct nn_linear *head, float cap,
-                  const int32_t *labels, size_t rows, float *z,
-                  float *gathered, size_t chunk)
+                  const int32_t *labels, size_t rows, float *z, float *gathered,
+                  size_t chunk)
 {
     size_t from[MAX_CHUNK], at = 0, n;
     int32_t label[MAX_CHUNK];
@@ -91,7 +91,10 @@ void nn_head_loss(struct nn_pool *pool, double *nll, const float *x,
 
     memset(nll, 0, rows * sizeof *nll);
     chunk = chunk < MAX_CHUNK ? chunk : MAX_CHUNK;
-    while ((n = gather(x, head->in, labels, rows, chunk, &at, gathered, from))) {
+    for (;;) {
+        n = gather(x, head->in, labels, rows, chunk, &at, gathered, from);
+        if (n == 0)
+            return;
         nn_linear(pool, z, gathered, head, n, false);
         if (cap > 0)
             nn_softcap(pool, z, cap, n * head->out);

@@ -156,7 +156,8 @@ static void attention(const struct pass *p, size_t layer)
     const size_t rows = p->b->rows;
     const size_t kv = layer * p->cache->rows * c->kv_heads * c->d;
     const float by = c->scale_by_layer ? (float)(layer + 1) : 1.0f;
-    const struct nn_attention a = {c->heads, c->kv_heads, c->d, c->scale / by,
+    const struct nn_attention a = {c->heads,    c->kv_heads,
+                                   c->d,        c->scale / by,
                                    c->attn_cap, c->windows[layer]};
 
     nn_linear(p->pool, w->q, w->y, &l->q, rows, false);

@@ -17,8 +17,9 @@
 
 #include <string.h>
 
-#define COLS NN_TILE_COLS
-#define MIN_ROWS 96 /* of a task, below which packing b again costs too much */
+#define COLS     NN_TILE_COLS
+#define MIN_ROWS 96 /* of a task, below which packing b again costs too much   \
+                     */
 
 struct range {
     size_t from, to;
@@ -32,8 +33,8 @@ static void pack_rows(const struct nn_product *p, struct nn_worker *w,
     const size_t kn = k.to - k.from, n = j.to - j.from;
 
     if (b->codec.encoding == PQ_PLAIN && b->dtype == PQ_F32 && n == COLS) {
-        const float *in = (const float *)b->data +
-                          (b->row0 + j.from) * b->row + b->col0 + k.from;
+        const float *in = (const float *)b->data + (b->row0 + j.from) * b->row +
+                          b->col0 + k.from;
         w->nn->turn(in, b->row, kn, panel);
         return;
     }
@@ -85,8 +86,8 @@ static void block(const struct nn_product *p, struct nn_worker *w,
         const size_t rows = i.to - r < NN_TILE_ROWS ? i.to - r : NN_TILE_ROWS;
         const float *a = p->a + r * p->a_row + k.from * p->a_col;
         for (size_t c = j.from; c < j.to; c += COLS)
-            w->nn->tile(rows, j.to - c < COLS ? j.to - c : COLS,
-                        k.to - k.from, a, p->a_row, p->a_col,
+            w->nn->tile(rows, j.to - c < COLS ? j.to - c : COLS, k.to - k.from,
+                        a, p->a_row, p->a_col,
                         w->panels + (c - j.from) * NN_BLOCK_K,
                         p->c + r * p->c_row + c, p->c_row, add);
     }
@@ -100,11 +101,11 @@ static bool kind_of(const struct nn_mat *b, struct nn_rows *r)
     const enum pq_encoding e = b->codec.encoding;
     const bool codes = e == PQ_NF4 || e == PQ_FP4, plain = e == PQ_PLAIN;
 
-    r->kind = codes                             ? NN_ROWS_CODES
-              : e == PQ_INT8                    ? NN_ROWS_INT8
-              : plain && b->dtype == PQ_F16     ? NN_ROWS_F16
-              : plain && b->dtype == PQ_BF16    ? NN_ROWS_BF16
-                                                : NN_ROWS_F32;
+    r->kind = codes                          ? NN_ROWS_CODES
+              : e == PQ_INT8                 ? NN_ROWS_INT8
+              : plain && b->dtype == PQ_F16  ? NN_ROWS_F16
+              : plain && b->dtype == PQ_BF16 ? NN_ROWS_BF16
+                                             : NN_ROWS_F32;
     r->bits = codes ? 4 : e == PQ_INT8 ? 8 : pq_dtype_bits(b->dtype);
     return codes || e == PQ_INT8 ||
            (plain && (r->kind != NN_ROWS_F32 || b->dtype == PQ_F32));
@@ -142,8 +143,7 @@ static void row_of_panel(const struct nn_product *p, struct nn_worker *w,
         const size_t at = b->col0 + k;
         r->kn = p->k - k < NN_BLOCK_K ? p->k - k : NN_BLOCK_K;
         r->a = p->a + k;
-        r->w = (const uint8_t *)b->data + row * r->row_bytes +
-               at * r->bits / 8;
+        r->w = (const uint8_t *)b->data + row * r->row_bytes + at * r->bits / 8;
         if (r->kind == NN_ROWS_INT8)
             r->scale = b->scale + row;
         else if (r->kind == NN_ROWS_CODES)

@@ -47,9 +47,8 @@ static int reserve(struct nn_loader *l, size_t i)
         return pq_fail(l->e, PQ_EFORMAT,
                        "tensor %s: lacks parts of its encoding", t->name);
     if (t->codec.encoding == PQ_PLAIN && !pq_dtype_is_float(t->dtype))
-        return pq_fail(l->e, PQ_EUNSUPPORTED,
-                       "tensor %s: a weight of type %s", t->name,
-                       pq_dtype_name(t->dtype));
+        return pq_fail(l->e, PQ_EUNSUPPORTED, "tensor %s: a weight of type %s",
+                       t->name, pq_dtype_name(t->dtype));
     s->parts = pq_arena_alloc(&l->m->arena, t->n_parts, sizeof *s->parts);
     for (size_t p = 0; s->parts && p < t->n_parts; p++)
         s->parts[p] = own(l, (size_t)t->parts[p].bytes, 1);
@@ -131,8 +130,7 @@ static int undo_nested(struct nn_loader *l, size_t i)
 
     if (!codes || !nested || !map || !state)
         return pq_fail(l->e, PQ_EFORMAT,
-                       "tensor %s: a part of its encoding is missing",
-                       t->name);
+                       "tensor %s: a part of its encoding is missing", t->name);
     if (pq_state_offset(bytes_of(l, i, PQ_ROLE_QUANT_STATE),
                         (size_t)state->bytes, &offset, l->e))
         return pq_error_in(l->e, "tensor %s", t->name);

@@ -147,6 +147,16 @@ void nn_head_loss(struct nn_pool *pool, double *nll /* [rows] */,
                   float *z /* [chunk][vocab], scratch */,
                   float *gathered /* [chunk][h], scratch */, size_t chunk);
 
+/* ---- divergence.c ------------------------------------------------------- */
+
+/* KL(z || y) of each row, and whether their largest logits are the same. */
+void nn_divergence(struct nn_pool *pool, double *kl /* [rows] */,
+                   bool *same /* [rows] */, const float *z /* [rows][vocab] */,
+                   const double *lse_z /* [rows] */,
+                   const float *y /* [rows][vocab] */,
+                   const double *lse_y /* [rows] */, size_t rows,
+                   size_t vocab);
+
 #ifdef __cplusplus
 }
 #endif

@@ -84,8 +84,7 @@ static void read_longrope(struct nn_reader *r, struct nn_rope_config *p)
 {
     const double o = (double)p->original;
     const double f = nn_key_real(r, "factor", (double)p->positions / o);
-    const double a =
-        f <= 1 || o < 2 ? 1 : sqrt(1 + nn_log(f) / nn_log(o));
+    const double a = f <= 1 || o < 2 ? 1 : sqrt(1 + nn_log(f) / nn_log(o));
 
     p->a = (float)nn_key_real(r, "attention_factor", a);
     p->long_factor = nn_key_reals(r, "long_factor", p->half);
@@ -123,9 +122,9 @@ static const cJSON *description(struct nn_reader *r)
 static void read_pairs(struct nn_reader *top, struct nn_reader *r,
                        struct nn_config *c)
 {
-    const double part = nn_key_real(
-        r, "partial_rotary_factor",
-        nn_key_real(top, "partial_rotary_factor", 1));
+    const double part =
+        nn_key_real(r, "partial_rotary_factor",
+                    nn_key_real(top, "partial_rotary_factor", 1));
     const double turned = floor((double)c->d * part);
 
     if (part != 1 && c->family != NN_PHI3)
@@ -145,13 +144,13 @@ void nn_rope_read(struct nn_reader *top, struct nn_config *c)
     r.failed = top->failed;
     p->a = 1;
     p->positions = c->positions;
-    p->base = nn_key_real(&r, "rope_theta",
-                          nn_key_real(top, "rope_theta", 10000));
-    p->original = nn_key_size(
-        top, "original_max_position_embeddings",
-        nn_key_size(&r, "original_max_position_embeddings", c->positions, 1,
-                    (size_t)1 << 40),
-        1, (size_t)1 << 40);
+    p->base =
+        nn_key_real(&r, "rope_theta", nn_key_real(top, "rope_theta", 10000));
+    p->original =
+        nn_key_size(top, "original_max_position_embeddings",
+                    nn_key_size(&r, "original_max_position_embeddings",
+                                c->positions, 1, (size_t)1 << 40),
+                    1, (size_t)1 << 40);
     read_type(&r, c);
     read_pairs(top, &r, c);
     p->factor = nn_key_real(&r, "factor", p->type == NN_ROPE_DEFAULT ? 1 : 0);
@@ -219,8 +218,7 @@ static double dynamic_base(const struct nn_rope_config *p, size_t length)
 
     if (r <= 2)
         return p->base;
-    return p->base *
-           nn_pow(p->factor * l / m - (p->factor - 1), r / (r - 2));
+    return p->base * nn_pow(p->factor * l / m - (p->factor - 1), r / (r - 2));
 }
 
 void nn_rope_inverse(const struct nn_rope_config *p, size_t length, float *inv)

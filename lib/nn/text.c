@@ -259,8 +259,7 @@ static int check_text(struct scoring *c, size_t i)
 {
     const struct pq_nn_text *t = &c->t[i];
 
-    if (check_length(c->nn, t->n, c->e) ||
-        check_ids(c->nn, t->ids, t->n, c->e))
+    if (check_length(c->nn, t->n, c->e) || check_ids(c->nn, t->ids, t->n, c->e))
         return pq_error_in(c->e, "text %zu", i + 1);
     if (t->nll)
         memset(t->nll, 0, t->n * sizeof *t->nll);
@@ -280,6 +279,73 @@ int pq_nn_score(struct pq_nn *nn, const struct pq_nn_text *t, size_t n,
         if (t[i].n > nn->work.rows ? run_long(&c, i)
                                    : run_short(&c, i, n, &taken))
             return -1;
+    }
+    return 0;
+}
+
+/* ---- two models --------------------------------------------------------- */
+
+/* Logits of tokens [at, at + n) to nn->z, and their lse. */
+static void run_piece(struct pq_nn *nn, const struct pq_nn_text *t, size_t at,
+                      size_t n, double *lse)
+{
+    const struct nn_sequence s = {0, n, 0, at};
+    const struct nn_batch b = {t->ids + at, n, &s, &t->n, 1};
+    double nll[LOGIT_ROWS];
+    int32_t none[LOGIT_ROWS];
+
+    for (size_t i = 0; i < n; i++)
+        none[i] = NN_IGNORE;
+    nn_forward(nn->pool, &nn->m, &b, &nn->cache, &nn->work);
+    nn_logits(nn->pool, &nn->m, nn->z, nn->work.x, n);
+    nn_cross_entropy(nn->pool, nll, lse, nn->z, none, n, nn->m.c.vocab);
+}
+
+static int check_pair(struct pq_nn *base, struct pq_nn *nn,
+                      const struct pq_nn_text *t, struct pq_error *e)
+{
+    const size_t a = base->m.c.vocab, b = nn->m.c.vocab;
+
+    if (a != b)
+        return pq_fail(e, PQ_EARG,
+                       "models with vocabularies of %zu and %zu cannot be "
+                       "compared",
+                       a, b);
+    return check_length(base, t->n, e) || check_length(nn, t->n, e) ||
+                   check_ids(nn, t->ids, t->n, e) ||
+                   grow_cache(base, t->n, t->n, e) ||
+                   grow_cache(nn, t->n, t->n, e)
+               ? -1
+               : 0;
+}
+
+int pq_nn_compare(struct pq_nn *base, struct pq_nn *nn,
+                  const struct pq_nn_text *t, double *kl, bool *same,
+                  struct pq_error *e)
+{
+    const size_t smaller =
+        base->work.rows < nn->work.rows ? base->work.rows : nn->work.rows;
+    const size_t step = smaller < LOGIT_ROWS ? smaller : LOGIT_ROWS;
+    double lse[2][LOGIT_ROWS], part[LOGIT_ROWS];
+    bool hit[LOGIT_ROWS];
+
+    if (check_pair(base, nn, t, e))
+        return -1;
+    memset(kl, 0, t->n * sizeof *kl);
+    memset(same, 0, t->n * sizeof *same);
+    for (size_t at = 0, n; at < t->n; at += n) {
+        n = t->n - at < step ? t->n - at : step;
+        run_piece(base, t, at, n, lse[0]);
+        run_piece(nn, t, at, n, lse[1]);
+        nn_divergence(nn->pool, part, hit, base->z, lse[0], nn->z, lse[1], n,
+                      nn->m.c.vocab);
+        for (size_t i = 0; i < n; i++) {
+            const size_t token = at + i + 1;
+            if (token >= t->n || token < t->from)
+                continue;
+            kl[token] = part[i];
+            same[token] = hit[i];
+        }
     }
     return 0;
 }

@@ -66,6 +66,21 @@ logits() {
         bad "$(pq-info l.safetensors): $RAN"
     run pq-eval --logits no/such/l.safetensors -d short.jsonl llama; [ $RC = 2 ] || bad "rc $RC: $RAN"
 }
+against() {
+    local n
+    run pq-eval --json --against llama -d heldout.jsonl llama; done_well
+    near "$(number kl "$out")" 0 1e-6 && [ "$(number same_top "$out")" = 1 ] || bad "differs from itself: $RAN"
+    run pq-quantize -q -t nf4 llama -o q.pq
+    for n in 16 2048; do
+        run pq-eval --json --window $n --against llama -d heldout.jsonl q.pq; done_well
+        awk -v k="$(number kl "$out")" -v s="$(number same_top "$out")" \
+            'BEGIN { exit !(k > 1e-4 && k < 0.5 && s > 0.8 && s < 1) }' || bad "$(cat "$out"): $RAN"
+    done
+    run pq-eval --against llama -d short.jsonl q.pq; done_well
+    grep -q '^kl [0-9.e-]*  same top token [0-9.]*%$' "$out" || bad "$(cat "$out"): $RAN"
+    run pq-eval --against gpt2 -d short.jsonl llama; refused 'vocabularies of 24 and 512'
+    run pq-eval --against - -d short.jsonl llama; misused
+}
 gate() {
     run pq-eval --max-ppl 1.5 -d heldout.jsonl llama; done_well
     run pq-eval --max-ppl 1.2 -d heldout.jsonl llama
@@ -105,5 +120,5 @@ EOT
     run pq-eval -d ten.jsonl --logits l.st gpt2; refused '8 positions'
 }
 
-for c in numbers per_token encoded logits gate refusals; do check "eval $c" $c; done
+for c in numbers per_token encoded against logits gate refusals; do check "eval $c" $c; done
 finish
