@@ -55,8 +55,9 @@ all: $(PROGRAMS:%=$B/bin/%) $B/lib/libpq.a ## build everything into build/
 
 # ---- building -------------------------------------------------------------
 
-$B/obj/lib/kernels/avx2.o: ISA := $(if $(filter x86_64 amd64,$(shell uname -m)),-mavx2 -mf16c)
-$B/obj/lib/kernels/nn_fma.o $B/obj/lib/kernels/nn_fma_rows.o: ISA := $(if $(filter x86_64 amd64,$(shell uname -m)),-mavx2 -mf16c -mfma)
+X86 := $(filter x86_64 amd64,$(shell uname -m))
+$B/obj/lib/kernels/avx2.o: ISA := $(X86:%=-mavx2 -mf16c)
+$B/obj/lib/kernels/nn_fma.o $B/obj/lib/kernels/nn_fma_rows.o: ISA := $(X86:%=-mavx2 -mf16c -mfma)
 $B/obj/lib/%.o $B/obj/formats/%.o: WARN := $(STRICT)
 $B/obj/cmd/common/help.o: DEFS := -DPQ_BUILD_FLAGS='"$(strip $(CFLAGS) $(SAN))"'
 $B/obj/%.o: %.c $B/flags
@@ -154,24 +155,21 @@ check-man: all ## man pages: lint, sections, options, every example
 check-workflow: all ## pq.mk in a Makefile: twice, failing, other options
 	@PQ_BIN=$(abspath $B/bin) tests/check_workflow.sh
 
-# What is installed must work from where it is, and be all gone afterwards.
-check-install: all ## install into a scratch root, use it, uninstall
+check-install: all ## install into a scratch root, use it there, uninstall all
 	@t=$$(mktemp -d); trap 'rm -rf "$$t"' EXIT; \
 	$(MAKE) -s install DESTDIR=$$t prefix=/p >/dev/null; \
 	$$t/p/bin/pq-info testdata/tiny-llama >/dev/null; \
 	$(MAKE) -s uninstall DESTDIR=$$t prefix=/p >/dev/null; \
 	! find $$t ! -type d | grep .
 
-# Each public header compiles alone, as C11 and as C++.
-check-headers: ## public headers stand alone
+check-headers: ## each public header compiles alone, as C11 and as C++
 	@for h in $(notdir $(PUBLIC)); do \
 	    echo "#include \"$$h\"" | $(CC) -std=c11 -Wall -Wextra -Wpedantic -Werror -Ilib -Iformats -fsyntax-only -xc -; \
 	    echo "#include \"$$h\"" | $(CXX) -std=c++11 -Wall -Wextra -Werror -Ilib -Iformats -fsyntax-only -xc++ -; \
 	done
 
-# The library neither prints nor exits nor looks at its surroundings.
 IMPURE := exit|abort|printf|puts|fprintf|stderr|stdout|perror|getenv|signal
-check-lib: $B/lib/libpq.a ## what libpq must not call, it does not
+check-lib: $B/lib/libpq.a ## the library neither prints nor exits nor looks around
 	@! nm -A -u $< | grep -E ' U (__)?($(IMPURE))(_chk)?(@.*)?$$'
 
 # cmd -> formats -> lib, never back; no format knows another.
@@ -179,8 +177,8 @@ includes = grep -nE '^\#include "($(subst $() ,|,$(notdir $(wildcard $(1)))))"' 
 check-layers: ## includes go one way only
 	@! $(call includes,formats/*.h cmd/common/*.h,$(wildcard lib/*.[ch] lib/*/*.[ch]))
 	@! $(call includes,cmd/common/*.h,$(wildcard formats/*.[ch]))
-	@! $(call includes,formats/pqstream*.h,$(filter-out formats/pqstream%,$(wildcard formats/*.[ch])))
-	@! $(call includes,formats/safetensors*.h,$(filter-out formats/safetensors%,$(wildcard formats/*.[ch])))
+	@for f in pqstream safetensors; do \
+	    if grep -E "^#include \"$$f.*\.h\"" $$(ls formats/*.[ch] | grep -v "/$$f"); then exit 1; fi; done
 
 check-warnings: ## no warning anywhere
 	@printf '%s\n' $(LIB_SRC) | xargs -P2 -I% $(CC) $(PQ_CFLAGS) $(STRICT) -mavx2 -mf16c -mfma -Werror -fsyntax-only %
@@ -191,26 +189,16 @@ $(VENV)/ok: tests/oracle/requirements.txt
 	$(VENV)/bin/pip install -q -r $<
 	touch $@
 check-oracle: all $(VENV)/ok ## outputs and token ids against the libraries people use
-	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_oracle.py $(abspath $B/bin)
-	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_adapters.py $(abspath $B/bin)
-	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_prune.py $(abspath $B/bin)
-	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_tokenizers.py $(abspath $B)
-	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_nn.py $(abspath $B/bin)
+	@for c in oracle adapters prune tokenizers nn; do \
+	    HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_$$c.py $(abspath $B/bin); done
 
 fuzz: ## libFuzzer on every reader, FUZZ_TIME seconds each (needs clang)
 	+@$(MAKE) -s CC=clang B=build/fuzz SAN='$(ASAN) -fsanitize=fuzzer-no-link' fuzz-run
 fuzz-run: fuzzers
-	@good=0 bad=0; for f in $(FUZZ_BIN); do \
-	    name=$${f##*/fuzz_}; echo "fuzz $$name"; mkdir -p $B/corpus/$$name; \
-	    if $$f -max_total_time=$(FUZZ_TIME) -verbosity=0 -print_final_stats=1 -artifact_prefix=$B/$$name- \
-	        $B/corpus/$$name $$(ls -d tests/fuzz/corpus/$$name 2>/dev/null); \
-	    then good=$$((good + 1)); else bad=$$((bad + 1)); fi; done; \
-	echo "$$good passed, $$bad failed"; [ $$bad = 0 ]
+	@FUZZ_TIME=$(FUZZ_TIME) tests/fuzz/run.sh $B $(FUZZ_BIN)
 
 bench: all $(if $(filter none,$(RIVALS)),,$(VENV)/ok) ## figures beside the rivals' (RIVALS=none: without)
-	@PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/run.sh
-	@PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/surgery.sh
-	@PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/pack.sh
+	@for b in run surgery pack; do PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/$$b.sh; done
 
 # ---- installing -----------------------------------------------------------
 

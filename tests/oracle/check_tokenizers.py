@@ -2,10 +2,9 @@
 """Compares pq's tokenizers with `tokenizers` and `sentencepiece` on random
 strings, for every tokenizer of make_tokenizers.py and those named.
 
-    check_tokenizers.py [--strings 3000] [--seed 1] BUILD [tokenizer.json ...]
+    check_tokenizers.py [--strings 3000] [--seed 1] BIN [tokenizer.json ...]
 
-BUILD is the folder of make (build); a small program is compiled against its
-libpq.a.
+BIN is build/bin; a small program is compiled against the libpq.a beside it.
 """
 import argparse
 import os
@@ -137,7 +136,7 @@ def compare(name, program, path, ref, texts):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("build")
+    p.add_argument("bin")
     p.add_argument("files", nargs="*")
     p.add_argument("--strings", type=int, default=3000)
     p.add_argument("--seed", type=int, default=1)
@@ -151,7 +150,7 @@ def main():
         program = os.path.join(d, "tokenize")
         subprocess.run(
             ["cc", "-std=c11", "-O2", "-I" + made.ROOT + "/lib", "-o", program,
-             os.path.join(made.HERE, "tokenize.c"), a.build + "/lib/libpq.a",
+             os.path.join(made.HERE, "tokenize.c"), os.path.join(a.bin, "../lib/libpq.a"),
              *"-lcjson -lzstd -lxxhash -lpcre2-8 -lutf8proc -lm -pthread"
              .split()], check=True)
         bad = 0
