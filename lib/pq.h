@@ -59,6 +59,7 @@
 #include "pq_lowrank.h"
 #include "pq_nn.h"
 #include "pq_ranks.h"
+#include "pq_train.h"
 #include "pq_tokenizer.h"
 
 #endif

@@ -10,7 +10,9 @@
 #include <string.h>
 
 #include "nn.h"
+#include "nn/train.h"
 #include "pq_train.h"
+#include "quant/quant_internal.h"
 #include "rng.h"
 
 #define STEPS 20
@@ -489,6 +491,68 @@ Test(train, pissa_begins_with_the_model_as_it_is)
         pq_train_free(a.t);
         pq_train_free(b.t);
     }
+}
+
+/* Puts a matrix in 4 bits, or what these decode to. */
+static void encode(struct nn_mat *m, bool decoded, void **owned)
+{
+    const struct pq_kernels *k = pq_kernels_best();
+    const size_t n = m->rows * m->cols, block = 64;
+    uint8_t *codes = malloc(n / 2);
+    float *absmax = malloc(n / block * sizeof *absmax);
+    float *w = malloc(n * sizeof *w);
+
+    cr_assert_eq(n % block, 0);
+    k->nf4_encode(m->data, n, block, codes, absmax);
+    k->nf4_decode(codes, absmax, n, block, w);
+    if (decoded) {
+        m->data = w;
+    } else {
+        m->codec = (struct pq_codec){PQ_NF4, (uint32_t)block, 0};
+        m->data = codes;
+        m->scale = absmax;
+        m->map = pq_quant_map(PQ_NF4);
+    }
+    owned[0] = codes;
+    owned[1] = absmax;
+    owned[2] = w;
+}
+
+/* On a base in 4 bits all is as on what that decodes to, to the last bit. */
+Test(train, a_base_in_four_bits_is_what_it_decodes_to)
+{
+    struct pq_train_options o = options(PQ_TRAIN_LORA);
+    float *out[2];
+    size_t n = 0;
+
+    o.dora = true;
+    for (int decoded = 0; decoded < 2; decoded++) {
+        void *owned[2 * 7 * 3];
+        struct setup s;
+        size_t k = 0;
+        open_setup(&s, "llama", &o);
+        for (size_t i = 0; i < 2; i++) {
+            struct nn_layer *l = &s.t->m.layers[i];
+            struct nn_linear *all[] = {&l->q,    &l->k,  &l->v,   &l->o,
+                                       &l->gate, &l->up, &l->down};
+            for (size_t j = 0; j < 7; j++, k += 3)
+                encode(&all[j]->w, decoded, owned + k);
+        }
+        pq_train_changed(s.t);
+        for (int i = 0; i < 3; i++) {
+            gradient(&s);
+            step(&s, 1e-2);
+        }
+        n = s.t->params.total;
+        out[decoded] = malloc(n * sizeof(float));
+        memcpy(out[decoded], s.t->params.w, n * sizeof(float));
+        pq_train_free(s.t);
+        while (k > 0)
+            free(owned[--k]);
+    }
+    cr_assert(memcmp(out[0], out[1], n * sizeof(float)) == 0);
+    free(out[0]);
+    free(out[1]);
 }
 
 /* ---- sparsity ----------------------------------------------------------- */

@@ -19,19 +19,7 @@ struct job {
     enum nn_act act;
 };
 
-/* d = act'(g), y = act(g) */
-static void silu(const struct nn_kernels *nn, const float *g, float *d,
-                 float *y, size_t n)
-{
-    nn->scale(d, g, -1.0f, n);
-    nn->exp(d, d, n);
-    for (size_t i = 0; i < n; i++) {
-        const float s = 1.0f / (1.0f + d[i]);
-        d[i] = s * (1.0f + g[i] * (1.0f - s));
-        y[i] = g[i] * s;
-    }
-}
-
+/* d = act'(g), y = act(g), as the kernel does it for silu. */
 static void gelu(const struct nn_kernels *nn, const float *g, float *d,
                  float *y, size_t n)
 {
@@ -51,7 +39,10 @@ static void back_step(const struct job *j, const struct nn_kernels *nn,
 {
     float d[STEP], y[STEP];
 
-    (j->act == NN_SILU ? silu : gelu)(nn, j->g + at, d, y, n);
+    if (j->act == NN_SILU)
+        nn->silu_slope(d, y, j->g + at, n);
+    else
+        gelu(nn, j->g + at, d, y, n);
     for (size_t i = 0; i < n; i++) {
         const float dy = j->dy[at + i];
         const float dg = dy * (j->u ? j->u[at + i] * d[i] : d[i]);

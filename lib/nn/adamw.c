@@ -67,7 +67,7 @@ void nn_adamw_release(struct nn_adamw *a)
 struct job {
     struct nn_adamw *a;
     const struct nn_params *p;
-    float clip, shrink, keep1, keep2, new2, root2, eps, rate;
+    struct nn_adamw_numbers x;
 };
 
 static void square_chunk(void *arg, struct nn_worker *w, size_t task)
@@ -97,24 +97,16 @@ double nn_adamw_norm(struct nn_adamw *a, struct nn_pool *pool,
 
 /* ---- step --------------------------------------------------------------- */
 
-static void step_chunk(void *arg, struct nn_worker *worker, size_t task)
+static void step_chunk(void *arg, struct nn_worker *w, size_t task)
 {
     const struct job *j = arg;
     const struct nn_chunk *c = &j->a->chunks[task];
-    float *restrict w = j->p->w + c->at, *restrict g = j->p->g + c->at;
-    float *restrict m = j->a->m + c->at, *restrict v = j->a->v + c->at;
-    const float shrink = c->decays ? j->shrink : 1.0f;
+    struct nn_adamw_numbers x = j->x;
 
-    (void)worker;
-    for (size_t i = 0; i < c->n; i++) {
-        const float d = g[i] * j->clip;
-        const float mi = m[i] + (d - m[i]) * j->keep1;
-        const float vi = v[i] * j->keep2 + j->new2 * d * d;
-        w[i] = w[i] * shrink - j->rate * (mi / (sqrtf(vi) / j->root2 + j->eps));
-        m[i] = mi;
-        v[i] = vi;
-        g[i] = 0;
-    }
+    if (!c->decays)
+        x.shrink = 1;
+    w->nn->adamw(j->p->w + c->at, j->p->g + c->at, j->a->m + c->at,
+                 j->a->v + c->at, c->n, &x);
 }
 
 /* 1 - beta^t */
@@ -132,13 +124,13 @@ void nn_adamw_step(struct nn_adamw *a, struct nn_pool *pool,
     struct job j = {.a = a, .p = p};
 
     a->steps++;
-    j.clip = (float)(clip < 1 ? clip : 1);
-    j.shrink = (float)(1 - lr * a->weight_decay);
-    j.keep1 = (float)(1 - a->beta1);
-    j.keep2 = (float)a->beta2;
-    j.new2 = (float)(1 - a->beta2);
-    j.root2 = (float)sqrt(correction(a->beta2, a->steps));
-    j.eps = (float)a->eps;
-    j.rate = (float)(lr / correction(a->beta1, a->steps));
+    j.x.clip = (float)(clip < 1 ? clip : 1);
+    j.x.shrink = (float)(1 - lr * a->weight_decay);
+    j.x.keep1 = (float)(1 - a->beta1);
+    j.x.keep2 = (float)a->beta2;
+    j.x.new2 = (float)(1 - a->beta2);
+    j.x.root2 = (float)sqrt(correction(a->beta2, a->steps));
+    j.x.eps = (float)a->eps;
+    j.x.rate = (float)(lr / correction(a->beta1, a->steps));
     nn_pool_run(pool, step_chunk, &j, a->n_chunks);
 }
