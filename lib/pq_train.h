@@ -57,6 +57,10 @@ struct pq_train_options {
     const int32_t *prompt_ids; /* [prompt_rows] whose embeddings it begins
                                   with; NULL: of random tokens */
 
+    /* NEFTune: alpha of the noise on embeddings in pq_train_gradient(), a
+       function of the seed, the step and the row alone; 0 = none */
+    double neftune;
+
     /* AdamW as torch's; decay is for matrices, not for biases and norms */
     double beta1, beta2, eps, weight_decay;
     double clip; /* the largest norm of all gradients; 0 = any */
@@ -149,7 +153,7 @@ PQ_MUST_USE int pq_train_score(struct pq_train *t,
                                double *nll, struct pq_error *e);
 /*
  * Clips, updates, and sets the gradients to zero.  *norm (or NULL) is that of
- * all gradients before clipping; PQ_EARG when it is not finite, with nothing
+ * all gradients before clipping; PQ_EVALUE when it is not finite, with nothing
  * changed.
  */
 PQ_MUST_USE int pq_train_step(struct pq_train *t, double lr, double *norm,

@@ -365,6 +365,35 @@ Test(train, pieces_add_up_to_the_big_batch)
     pq_train_free(b.t);
 }
 
+/* Noise is in training alone, the same for a batch and its pieces. */
+Test(train, neftune)
+{
+    struct pq_train_options o = options(PQ_TRAIN_LORA | PQ_TRAIN_PROMPT);
+    struct pq_error e = PQ_ERROR_INIT;
+    struct setup a, b;
+    double part[3], score;
+
+    o.prompt_rows = 2;
+    open_setup(&a, "llama", &o);
+    o.neftune = 5;
+    open_setup(&b, "llama", &o);
+    const double plain = gradient(&a), noisy = gradient(&b);
+    cr_assert_gt(fabs(plain - noisy), 1e-3);
+    cr_assert_eq(pq_train_score(b.t, b.texts, 2, &score, &e), 0);
+    cr_assert_float_eq(score / (double)b.labels, plain, 1e-9);
+    pq_train_free(b.t);
+    open_setup(&b, "llama", &o);
+    for (int i = 0; i < 2; i++)
+        cr_assert_eq(pq_train_gradient(b.t, &b.texts[i], 1, 1, &part[i], &e),
+                     0);
+    cr_assert_float_eq((part[0] + part[1]) / (double)b.labels, noisy, 1e-9);
+    step(&b, 0);
+    cr_assert_eq(pq_train_gradient(b.t, &b.texts[0], 1, 1, &part[2], &e), 0);
+    cr_assert_neq(part[0], part[2], "the noise of another step");
+    pq_train_free(a.t);
+    pq_train_free(b.t);
+}
+
 /* Labels that are ignored add neither loss nor gradient. */
 Test(train, only_labels_count)
 {

@@ -4,8 +4,11 @@
  */
 #include "tape.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "rng.h"
 
 /* ---- memory ------------------------------------------------------------- */
 
@@ -289,6 +292,29 @@ static void add_prompt(struct nn_tape *t, const struct nn_train_batch *b)
     }
 }
 
+/*
+ * NEFTune (arXiv 2310.05914): embeddings of a text of n tokens get uniform
+ * noise of +-alpha / sqrt(n hidden); a soft prompt gets none.
+ */
+static void add_noise(struct nn_tape *t, const struct nn_train_batch *b)
+{
+    const size_t h = t->m->c.hidden;
+    struct pq_rng r;
+
+    pq_rng_init(&r, t->noise_seed, t->noise_name);
+    for (size_t i = 0; i < b->n; i++) {
+        const struct nn_sequence *s = &b->s[i];
+        const double tokens = (double)(s->n - t->n_prompt);
+        const float size = (float)(t->noise / sqrt(tokens * (double)h));
+        for (size_t row = s->q + t->n_prompt; row < s->q + s->n; row++) {
+            float *x = t->kept[0].x + row * h;
+            pq_rng_uniform(&r, (t->noise_from + row) * h, t->y, h);
+            for (size_t k = 0; k < h; k++)
+                x[k] += (2 * t->y[k] - 1) * size;
+        }
+    }
+}
+
 /* Leaves the last block's output and, in y, that normed. */
 static void forward(struct nn_tape *t, const struct nn_train_batch *b)
 {
@@ -299,6 +325,8 @@ static void forward(struct nn_tape *t, const struct nn_train_batch *b)
              m->c.learned_places ? &m->places : NULL, b->ids, b->positions,
              b->rows);
     add_prompt(t, b);
+    if (t->noise > 0)
+        add_noise(t, b);
     for (size_t i = 0; i < m->c.layers; i++)
         nn_tape_block(t, b, i, false);
     nn_tape_norm(t, t->y, t->kept[m->c.layers].x, m->norm, m->norm_bias,

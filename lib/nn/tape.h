@@ -40,6 +40,7 @@ struct nn_tape_plan {
     size_t rank;       /* the largest of an adapter, 0: none */
     bool dora;
     size_t lowest;     /* layer with something trained; layers: none */
+    bool below;        /* something under all layers is trained */
     bool recompute;
 };
 
@@ -50,6 +51,9 @@ struct nn_tape {
     const struct nn_params *params;
     const float *prompt; /* [n_prompt][hidden], or NULL */
     size_t n_prompt;
+    float noise;           /* NEFTune's alpha, 0: none */
+    const char *noise_name; /* of its random numbers in this batch */
+    uint64_t noise_seed, noise_from; /* the first of them */
     float *floats;        /* all of these */
     struct nn_kept *kept; /* [layers + 1]; of the last only x */
     float *y, *dx, *dy;   /* [rows][hidden] */

@@ -22,7 +22,7 @@ static bool wants_input(const struct nn_tape *t, const struct nn_linear *l)
     return l->delta || nn_grad_mat(t->params, &l->w);
 }
 
-/* dx (not NULL) is set, or added to. */
+/* dx (NULL: not wanted) is set, or added to. */
 static void back_linear(struct nn_tape *t, float *dx, const float *dy,
                         const float *x, const struct nn_linear *l, size_t rows,
                         bool add)
@@ -35,7 +35,8 @@ static void back_linear(struct nn_tape *t, float *dx, const float *dy,
     if (db)
         nn_column_sums(t->pool, db, dy, rows, l->out);
     if (!l->delta) {
-        nn_linear_back(t->pool, dx, dy, l, rows, add);
+        if (dx)
+            nn_linear_back(t->pool, dx, dy, l, rows, add);
         return;
     }
     struct nn_delta_grads g = t->grads;
@@ -132,10 +133,14 @@ static void back_attention(struct nn_tape *t, const struct nn_train_batch *b,
     if (wants_input(t, &l->q) || wants_input(t, &l->k) ||
         wants_input(t, &l->v))
         nn_tape_norm(t, t->y, k->x, l->norm1, l->norm1_bias, rows);
-    back_linear(t, t->dy, t->dq, t->y, &l->q, rows, false);
-    back_linear(t, t->dy, t->dk, t->y, &l->k, rows, true);
-    back_linear(t, t->dy, t->dv, t->y, &l->v, rows, true);
-    back_norm(t, t->dx, t->dy, k->x, l->norm1, l->norm1_bias, rows, true);
+    /* where nothing below is trained, this is the end */
+    float *dx = layer > t->plan.lowest || t->plan.below ? t->dy : NULL;
+    back_linear(t, dx, t->dq, t->y, &l->q, rows, false);
+    back_linear(t, dx, t->dk, t->y, &l->k, rows, true);
+    back_linear(t, dx, t->dv, t->y, &l->v, rows, true);
+    if (dx)
+        back_norm(t, t->dx, t->dy, k->x, l->norm1, l->norm1_bias, rows,
+                  true);
 }
 
 /* ---- the pass ----------------------------------------------------------- */
@@ -174,6 +179,6 @@ void nn_tape_back(struct nn_tape *t, const struct nn_train_batch *b)
         back_mlp(t, l, &t->kept[i], b->rows);
         back_attention(t, b, l, i);
     }
-    if (t->plan.lowest == 0)
+    if (t->plan.below)
         back_below(t, b);
 }

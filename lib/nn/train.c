@@ -194,6 +194,7 @@ struct nn_tape_plan nn_train_plan(const struct pq_train *t, size_t rows,
                                    .rank = t->adapters.rank,
                                    .dora = t->adapters.dora,
                                    .lowest = t->lowest,
+                                   .below = !(t->o.what == PQ_TRAIN_LORA),
                                    .recompute = t->o.recompute};
 
     return p;
@@ -252,7 +253,7 @@ int pq_train_step(struct pq_train *t, double lr, double *norm,
     double n = all;
 
     if (!isfinite(all))
-        return pq_fail(e, PQ_EARG, "step %llu: the gradient is not finite",
+        return pq_fail(e, PQ_EVALUE, "step %llu: the gradient is not finite",
                        (unsigned long long)t->adamw.steps + 1);
     if (t->sparse.mask) {
         nn_sparse_update(&t->sparse, &t->params, &t->adamw, t->adamw.steps);
@@ -260,6 +261,7 @@ int pq_train_step(struct pq_train *t, double lr, double *norm,
         n = nn_adamw_norm(&t->adamw, t->pool, &t->params);
     }
     nn_adamw_step(&t->adamw, t->pool, &t->params, lr, n);
+    t->rows_of_step = 0;
     pq_train_changed(t);
     if (norm)
         *norm = n;

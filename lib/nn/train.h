@@ -28,6 +28,8 @@ struct pq_train {
     size_t *positions;      /* [tape.plan.rows] */
     struct nn_sequence *s;  /* [n_s] */
     size_t n_s;
+    uint64_t rows_of_step; /* that this step has had: see noise */
+    char noise_name[48];
 };
 
 struct nn_tape_plan nn_train_plan(const struct pq_train *t, size_t rows,

@@ -3,6 +3,7 @@
  * a soft prompt of p rows has p + n rows; row p + i predicts label i + 1, the
  * last row of the prompt label 0, the last row nothing.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -140,6 +141,16 @@ static int set_batch(struct pq_train *t, const struct pq_train_text *x,
     return 0;
 }
 
+static void set_noise(struct pq_train *t)
+{
+    snprintf(t->noise_name, sizeof t->noise_name, "neftune %llu",
+             (unsigned long long)t->adamw.steps);
+    t->tape.noise = (float)t->o.neftune;
+    t->tape.noise_name = t->noise_name;
+    t->tape.noise_seed = t->o.seed;
+    t->tape.noise_from = t->rows_of_step;
+}
+
 int pq_train_gradient(struct pq_train *t, const struct pq_train_text *x,
                       size_t n, double weight, double *nll, struct pq_error *e)
 {
@@ -147,7 +158,9 @@ int pq_train_gradient(struct pq_train *t, const struct pq_train_text *x,
 
     if (set_batch(t, x, n, &b, e))
         return -1;
+    set_noise(t);
     *nll = nn_tape_gradient(&t->tape, &b, (float)weight);
+    t->rows_of_step += b.rows;
     return 0;
 }
 
@@ -158,6 +171,7 @@ int pq_train_score(struct pq_train *t, const struct pq_train_text *x, size_t n,
 
     if (set_batch(t, x, n, &b, e))
         return -1;
+    t->tape.noise = 0;
     *nll = nn_tape_score(&t->tape, &b);
     return 0;
 }
