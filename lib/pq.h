@@ -60,6 +60,7 @@
 #include "pq_nn.h"
 #include "pq_sample.h"
 #include "pq_ranks.h"
+#include "pq_train.h"
 #include "pq_tokenizer.h"
 
 #endif

@@ -65,6 +65,40 @@ static void check_maps(const struct nn_kernels *s, const struct nn_kernels *v,
     same("axpy", n);
 }
 
+/* Two results of one call; the second is compared like the first. */
+static void check_pairs(const struct nn_kernels *s, const struct nn_kernels *v,
+                        size_t n)
+{
+    const struct nn_adamw_numbers step = {0.7f, 0.99f, 0.1f,  0.999f,
+                                          1e-3f, 0.03f, 1e-8f, 0.01f};
+    static float c[MAX], d[MAX], w[2][MAX], g[2][MAX];
+
+    s->silu_slope(a, c, x, n);
+    v->silu_slope(b, d, x, n);
+    same("silu'", n);
+    memcpy(a, c, sizeof a);
+    memcpy(b, d, sizeof b);
+    same("silu beside its slope", n);
+    for (int i = 0; i < 2; i++) {
+        memcpy(w[i], x, sizeof x);
+        memcpy(g[i], y, sizeof y);
+        for (size_t k = 0; k < MAX; k++) {
+            (i ? b : a)[k] = y[MAX - 1 - k];
+            (i ? d : c)[k] = fabsf(y[k]);
+        }
+    }
+    s->adamw(w[0], g[0], a, c, n, &step);
+    v->adamw(w[1], g[1], b, d, n, &step);
+    same("m of AdamW", n);
+    memcpy(a, c, sizeof a);
+    memcpy(b, d, sizeof b);
+    same("v of AdamW", n);
+    memcpy(a, w[0], sizeof a);
+    memcpy(b, w[1], sizeof b);
+    same("w of AdamW", n);
+    cr_assert(n == 0 || (g[0][n - 1] == 0 && g[1][n - 1] == 0));
+}
+
 static void check_sums(const struct nn_kernels *s, const struct nn_kernels *v,
                        size_t n)
 {
@@ -91,6 +125,7 @@ Test(nn_kernels, vectors_give_the_bits_of_the_portable_ones)
             fill(x, MAX, any);
             fill(y, MAX, false);
             check_maps(s, v, n);
+            check_pairs(s, v, n);
             if (!any)
                 check_sums(s, v, n);
         }

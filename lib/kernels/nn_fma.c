@@ -486,6 +486,60 @@ static void tanh_all(float *y, const float *x, size_t n)
         y[i] = nn_tanh1(x[i]);
 }
 
+static void silu_slope(float *d, float *y, const float *g, size_t n)
+{
+    const __m256 one = _mm256_set1_ps(1.0f), minus = _mm256_set1_ps(-0.0f);
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        const __m256 x = _mm256_loadu_ps(g + i);
+        const __m256 e = exp_8(_mm256_xor_ps(x, minus));
+        const __m256 s = _mm256_div_ps(one, _mm256_add_ps(one, e));
+        const __m256 t = _mm256_mul_ps(x, _mm256_sub_ps(one, s));
+        _mm256_storeu_ps(d + i, _mm256_mul_ps(s, _mm256_add_ps(one, t)));
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(x, s));
+    }
+    for (; i < n; i++)
+        nn_silu_slope1(&d[i], &y[i], g[i]);
+}
+
+static inline void adamw_8(float *w, float *g, float *m, float *v,
+                           const struct nn_adamw_numbers *a)
+{
+    const __m256 keep1 = _mm256_set1_ps(a->keep1);
+    const __m256 keep2 = _mm256_set1_ps(a->keep2);
+    const __m256 d =
+        _mm256_mul_ps(_mm256_loadu_ps(g), _mm256_set1_ps(a->clip));
+    __m256 x = _mm256_loadu_ps(m), y = _mm256_loadu_ps(v);
+
+    x = _mm256_add_ps(x, _mm256_mul_ps(_mm256_sub_ps(d, x), keep1));
+    y = _mm256_add_ps(
+        _mm256_mul_ps(y, keep2),
+        _mm256_mul_ps(_mm256_mul_ps(_mm256_set1_ps(a->new2), d), d));
+    const __m256 root = _mm256_add_ps(
+        _mm256_div_ps(_mm256_sqrt_ps(y), _mm256_set1_ps(a->root2)),
+        _mm256_set1_ps(a->eps));
+    const __m256 down =
+        _mm256_mul_ps(_mm256_set1_ps(a->rate), _mm256_div_ps(x, root));
+    const __m256 kept =
+        _mm256_mul_ps(_mm256_loadu_ps(w), _mm256_set1_ps(a->shrink));
+    _mm256_storeu_ps(w, _mm256_sub_ps(kept, down));
+    _mm256_storeu_ps(m, x);
+    _mm256_storeu_ps(v, y);
+    _mm256_storeu_ps(g, _mm256_setzero_ps());
+}
+
+static void adamw(float *w, float *g, float *m, float *v, size_t n,
+                  const struct nn_adamw_numbers *a)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        adamw_8(w + i, g + i, m + i, v + i, a);
+    for (; i < n; i++)
+        nn_adamw1(&w[i], &g[i], &m[i], &v[i], a);
+}
+
 const struct nn_kernels nn_kernels_fma = {
     .name = "fma",
     .tile = tile,
@@ -503,6 +557,8 @@ const struct nn_kernels nn_kernels_fma = {
     .silu = silu,
     .gelu = gelu,
     .tanh = tanh_all,
+    .silu_slope = silu_slope,
+    .adamw = adamw,
 };
 
 #else

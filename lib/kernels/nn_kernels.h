@@ -43,6 +43,11 @@ struct nn_rows {
     const float *a;     /* [kn] */
 };
 
+/* What a step of AdamW is made of; lib/nn/adamw.c says what is what. */
+struct nn_adamw_numbers {
+    float clip, shrink, keep1, keep2, new2, root2, eps, rate;
+};
+
 struct nn_kernels {
     const char *name; /* "scalar" or "fma" */
 
@@ -96,6 +101,13 @@ struct nn_kernels {
                  const float *u /* [n] or NULL */, size_t n);
     /* y = tanh(x) */
     void (*tanh)(float *y /* [n] */, const float *x /* [n] */, size_t n);
+    /* d = s (1 + g (1 - s)), y = g s, s = 1 / (1 + e^-g): silu' and silu */
+    void (*silu_slope)(float *d /* [n] */, float *y /* [n] */,
+                       const float *g /* [n] */, size_t n);
+    /* A step for n numbers; g becomes 0. */
+    void (*adamw)(float *w /* [n] */, float *g /* [n] */, float *m /* [n] */,
+                  float *v /* [n] */, size_t n,
+                  const struct nn_adamw_numbers *a);
 };
 
 extern const struct nn_kernels nn_kernels_scalar;

@@ -17,6 +17,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "nn_kernels.h"
+
 #define NN_EXP_LOW  -104.0f
 #define NN_EXP_HIGH 89.0f
 #define NN_LOG2E    1.44269504f
@@ -98,6 +100,25 @@ static inline float nn_tanh1(float x)
     p = fmaf(p, z, NN_TANH_C1);
     p = fmaf(p, z, NN_TANH_C0);
     return fmaf(p * z, x, x);
+}
+
+static inline void nn_silu_slope1(float *d, float *y, float g)
+{
+    const float s = 1.0f / (1.0f + nn_exp1(-g));
+
+    *d = s * (1.0f + g * (1.0f - s));
+    *y = g * s;
+}
+
+static inline void nn_adamw1(float *w, float *g, float *m, float *v,
+                             const struct nn_adamw_numbers *a)
+{
+    const float d = *g * a->clip;
+
+    *m += (d - *m) * a->keep1;
+    *v = *v * a->keep2 + (a->new2 * d) * d;
+    *w = *w * a->shrink - a->rate * (*m / (sqrtf(*v) / a->root2 + a->eps));
+    *g = 0;
 }
 
 #endif

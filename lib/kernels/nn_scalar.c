@@ -118,6 +118,19 @@ static void tanh_all(float *y, const float *x, size_t n)
         y[i] = nn_tanh1(x[i]);
 }
 
+static void silu_slope(float *d, float *y, const float *g, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        nn_silu_slope1(&d[i], &y[i], g[i]);
+}
+
+static void adamw(float *w, float *g, float *m, float *v, size_t n,
+                  const struct nn_adamw_numbers *a)
+{
+    for (size_t i = 0; i < n; i++)
+        nn_adamw1(&w[i], &g[i], &m[i], &v[i], a);
+}
+
 const struct nn_kernels nn_kernels_scalar = {
     .name = "scalar",
     .tile = tile,
@@ -134,6 +147,8 @@ const struct nn_kernels nn_kernels_scalar = {
     .silu = silu,
     .gelu = gelu,
     .tanh = tanh_all,
+    .silu_slope = silu_slope,
+    .adamw = adamw,
 };
 
 #if !defined(__x86_64__)

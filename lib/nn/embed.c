@@ -4,9 +4,12 @@
  *   y[i] = scale * table[id[i]] + places[position[i]]
  *
  * gemma scales by sqrt(h); only gpt2 has learned places.  Rows are decoded
- * as they are read.
+ * as they are read.  An id below 0 stands for a row of zeros, to which a soft
+ * prompt is added.
  */
 #include "nn.h"
+
+#include <string.h>
 
 #define ROWS 16 /* of a task */
 
@@ -24,7 +27,10 @@ static void embed_row(const struct job *j, struct nn_worker *w, size_t row)
     const size_t h = j->table->cols;
     float *y = j->y + row * h;
 
-    nn_mat_decode(j->table, w->kernels, (size_t)j->ids[row], 0, h, y);
+    if (j->ids[row] < 0)
+        memset(y, 0, h * sizeof *y);
+    else
+        nn_mat_decode(j->table, w->kernels, (size_t)j->ids[row], 0, h, y);
     if (j->scale != 1.0f)
         w->nn->scale(y, y, j->scale, h);
     if (!j->places)

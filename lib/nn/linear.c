@@ -3,13 +3,15 @@
  *
  *   y[rows][out] = x[rows][in] w^T + bias,   w [out][in]
  *
- * A Conv1D (gpt2) stores w^T, [in][out].  Sums are those of mat.h.
+ * A Conv1D (gpt2) stores w^T, [in][out].  Sums are those of mat.h.  What an
+ * adapter adds is in delta.c; DoRA multiplies before the bias comes.
  */
-#include "nn.h"
+#include "delta.h"
 
 void nn_linear(struct nn_pool *pool, float *y, const float *x,
                const struct nn_linear *l, size_t rows, bool add)
 {
+    const bool late = l->delta && l->delta->m;
     const struct nn_product p = {.m = rows,
                                  .n = l->out,
                                  .k = l->in,
@@ -20,8 +22,10 @@ void nn_linear(struct nn_pool *pool, float *y, const float *x,
                                  .b_by_k = l->turned,
                                  .c = y,
                                  .c_row = l->out,
-                                 .bias = l->bias,
+                                 .bias = late ? NULL : l->bias,
                                  .add = add};
 
     nn_multiply(pool, &p);
+    if (l->delta)
+        nn_delta_apply(pool, y, x, l, l->delta, rows);
 }

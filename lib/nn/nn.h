@@ -43,16 +43,23 @@ struct nn_linear {
     bool turned;       /* a Conv1D */
     size_t in, out;
     const float *bias; /* [out] or NULL */
+    const struct nn_delta *delta; /* an adapter (delta.h), or NULL */
 };
 
-/* y = x w^T + bias, or y + that if `add`. */
+/*
+ * y = x w^T + bias with the adapter, or y + that if `add`, which is not for
+ * layers with DoRA.
+ */
 void nn_linear(struct nn_pool *pool, float *y /* [rows][out] */,
                const float *x /* [rows][in] */, const struct nn_linear *l,
                size_t rows, bool add);
 
 /* ---- embed.c ------------------------------------------------------------ */
 
-/* y = scale * table[id], + places[position] unless places is NULL. */
+/*
+ * y = scale * table[id], + places[position] unless places is NULL; an id < 0
+ * is a row of zeros.
+ */
 void nn_embed(struct nn_pool *pool, float *y /* [rows][h] */,
               const struct nn_mat *table /* [vocab][h] */, float scale,
               const struct nn_mat *places /* [positions][h] or NULL */,

@@ -219,4 +219,5 @@ def main():
     heldout(out)
 
 
-main()
+if __name__ == "__main__":
+    main()
