@@ -7,13 +7,16 @@
  *     |---- window ----|
  *            |---- window ----|
  *                   |---- window ----|
- *      ======                            scored in the first: all but token 0
+ *      ======                            scored in the first: all that count
  *                       ======           in the others: what is new
  *
  * Windows are `stride` tokens apart, so a token sees at least window - stride
- * others.  Every token but the first of a text is scored once; the mean is
- * over tokens.
+ * others.  Every token but the first of a text, or every one of a completion,
+ * is scored once; the mean is over tokens.  Of a question the right choice
+ * counts.
  */
+#include "adapted.h"
+#include "choices.h"
 #include "cmd.h"
 #include "data.h"
 #include "pq_json.h"
@@ -35,12 +38,14 @@ enum {
     OPT_MAX_PPL,
     OPT_PER_TOKEN,
     OPT_LOGITS,
-    OPT_AGAINST
+    OPT_AGAINST,
+    OPT_ADAPTER,
+    OPT_TOKENS
 };
 
 static const struct cmd_option options[] = {
-    {'d', "data", "FILE", "JSONL, a text a line: {\"ids\":[1,403,407]}", NULL,
-     0, OPT_DATA},
+    {'d', "data", "FILE", "what to score: JSONL or a text", NULL, 0,
+     OPT_DATA},
     {0, "window", "N", "run at most N tokens at a time", NULL, 0, OPT_WINDOW},
     {0, "stride", "N", "from a window to the next; default half of it", NULL, 0,
      OPT_STRIDE},
@@ -50,6 +55,10 @@ static const struct cmd_option options[] = {
      OPT_MAX_PPL},
     {0, "against", "MODEL", "how far from MODEL: KL divergence, same choices",
      NULL, 0, OPT_AGAINST},
+    {0, "adapter", "DIR", "with an adapter; DIR:WEIGHT for a part of it", NULL,
+     CMD_REPEATS, OPT_ADAPTER},
+    {0, "tokens", NULL, "print the token ids of the texts, and score nothing",
+     NULL, 0, OPT_TOKENS},
     {0, "logits", "FILE", "write the logits: logits.0, logits.1, ...", NULL, 0,
      OPT_LOGITS},
     {0, NULL, NULL, NULL, NULL, 0, 0},
@@ -59,7 +68,8 @@ struct eval {
     const char *data, *logits, *against;
     uint64_t window, stride; /* 0: the default */
     double max_ppl;          /* 0: no gate */
-    bool per_token;
+    bool per_token, tokens;
+    struct cmd_list adapters;
 };
 
 /* What one run of the tool works on. */
@@ -70,6 +80,8 @@ struct job {
     struct cmd_data data;
     size_t window, stride;
     double **nll; /* [examples][tokens]; NULL once it is not needed */
+    double *sums; /* [examples] */
+    struct cmd_choices choices;
     double sum;
     uint64_t tokens;
     struct pq_nn *base;     /* of --against */
@@ -98,6 +110,11 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         return 0;
     case OPT_PER_TOKEN:
         o->per_token = true;
+        return 0;
+    case OPT_ADAPTER:
+        return cmd_list_add(&o->adapters, value, e);
+    case OPT_TOKENS:
+        o->tokens = true;
         return 0;
     default:
         o->logits = value;
@@ -132,8 +149,9 @@ static struct pq_nn_text window_of(const struct job *j,
                                    size_t end, double *nll)
 {
     const size_t start = end > j->window ? end - j->window : 0;
+    const size_t from = done > x->from ? done : x->from;
     const struct pq_nn_text t = {x->ids + start, end - start,
-                                 done > start ? done - start : 1, nll};
+                                 from < end ? from - start : end - start, nll};
 
     return t;
 }
@@ -147,10 +165,10 @@ static int score_long(struct job *j, const struct cmd_example *x, double *nll,
     for (size_t done = 0, end = j->window; done < x->n;) {
         const struct pq_nn_text t = window_of(j, x, done, end, part);
         const size_t start = (size_t)(t.ids - x->ids);
-        if (pq_nn_score(j->nn, &t, 1, NULL, NULL, e))
+        if (t.from < t.n && pq_nn_score(j->nn, &t, 1, NULL, NULL, e))
             return -1;
-        memcpy(nll + start + (done ? t.from : 0), part + (done ? t.from : 0),
-               (t.n - (done ? t.from : 0)) * sizeof *part);
+        memcpy(nll + start + t.from, part + t.from,
+               (t.n - t.from) * sizeof *part);
         done = end;
         end = x->n - end < j->stride ? x->n : end + j->stride;
     }
@@ -170,38 +188,32 @@ static int score_some(struct job *j, size_t first, size_t n, struct pq_error *e)
         if (!j->nll[i])
             return pq_fail_nomem(e);
         if (fits)
-            t[k++] = (struct pq_nn_text){x->ids, x->n, 0, j->nll[i]};
+            t[k++] = (struct pq_nn_text){x->ids, x->n, x->from, j->nll[i]};
         else if (score_long(j, x, j->nll[i], e))
             return -1;
     }
     return pq_nn_score(j->nn, t, k, NULL, NULL, e);
 }
 
-static int check_ids(struct job *j, struct pq_error *e)
+/* Of the choices of a question only the right one counts. */
+static bool counts(const struct cmd_example *x)
 {
-    const size_t vocab = pq_nn_about(j->nn).vocab;
-
-    for (size_t i = 0; i < j->data.n; i++)
-        for (size_t k = 0; k < j->data.items[i].n; k++)
-            if ((size_t)j->data.items[i].ids[k] >= vocab)
-                return pq_fail(e, PQ_EARG,
-                               "%s: line %zu: id %ld is not in the vocabulary "
-                               "of %zu",
-                               j->o->data, j->data.items[i].line,
-                               (long)j->data.items[i].ids[k], vocab);
-    return 0;
+    return x->n_choices == 0 || x->choice == x->answer;
 }
 
 static void add_up(struct job *j, size_t first, size_t n)
 {
     for (size_t i = first; i < first + n; i++) {
         const struct cmd_example *x = &j->data.items[i];
-        const size_t tokens = x->n > 1 ? x->n - 1 : 0;
+        const size_t tokens = x->n > x->from ? x->n - x->from : 0;
         double sum = 0;
-        for (size_t k = 1; k < x->n; k++)
+        for (size_t k = x->from; k < x->n; k++)
             sum += j->nll[i][k];
-        j->sum += sum;
-        j->tokens += tokens;
+        j->sums[i] = sum;
+        if (counts(x)) {
+            j->sum += sum;
+            j->tokens += tokens;
+        }
         if (j->c->verbose > 0 && tokens > 0)
             cmd_msg(j->c, "%s: line %zu: %zu tokens, perplexity %.6g",
                     j->o->data, x->line, tokens, exp(sum / (double)tokens));
@@ -217,7 +229,8 @@ static int score_all(struct job *j, struct pq_error *e)
     const struct cmd_data *d = &j->data;
 
     j->nll = pq_zalloc(d->n, sizeof *j->nll);
-    if (!j->nll)
+    j->sums = pq_alloc(d->n, sizeof *j->sums);
+    if (!j->nll || !j->sums)
         return pq_fail_nomem(e);
     for (size_t i = 0, n; i < d->n; i += n) {
         n = d->n - i < TEXTS ? d->n - i : TEXTS;
@@ -229,6 +242,7 @@ static int score_all(struct job *j, struct pq_error *e)
         cmd_progress(j->c, d->items[i + n - 1].end, d->bytes);
     }
     cmd_progress_end();
+    cmd_choices_count(d, j->sums, &j->choices);
     return j->tokens ? 0
                      : pq_fail(e, PQ_EARG,
                                "%s: holds no token to score (the first of a "
@@ -245,7 +259,7 @@ static int compare_text(struct job *j, const struct cmd_example *x, double *kl,
 
     for (size_t done = 0; done < x->n;) {
         const struct pq_nn_text t = window_of(j, x, done, end, NULL);
-        if (pq_nn_compare(j->base, j->nn, &t, kl, same, e))
+        if (t.from < t.n && pq_nn_compare(j->base, j->nn, &t, kl, same, e))
             return -1;
         for (size_t i = t.from; i < t.n; i++) {
             j->kl += kl[i];
@@ -264,6 +278,8 @@ static int compare_all(struct job *j, struct pq_error *e)
     int rc = kl && same ? 0 : pq_fail_nomem(e);
 
     for (size_t i = 0; !rc && i < j->data.n; i++) {
+        if (!counts(&j->data.items[i]))
+            continue;
         rc = cmd_cancel ? pq_fail(e, PQ_ECANCEL, "stopped by a signal")
                         : compare_text(j, &j->data.items[i], kl, same, e);
         cmd_progress(j->c, j->data.items[i].end, j->data.bytes);
@@ -373,7 +389,7 @@ static void put_tokens(const struct job *j, struct pq_buf *b)
         pq_buf_puts(b, i ? ",[" : "[");
         for (size_t k = 0; k < j->data.items[i].n; k++) {
             pq_buf_puts(b, k ? "," : "");
-            pq_json_put_f64(b, k ? j->nll[i][k] : NAN);
+            pq_json_put_f64(b, k >= j->data.items[i].from ? j->nll[i][k] : NAN);
         }
         pq_buf_puts(b, "]");
     }
@@ -398,6 +414,11 @@ static void put_json(const struct job *j, double nll, double ppl,
         pq_buf_puts(b, ",\"same_top\":");
         pq_json_put_f64(b, (double)j->same / (double)j->tokens);
     }
+    if (j->choices.questions)
+        pq_buf_printf(b, ",\"questions\":%zu,\"right\":%zu,"
+                         "\"right_norm\":%zu",
+                      j->choices.questions, j->choices.right,
+                      j->choices.right_norm);
     if (j->o->per_token)
         put_tokens(j, b);
     pq_buf_puts(b, "}\n");
@@ -407,7 +428,7 @@ static void put_text(const struct job *j, double nll, double ppl,
                      struct pq_buf *b)
 {
     for (size_t i = 0; j->o->per_token && i < j->data.n; i++)
-        for (size_t k = 1; k < j->data.items[i].n; k++)
+        for (size_t k = j->data.items[i].from; k < j->data.items[i].n; k++)
             pq_buf_printf(b, "%zu\t%zu\t%ld\t%.6f\n", j->data.items[i].line, k,
                           (long)j->data.items[i].ids[k], j->nll[i][k]);
     pq_buf_printf(b, "perplexity %.6g  nll %.6f  tokens %llu  texts %zu\n", ppl,
@@ -416,6 +437,9 @@ static void put_text(const struct job *j, double nll, double ppl,
         pq_buf_printf(b, "kl %.6g  same top token %.2f%%\n",
                       j->kl / (double)j->tokens,
                       100 * (double)j->same / (double)j->tokens);
+    if (j->choices.questions)
+        pq_buf_printf(b, "right %zu of %zu  by bytes %zu\n", j->choices.right,
+                      j->choices.questions, j->choices.right_norm);
 }
 
 static int answer(const struct job *j, struct pq_error *e)
@@ -438,22 +462,52 @@ static int answer(const struct job *j, struct pq_error *e)
 
 /* ---- the run ------------------------------------------------------------ */
 
+/* A line of data for each text. */
+static int print_tokens(const struct job *j, struct pq_error *e)
+{
+    for (size_t i = 0; i < j->data.n; i++) {
+        const struct cmd_example *x = &j->data.items[i];
+        struct pq_buf b = {0};
+        pq_buf_puts(&b, "{\"ids\":[");
+        for (size_t k = 0; k < x->n; k++)
+            pq_buf_printf(&b, k ? ",%ld" : "%ld", (long)x->ids[k]);
+        pq_buf_puts(&b, "]}\n");
+        if (!b.failed)
+            cmd_print_n(b.s, b.n);
+        const int rc = b.failed ? pq_fail_nomem(e) : 0;
+        pq_buf_release(&b);
+        if (rc)
+            return -1;
+    }
+    return 0;
+}
+
+/* Data first: what is wrong with them shows before weights are read. */
 static int load(struct job *j, struct pq_error *e)
 {
     const struct pq_nn_options o = {j->c->kernels, j->c->threads, 0};
+    const struct cmd_list none = {0};
     struct pq_source *s;
 
-    if (cmd_open_input(j->c, 0, &s, e))
+    if (cmd_open_adapted(j->c, j->o->tokens ? &none : &j->o->adapters, &s, e))
         return -1;
-    const int rc = pq_nn_open(s, &o, &j->nn, e);
+    j->data.model = s->catalog;
+    int rc = cmd_data_read(j->o->data, &j->data, e);
+    j->data.model = NULL;
+    if (!rc && !j->o->tokens)
+        rc = pq_nn_open(s, &o, &j->nn, e);
     pq_source_free(s);
     return rc;
 }
 
 static int evaluate(struct job *j, struct pq_error *e)
 {
-    if (load(j, e) || set_windows(j) ||
-        cmd_data_read(j->o->data, &j->data, e) || check_ids(j, e) ||
+    if (load(j, e))
+        return CMD_TROUBLE;
+    if (j->o->tokens)
+        return print_tokens(j, e) ? CMD_TROUBLE : CMD_OK;
+    if (set_windows(j) ||
+        cmd_data_check(&j->data, j->o->data, pq_nn_about(j->nn).vocab, e) ||
         score_all(j, e) || against(j, e) || logits(j, e))
         return CMD_TROUBLE;
     return answer(j, e);
@@ -476,6 +530,7 @@ static int run(struct cmd *c, struct pq_error *e)
     for (size_t i = 0; j.nll && i < j.data.n; i++)
         free(j.nll[i]);
     free(j.nll);
+    free(j.sums);
     free(j.rows);
     cmd_data_release(&j.data);
     pq_source_free(j.made);

@@ -10,7 +10,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum {
     OPT_TYPE = 1, OPT_RECIPE, OPT_VOCAB, OPT_RESIDUAL, OPT_RANK, OPT_ENERGY,
@@ -113,44 +112,6 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
 
 /* ---- operands ---------------------------------------------------------- */
 
-/* Weights may be sample counts. */
-#define MAX_WEIGHT 1e15
-
-/*
- * "PATH:WEIGHT" -> the path, which the job owns, and the weight; a file of
- * that very name wins.
- */
-static int split_weight(struct merge_job *j, const char *operand,
-                        struct merge_input *in, struct pq_error *e)
-{
-    const char *colon = strrchr(operand, ':');
-    struct pq_error why = PQ_ERROR_INIT;
-
-    in->weight = 1;
-    in->path = operand;
-    if (!colon || colon == operand || access(operand, F_OK) == 0)
-        return 0;
-    in->path = pq_arena_strndup(&j->arena, operand, (size_t)(colon - operand));
-    if (!in->path)
-        return pq_fail_nomem(e);
-    in->weighted = cmd_real(colon + 1, -MAX_WEIGHT, MAX_WEIGHT, &in->weight,
-                            &why) == 0;
-    if (!in->weighted && access(in->path, F_OK) == 0)
-        return pq_fail(e, PQ_EARG, "%s: the weight %s", operand, why.msg);
-    if (!in->weighted)
-        in->path = operand;
-    return 0;
-}
-
-static int take_adapter(struct merge_job *j, struct merge_input *in,
-                        struct pq_error *e)
-{
-    if (cmd_load(j->c, &in->source, e))
-        return -1;
-    in->peft.accept = PQ_PEFT_PARAMETERS | PQ_PEFT_CHANGED_BASE;
-    return pq_peft_read(&in->peft, in->source, e);
-}
-
 /* Opens in->path, which takes the place of operand i meanwhile. */
 static int open_input(struct merge_job *j, size_t i, struct merge_input *in,
                       struct pq_error *e)
@@ -172,10 +133,11 @@ static int take_operand(struct merge_job *j, size_t i, struct pq_error *e)
 {
     struct merge_input *in = &j->inputs[i];
 
-    if (split_weight(j, j->c->operands[i], in, e) || open_input(j, i, in, e))
+    if (merge_split_weight(&j->arena, j->c->operands[i], in, e) ||
+        open_input(j, i, in, e))
         return -1;
     if (in->adapter)
-        return take_adapter(j, in, e);
+        return merge_read_adapter(j, in, e);
     j->n_models++;
     return 0;
 }
@@ -274,22 +236,6 @@ static int merge(struct merge_job *j, struct pq_error *e)
     return merge_fold(j, e);
 }
 
-static void release(struct merge_job *j)
-{
-    pq_sink_free(j->plan.sink);
-    pq_plan_release(&j->plan);
-    for (size_t i = 0; i < j->n_inputs; i++) {
-        pq_peft_release(&j->inputs[i].peft);
-        pq_source_free(j->inputs[i].source);
-    }
-    pq_source_free(j->made);
-    pq_catalog_release(&j->out);
-    pq_buf_release(&j->report.json);
-    pq_arena_release(&j->arena);
-    free(j->inputs);
-    free(j->sources);
-}
-
 static int run(struct cmd *c, struct pq_error *e)
 {
     const struct merge_options *o = c->state;
@@ -300,7 +246,7 @@ static int run(struct cmd *c, struct pq_error *e)
     j.quant.measure = c->verbose > 0 || c->json;
     pq_catalog_init(&j.out);
     const int rc = merge(&j, e);
-    release(&j);
+    merge_release(&j);
     return rc ? CMD_TROUBLE : CMD_OK;
 }
 

@@ -23,7 +23,12 @@ static void put_special(struct pq_buf *b, unsigned char c)
 
 void pq_json_quote(struct pq_buf *b, const char *s)
 {
-    const char *const end = s + strlen(s);
+    pq_json_quote_n(b, s, strlen(s));
+}
+
+void pq_json_quote_n(struct pq_buf *b, const char *s, size_t n)
+{
+    const char *const end = s + n;
     const char *valid = s + pq_utf8_prefix(s, (size_t)(end - s));
     pq_buf_puts(b, "\"");
     while (s < end) {

@@ -13,7 +13,7 @@
  *   pruning                 pq_prune.h pq_sparsegpt.h pq_shrink.h
  *   linear algebra          pq_linalg.h pq_lowrank.h pq_ranks.h
  *   text to token ids       pq_tokenizer.h
- *   running models          pq_nn.h
+ *   running models          pq_nn.h pq_sample.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
  * The file formats are one layer up: pq_format.h opens a model whatever it
@@ -58,6 +58,7 @@
 #include "pq_linalg.h"
 #include "pq_lowrank.h"
 #include "pq_nn.h"
+#include "pq_sample.h"
 #include "pq_ranks.h"
 #include "pq_train.h"
 #include "pq_tokenizer.h"

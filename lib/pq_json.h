@@ -78,6 +78,7 @@ size_t pq_utf8_prefix(const char *s, size_t n);
 
 /* Appends a quoted, escaped string; bytes that are not UTF-8 become U+FFFD. */
 void pq_json_quote(struct pq_buf *b, const char *s);
+void pq_json_quote_n(struct pq_buf *b, const char *s, size_t n);
 /*
  * Shortest decimal that reads back as the same float or double; integers up
  * to 2^24 and 2^53 have no exponent; NaN and infinities are null.

@@ -16,7 +16,7 @@
 #ifndef PQ_TOKENIZER_H
 #define PQ_TOKENIZER_H
 
-#include "pq_mem.h"
+#include "pq_tensor.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -38,6 +38,13 @@ struct pq_tokenizer;
  */
 PQ_MUST_USE int pq_tokenizer_open(const char *dir, struct pq_tokenizer **t,
                                   struct pq_error *e);
+/*
+ * The same of the files that a model's catalogue carries, whatever it was
+ * read from.
+ */
+PQ_MUST_USE int pq_tokenizer_of_model(const struct pq_catalog *c,
+                                      struct pq_tokenizer **t,
+                                      struct pq_error *e);
 /* Of the text of a tokenizer.json, which may go afterwards. */
 PQ_MUST_USE int pq_tokenizer_parse(const char *json, size_t n,
                                    struct pq_tokenizer **t, struct pq_error *e);

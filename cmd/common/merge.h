@@ -56,11 +56,23 @@ struct merge_job {
     struct pq_plan plan;
     struct pq_source **sources; /* of the plan */
     struct pq_source *made; /* what was computed before it, or NULL */
+    struct pq_source *into; /* takes the output, no file; or NULL */
     struct pq_arena arena;      /* for what lives as long as the operands */
     struct pq_quant quant;
     struct cmd_report report;
 };
 
+/*
+ * "PATH:WEIGHT" -> in->path, in the arena, and in->weight, which is 1 where
+ * there is none; a file of that very name wins.
+ */
+PQ_MUST_USE int merge_split_weight(struct pq_arena *arena, const char *operand,
+                                   struct merge_input *in, struct pq_error *e);
+/* Reads in->source as an adapter. */
+PQ_MUST_USE int merge_read_adapter(struct merge_job *j, struct merge_input *in,
+                                   struct pq_error *e);
+/* Frees all but j->into. */
+void merge_release(struct merge_job *j);
 /*
  * Makes the plan's list of sources: all operands, j->made if there is one, and
  * `also` unless NULL.

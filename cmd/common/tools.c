@@ -9,7 +9,8 @@ const struct pq_tool *const cmd_tools[] = {
     &tool_info,       &tool_convert, &tool_quantize,
     &tool_dequantize, &tool_prune,   &tool_merge,
     &tool_extract,    &tool_diff,    &tool_patch,
-    &tool_verify,     &tool_eval,    NULL,
+    &tool_verify,     &tool_eval,    &tool_generate,
+    NULL,
 };
 
 const struct pq_tool *cmd_tool_named(const char *name)

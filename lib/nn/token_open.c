@@ -1,5 +1,6 @@
 /*
- * Tokenizers: finding the file in a model directory.
+ * Tokenizers: finding the file in a model directory, or among the files that
+ * travel with a model's tensors.
  */
 #include "token.h"
 
@@ -50,27 +51,31 @@ static void read_flag(const cJSON *config, const char *key, int *flag)
         *flag = cJSON_IsTrue(v);
 }
 
-/* What the directory says about BOS and EOS of a tokenizer.model. */
-static int read_bounds(int dirfd, int *bos, int *eos, struct pq_error *e)
+static const char config_name[] = "tokenizer_config.json";
+
+/* What a tokenizer_config.json says about BOS and EOS of a tokenizer.model. */
+static int parse_bounds(const char *s, size_t n, int *bos, int *eos,
+                        struct pq_error *e)
 {
-    static const char name[] = "tokenizer_config.json";
-    struct pq_buf b = {0};
-    if (read_file(dirfd, name, &b, e) != 0)
-        return -1;
-    if (b.s == NULL)
-        return 0;
-    if (pq_json_check(b.s, b.n, e) != 0) {
-        pq_buf_release(&b);
-        return pq_error_in(e, "%s", name);
-    }
-    cJSON *const c = cJSON_ParseWithLength(b.s, b.n);
-    pq_buf_release(&b);
+    if (pq_json_check(s, n, e) != 0)
+        return pq_error_in(e, "%s", config_name);
+    cJSON *const c = cJSON_ParseWithLength(s, n);
     if (c == NULL)
         return pq_fail_nomem(e);
     read_flag(c, "add_bos_token", bos);
     read_flag(c, "add_eos_token", eos);
     cJSON_Delete(c);
     return 0;
+}
+
+static int read_bounds(int dirfd, int *bos, int *eos, struct pq_error *e)
+{
+    struct pq_buf b = {0};
+    if (read_file(dirfd, config_name, &b, e) != 0)
+        return -1;
+    const int rc = b.s != NULL ? parse_bounds(b.s, b.n, bos, eos, e) : 0;
+    pq_buf_release(&b);
+    return rc;
 }
 
 /* 1: there is such a file, and it was read. */
@@ -121,4 +126,41 @@ int pq_tokenizer_open(const char *dir, struct pq_tokenizer **t,
     if (rc == 0)
         pq_fail(e, PQ_EARG, "neither tokenizer.json nor tokenizer.model");
     return rc == 1 ? 0 : pq_error_in(e, "%s", dir);
+}
+
+/* ---- of the files that travel with tensors ------------------------------ */
+
+/* 1: there is such a file, and it was read. */
+static int try_blob(const struct pq_catalog *c, const char *name,
+                    struct pq_tokenizer **t, struct pq_error *e)
+{
+    const struct pq_blob *const b = pq_catalog_blob(c, name);
+    const struct pq_blob *const config = pq_catalog_blob(c, config_name);
+    int bos = -1, eos = -1; /* as the kind of model has it */
+
+    if (b == NULL)
+        return 0;
+    if (config != NULL &&
+        parse_bounds(config->data, config->bytes, &bos, &eos, e) != 0)
+        return -1;
+    return tok_model_parse(b->data, b->bytes, bos, eos, t, e) == 0
+               ? 1
+               : pq_error_in(e, "%s", name);
+}
+
+int pq_tokenizer_of_model(const struct pq_catalog *c, struct pq_tokenizer **t,
+                          struct pq_error *e)
+{
+    const struct pq_blob *const json = pq_catalog_blob(c, "tokenizer.json");
+
+    if (json != NULL)
+        return pq_tokenizer_parse(json->data, json->bytes, t, e) == 0
+                   ? 0
+                   : pq_error_in(e, "tokenizer.json");
+    int rc = try_blob(c, "tokenizer.model", t, e);
+    if (rc == 0)
+        rc = try_blob(c, "spiece.model", t, e);
+    if (rc == 0)
+        pq_fail(e, PQ_EARG, "neither tokenizer.json nor tokenizer.model");
+    return rc == 1 ? 0 : -1;
 }
