@@ -366,7 +366,7 @@ int merge_fold(struct merge_job *j, struct pq_error *e)
         if (!j->inputs[i].adapter && j->inputs[i].weighted)
             return pq_fail(e, PQ_EARG, "%s: a model takes no weight",
                            j->inputs[i].path);
-    j->quant.report = report;
+    j->quant.report = j->into ? NULL : report;
     j->report.user = &f;
     const int rc = run_fold(&f, e);
     /* steps read the decoded view until the plan is gone */

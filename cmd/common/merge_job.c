@@ -83,6 +83,7 @@ int merge_add_sources(struct merge_job *j, struct pq_source *also,
 int merge_run_plan(struct merge_job *j, const struct pq_catalog *first,
                    struct pq_error *e)
 {
+    j->report.out = &j->out;
     if (j->into)
         return pq_made_sink(j->into, &j->out, &j->plan.sink, e) ||
                        cmd_run_part(j->c, &j->plan, e)
@@ -90,7 +91,6 @@ int merge_run_plan(struct merge_job *j, const struct pq_catalog *first,
                    : 0;
     if (cmd_make_sink(j->c, &j->out, NULL, first, &j->plan.sink, e))
         return -1;
-    j->report.out = &j->out;
     return cmd_run_plan(j->c, &j->plan, e);
 }
 
