@@ -45,6 +45,49 @@ per_token() {
     run pq-eval -v -q -d short.jsonl llama
     [ $RC = 0 ] && [ ! -s "$out" ] && grep -q 'line 3: 2 tokens' "$err" || bad "-v: $RAN"
 }
+# texts are what their ids are; --tokens tells these
+texts() {
+    printf '{"text":"The cat"}\n{"prompt":"Tom has","completion":" two hats."}\n' > texts.jsonl
+    run pq-eval --tokens -d texts.jsonl llama; done_well; cp "$out" ids.jsonl
+    [ "$(head -n 1 ids.jsonl)" = '{"ids":[1,289,507]}' ] || bad "$(cat "$out"): $RAN"
+    run pq-eval --json --per-token -d ids.jsonl llama; done_well; cp "$out" ids.json
+    run pq-eval --json --per-token -d texts.jsonl llama; done_well
+    [ "$(grep -o '\],\[.*' "$out" | tr , '\n' | grep -c null)" -gt 1 ] || bad "the prompt is scored: $RAN"
+    # what counts of the completion is what its tokens have in the whole text
+    [ "$(grep -o '[0-9.]*\]\]}$' "$out")" = "$(grep -o '[0-9.]*\]\]}$' ids.json)" ] || bad "other likelihoods: $RAN"
+    run pq-eval --json --window 4 --stride 1 -d texts.jsonl llama; done_well
+    printf 'The cat' > cat.txt
+    run pq-eval --json -d cat.txt llama; done_well; cp "$out" cat.json
+    head -n 1 ids.jsonl > cat.jsonl
+    run pq-eval --json -d cat.jsonl llama; done_well
+    cmp -s "$out" cat.json || bad "a text is not its ids: $RAN"
+    pq-convert llama -o m.pq
+    run pq-eval --json -d cat.txt m.pq; done_well
+    cmp -s "$out" cat.json || bad "a .pq is not its directory: $RAN"
+    printf 'a\377' > bad.txt
+    run pq-eval -d bad.txt llama; refused 'bad.txt'
+    run pq-eval -d cat.txt llama/model.safetensors; refused 'tokenizer'
+}
+# number i is right where its text is the likelier one; only that is scored
+choices() {
+    printf '{"prompt":"Once upon a time","choices":[%s],"answer":%s}\n' \
+        '" as five more."," zqxj zqxj."' 0 '" zqxj"," as five more."' '" as five more."' \
+        '" as five more."," zqxj"' 1 > questions.jsonl
+    run pq-eval --json -d questions.jsonl llama; done_well; cp "$out" q.json
+    grep -q '"questions":3,"right":2,"right_norm":2' q.json || bad "$(cat "$out"): $RAN"
+    printf '{"prompt":"Once upon a time","completion":"%s"}\n' ' as five more.' ' as five more.' ' zqxj' > c.jsonl
+    run pq-eval --json -d c.jsonl llama; done_well
+    [ "$(number nll "$out") $(number tokens "$out")" = "$(number nll q.json) $(number tokens q.json)" ] ||
+        bad "not the right choices' mean: $RAN"
+    # the longer one is less likely, but not for each byte
+    echo '{"prompt":"Once upon a time","choices":[" as five more. Now she has thirteen pears."," s"],"answer":0}' > q.jsonl
+    run pq-eval --json -d q.jsonl llama; done_well
+    grep -q '"right":[01],"right_norm":1' "$out" || bad "$(cat "$out"): $RAN"
+    run pq-eval -d questions.jsonl llama; done_well
+    grep -q '^right 2 of 3  by bytes 2$' "$out" || bad "$(cat "$out"): $RAN"
+    run pq-eval --json --against llama -d questions.jsonl llama; done_well
+    [ "$(number same_top "$out")" = 1 ] || bad "$(cat "$out"): $RAN"
+}
 # encoded weights are multiplied as what they decode to
 encoded() {
     local m t
@@ -106,7 +149,15 @@ refusals() {
 {"ids":[1,2]}{}
 {"ids":7}
 {"ids":[1],"ids":[2]}
-{"text":"a"}
+{"text":1}
+{"prompt":"a"}
+{"prompt":"a","choices":["b"],"answer":0}
+{"prompt":"a","choices":["b","c"],"answer":2}
+{"prompt":"a","choices":["b","c"],"answer":"d"}
+{"prompt":"a","choices":["b","c"]}
+{"prompt":"a","choices":["b",""],"answer":0}
+{"prompt":"a","choices":["b",1],"answer":0}
+{"prompt":"a","choices":"b","answer":0}
 [1,2]
 ids
 EOT
@@ -120,5 +171,5 @@ EOT
     run pq-eval -d ten.jsonl --logits l.st gpt2; refused '8 positions'
 }
 
-for c in numbers per_token encoded against logits gate refusals; do check "eval $c" $c; done
+for c in numbers per_token texts choices encoded against logits gate refusals; do check "eval $c" $c; done
 finish
