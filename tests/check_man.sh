@@ -34,6 +34,8 @@ make_files() {
     cp -r "$root/testdata/tiny-llama" llama
     cp llama/model.safetensors .
     cp "$root/testdata/nn/heldout.jsonl" ids.jsonl
+    echo 'Once upon a time there was a cat.' > story.txt
+    cp "$root/testdata/generate/prompts.jsonl" .
     cp -r "$root/testdata/peft/tiny-lora" lora
     cp -r lora style
     cp -r lora facts
