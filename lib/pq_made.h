@@ -42,6 +42,17 @@ const struct pq_tensor *pq_made_add(struct pq_source *s, const char *name,
 PQ_MUST_USE int pq_made_sink(struct pq_source *s, struct pq_catalog *c,
                              struct pq_sink **k, struct pq_error *e);
 
+/*
+ * A source over arrays of the program's own, which are borrowed and must not
+ * change while a plan reads them.  Room for n tensors, as above.
+ */
+PQ_MUST_USE int pq_lent_new(const char *name, size_t n, struct pq_source **s,
+                            struct pq_error *e);
+/* Adds a plain tensor of floats; returns it, or NULL. */
+const struct pq_tensor *pq_lent_add(struct pq_source *s, const char *name,
+                                    const uint64_t *shape, int rank,
+                                    const float *data, struct pq_error *e);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,128 @@
+/*
+ * pq-train: what its files share.
+ *
+ *   train_data.c    examples -> pieces of a length, their order, the batches
+ *   train_model.c   the model, what of it is trained, and the steps
+ *   train_log.c     what is said of a step; the curve of losses
+ *   train_write.c   the adapter or the model that comes out
+ *   train_state.c   what a run that goes on needs
+ *
+ * An update of the weights is made from a window of micro-batches: batch *
+ * accumulate pieces.  Which pieces those are depends on the seed and the
+ * number of pieces taken before alone, so that a run that goes on takes those
+ * that it would have taken anyway.
+ */
+#ifndef CMD_TRAIN_H
+#define CMD_TRAIN_H
+
+#include "cmd.h"
+#include "data.h"
+#include "pq_peft.h"
+
+/* A text of one line, or a part of it that is not longer than asked for. */
+struct train_piece {
+    const int32_t *ids; /* [n] */
+    size_t n;
+    size_t from; /* the first token that is trained on, >= 1 */
+    size_t line;
+};
+
+struct train_data {
+    struct cmd_data file;
+    struct train_piece *pieces; /* [n], each with a token to train on */
+    size_t n, cap;
+    size_t longest;
+    uint64_t tokens, trained; /* of all pieces */
+};
+
+/*
+ * Reads and cuts a file.  Without a `length` an example longer than
+ * `positions` (0: there is no end) fails, else it becomes several pieces that
+ * share a token: the last of one is the first of the next, where it is not
+ * trained on.
+ */
+PQ_MUST_USE int train_data_read(struct train_data *d, const char *path,
+                                const struct pq_catalog *model, size_t vocab,
+                                size_t length, size_t positions,
+                                struct pq_error *e);
+void train_data_release(struct train_data *d);
+
+/* Where in the order of pieces a run is. */
+struct train_order {
+    const struct train_data *d;
+    uint64_t seed;
+    bool shuffle;
+    size_t batch;
+    size_t room; /* tokens of a batch when they are packed, or 0 */
+    size_t *next; /* [d->n] the epoch's order */
+    uint64_t epoch; /* that `next` is of */
+    uint64_t taken; /* pieces so far */
+};
+
+PQ_MUST_USE int train_order_init(struct train_order *o, struct pq_error *e);
+/* The next batch: at most `batch` pieces; when packed, as many as fit. */
+size_t train_take(struct train_order *o,
+                  const struct train_piece **out /* [train_most()] */);
+size_t train_most(const struct train_order *o);
+void train_order_release(struct train_order *o);
+
+/* ---- train_log.c -------------------------------------------------------- */
+
+struct train_point {
+    uint64_t step;   /* from 1 */
+    double loss, lr; /* the mean over tokens, before the update */
+    uint64_t tokens; /* that it is the mean of */
+    double norm;     /* of the gradient, before it was clipped */
+    bool val;        /* of --val: lr and norm mean nothing */
+};
+
+struct train_log {
+    const struct cmd *c;
+    struct train_point *points; /* [n] */
+    size_t n, cap;
+};
+
+PQ_MUST_USE int train_log_step(struct train_log *l,
+                               const struct train_point *p,
+                               struct pq_error *e);
+PQ_MUST_USE int train_log_val(struct train_log *l, const struct train_point *p,
+                              struct pq_error *e);
+PQ_MUST_USE int train_log_plot(const struct train_log *l, const char *path,
+                               struct pq_error *e);
+void train_log_release(struct train_log *l);
+
+/* ---- a run -------------------------------------------------------------- */
+
+enum train_method {
+    TRAIN_FULL, TRAIN_LORA, TRAIN_QLORA, TRAIN_PROMPT, TRAIN_HYBRID,
+    TRAIN_SPARSE
+};
+
+/* Numbers that were trained, by the names that files give them. */
+struct train_tensor {
+    const char *name; /* "model.norm.weight", "M.lora_A.weight" */
+    uint64_t shape[2];
+    int rank;
+    const float *data;
+};
+
+struct train_output {
+    struct cmd *c;
+    enum train_method method;
+    struct pq_source *model; /* what was trained, or is the base */
+    const struct train_tensor *tensors; /* [n] of model or adapter */
+    size_t n;
+    const struct train_tensor *prompt; /* or NULL */
+    struct pq_peft_trained adapter;
+};
+
+/* ---- train_write.c ------------------------------------------------------ */
+
+/*
+ * Writes what was trained where -o says: a model, an adapter, a soft prompt;
+ * of the last two both in directories "lora" and "prompt" there.  With -n
+ * prints what would be.
+ */
+PQ_MUST_USE int train_write(const struct train_output *o, struct pq_error *e);
+
+#endif
