@@ -170,6 +170,20 @@ static void free_into(struct pq_sink *k)
 static const struct pq_sink_ops into_ops = {begin, write_made, begin,
                                             abort_made, free_into};
 
+/* A part of tensor i of the sink is a tensor of the source. */
+static int add_place(struct into *x, const struct pq_part *p, size_t i,
+                     size_t part, struct pq_error *e)
+{
+    struct pq_place *place = &x->sink.order[x->sink.n_order++];
+
+    place->tensor = i;
+    place->part = part;
+    place->address = x->made->end;
+    x->sink.total_bytes += p->bytes;
+    return add_empty(x->made, p->name, p->dtype, p->shape, p->rank, e) ? 0
+                                                                      : -1;
+}
+
 int pq_made_sink(struct pq_source *s, struct pq_catalog *c,
                  struct pq_sink **k, struct pq_error *e)
 {
@@ -182,18 +196,14 @@ int pq_made_sink(struct pq_source *s, struct pq_catalog *c,
     x->sink.ops = &into_ops;
     x->sink.catalog = c;
     x->sink.positional = true;
-    x->sink.order = pq_zalloc(c->n_tensors, sizeof *x->sink.order);
+    size_t parts = 0;
+    for (size_t i = 0; i < c->n_tensors; i++)
+        parts += c->tensors[i].n_parts;
+    x->sink.order = pq_zalloc(parts, sizeof *x->sink.order);
     int rc = x->sink.order ? 0 : pq_fail_nomem(e);
-    for (size_t i = 0; !rc && i < c->n_tensors; i++) {
-        const struct pq_tensor *t = &c->tensors[i];
-        struct pq_place *place = &x->sink.order[x->sink.n_order++];
-        place->tensor = i;
-        place->address = x->made->end;
-        x->sink.total_bytes += t->parts[0].bytes;
-        rc = add_empty(x->made, t->name, t->dtype, t->shape, t->rank, e)
-                 ? 0
-                 : -1;
-    }
+    for (size_t i = 0; !rc && i < c->n_tensors; i++)
+        for (size_t part = 0; !rc && part < c->tensors[i].n_parts; part++)
+            rc = add_place(x, &c->tensors[i].parts[part], i, part, e);
     if (rc) {
         free_into(&x->sink);
         return -1;

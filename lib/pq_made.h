@@ -35,9 +35,10 @@ const struct pq_tensor *pq_made_add(struct pq_source *s, const char *name,
                                     struct pq_error *e);
 
 /*
- * A sink that puts tensors there: adds those of `c` (plain, borrowed) to the
- * source, as many as it has room for, and writes into them.  They may be read
- * when the plan has run.
+ * A sink that puts tensors there: adds those of `c` (borrowed) to the source,
+ * as many as it has room for, and writes into them.  They may be read when
+ * the plan has run.  The parts of an encoded tensor become plain tensors;
+ * pq_fold() joins them again.
  */
 PQ_MUST_USE int pq_made_sink(struct pq_source *s, struct pq_catalog *c,
                              struct pq_sink **k, struct pq_error *e);

@@ -2,7 +2,8 @@
  * pq-train: what its files share.
  *
  *   train_data.c    examples -> pieces of a length, their order, the batches
- *   train_model.c   the model, what of it is trained, and the steps
+ *   train_open.c    the model and what of it is trained
+ *   train_run.c     the steps, validation, when to stop
  *   train_log.c     what is said of a step; the curve of losses
  *   train_write.c   the adapter or the model that comes out
  *   train_state.c   what a run that goes on needs
@@ -18,21 +19,21 @@
 #include "cmd.h"
 #include "data.h"
 #include "pq_peft.h"
+#include "pq_train.h"
 
 /* A text of one line, or a part of it that is not longer than asked for. */
 struct train_piece {
-    const int32_t *ids; /* [n] */
-    size_t n;
-    size_t from; /* the first token that is trained on, >= 1 */
+    struct pq_train_text text;
     size_t line;
 };
 
 struct train_data {
     struct cmd_data file;
+    int32_t **labels;           /* [file.n], NULL: all that follow count */
     struct train_piece *pieces; /* [n], each with a token to train on */
     size_t n, cap;
     size_t longest;
-    uint64_t tokens, trained; /* of all pieces */
+    uint64_t tokens; /* of all pieces */
 };
 
 /*
@@ -64,6 +65,8 @@ PQ_MUST_USE int train_order_init(struct train_order *o, struct pq_error *e);
 size_t train_take(struct train_order *o,
                   const struct train_piece **out /* [train_most()] */);
 size_t train_most(const struct train_order *o);
+/* As if `taken` pieces had been taken. */
+void train_order_restart(struct train_order *o, uint64_t taken);
 void train_order_release(struct train_order *o);
 
 /* ---- train_log.c -------------------------------------------------------- */
@@ -94,8 +97,8 @@ void train_log_release(struct train_log *l);
 /* ---- a run -------------------------------------------------------------- */
 
 enum train_method {
-    TRAIN_FULL, TRAIN_LORA, TRAIN_QLORA, TRAIN_PROMPT, TRAIN_HYBRID,
-    TRAIN_SPARSE
+    TRAIN_LORA, TRAIN_QLORA, TRAIN_FULL, TRAIN_SPARSE, TRAIN_PROMPT,
+    TRAIN_HYBRID
 };
 
 /* Numbers that were trained, by the names that files give them. */
@@ -124,5 +127,62 @@ struct train_output {
  * prints what would be.
  */
 PQ_MUST_USE int train_write(const struct train_output *o, struct pq_error *e);
+
+/* ---- all of it ---------------------------------------------------------- */
+
+enum { PROMPT_INIT_NOT_SAID, PROMPT_INIT_VOCAB, PROMPT_INIT_TEXT };
+
+struct train_options {
+    const char *data, *val, *plot;
+    enum train_method method;
+    uint64_t steps, epochs, batch, accumulate, length, rank;
+    uint64_t warmup, decay, val_every, patience, prompt_tokens;
+    double alpha, lr, weight_decay, clip, plus, least;
+    enum pq_schedule_shape shape;
+    struct cmd_list targets;
+    struct pq_arena words; /* of targets */
+    const char *prompt_text; /* or NULL */
+    int prompt_init;
+    bool rslora, dora, pissa, pack, in_order, show_mask, recompute;
+    bool clip_given, shape_given;
+    struct pq_train_sparsity sparsity;
+};
+
+struct train {
+    struct cmd *c;
+    struct train_options o;  /* with defaults filled in */
+    struct pq_source *model; /* as it is in memory, to be read again */
+    struct pq_source *inner; /* of --method qlora: what that was made of */
+    struct pq_train *core;
+    bool recompute;
+    struct train_data data, val;
+    struct train_order order;
+    struct train_log log;
+    struct pq_schedule schedule;
+    uint64_t steps;
+    const struct train_piece **taken; /* [accumulate][train_most()] */
+    size_t *counts;                   /* [accumulate] */
+    struct pq_train_text *texts;      /* [train_most()] */
+    int32_t *prompt_ids;              /* [prompt_tokens] or NULL */
+    float **before; /* [params] lora_B before a step, of --lora-plus */
+    float **start;  /* [params] factors at the start, of --init pissa */
+    float **best;   /* [params] with --val, the best so far */
+    double best_loss;
+    uint64_t best_step, waited; /* validations without a better one */
+};
+
+/* train_open.c: reads the data, opens the model, says what is too much. */
+PQ_MUST_USE int train_open(struct train *t, struct pq_error *e);
+void train_close(struct train *t);
+/* train_quantize.c: t->model becomes one with 4-bit weights. */
+PQ_MUST_USE int train_quantize(struct train *t, struct pq_error *e);
+/* The most tokens in a batch, soft prompts included, and in a text. */
+void train_rows(const struct train *t, size_t *rows, size_t *longest);
+/* train_run.c: all steps; leaves the best weights in the model. */
+PQ_MUST_USE int train_run(struct train *t, struct pq_error *e);
+/* train_output.c: writes what is in the model now; -n: says what would be. */
+PQ_MUST_USE int train_save(struct train *t, struct pq_error *e);
+/* train_mask.c: prints what is trained on, a line a token. */
+PQ_MUST_USE int train_show_mask(struct train *t, struct pq_error *e);
 
 #endif

@@ -24,21 +24,36 @@ static int add_piece(struct train_data *d, const struct train_piece *p,
         return pq_fail_nomem(e);
     d->pieces = grown;
     d->pieces[d->n++] = *p;
-    d->tokens += p->n;
-    d->trained += p->n - p->from;
-    d->longest = p->n > d->longest ? p->n : d->longest;
+    d->tokens += p->text.n;
+    d->longest = p->text.n > d->longest ? p->text.n : d->longest;
     return 0;
 }
 
-/* An example as pieces of at most `length` tokens. */
-static int cut(struct train_data *d, const struct cmd_example *x,
-               size_t length, struct pq_error *e)
+/* Labels of an example whose beginning is not trained on. */
+static int32_t *labels_of(const struct cmd_example *x)
 {
+    int32_t *labels = pq_alloc(x->n, sizeof *labels);
+
+    for (size_t i = 0; labels && i < x->n; i++)
+        labels[i] = i < x->from ? PQ_TRAIN_IGNORE : x->ids[i];
+    return labels;
+}
+
+/* Example i as pieces of at most `length` tokens; of choices the right one. */
+static int cut(struct train_data *d, size_t i, size_t length,
+               struct pq_error *e)
+{
+    const struct cmd_example *x = &d->file.items[i];
+    const bool is_right = !x->n_choices || x->choice == x->answer;
+
+    if (x->from > 1 && !(d->labels[i] = labels_of(x)))
+        return pq_fail_nomem(e);
     for (size_t at = 0; at + 1 < x->n; at += length - 1) {
         const size_t n = x->n - at < length ? x->n - at : length;
-        const size_t from = x->from > at + 1 ? x->from - at : 1;
-        const struct train_piece p = {x->ids + at, n, from, x->line};
-        if (from < n && add_piece(d, &p, e))
+        const struct train_piece p = {
+            {x->ids + at, d->labels[i] ? d->labels[i] + at : NULL, n},
+            x->line};
+        if (x->from < at + n && is_right && add_piece(d, &p, e))
             return -1;
     }
     return 0;
@@ -47,6 +62,9 @@ static int cut(struct train_data *d, const struct cmd_example *x,
 static int cut_all(struct train_data *d, const char *path, size_t length,
                    size_t positions, struct pq_error *e)
 {
+    d->labels = pq_zalloc(d->file.n, sizeof *d->labels);
+    if (!d->labels)
+        return pq_fail_nomem(e);
     for (size_t i = 0; i < d->file.n; i++) {
         const struct cmd_example *x = &d->file.items[i];
         if (!length && positions && x->n > positions)
@@ -54,7 +72,7 @@ static int cut_all(struct train_data *d, const char *path, size_t length,
                            "%s: line %zu: %zu tokens are more than the %zu "
                            "positions of the model: --seq-len cuts them",
                            path, x->line, x->n, positions);
-        if (cut(d, x, length ? length : x->n < 2 ? 2 : x->n, e))
+        if (cut(d, i, length ? length : x->n < 2 ? 2 : x->n, e))
             return -1;
     }
     return 0;
@@ -66,11 +84,12 @@ int train_data_read(struct train_data *d, const char *path,
 {
     d->file.model = model;
     if (cmd_data_read(path, &d->file, e) ||
-        cmd_data_check(&d->file, path, vocab, e) ||
-        cut_all(d, path, length, positions, e))
+        cmd_data_check(&d->file, path, vocab, e))
         return -1;
     if (d->file.n == 0)
         return pq_fail(e, PQ_EARG, "%s: holds no example", path);
+    if (cut_all(d, path, length, positions, e))
+        return -1;
     if (d->n == 0)
         return pq_fail(e, PQ_EARG,
                        "%s: holds no token to train on (the first of a text "
@@ -81,6 +100,9 @@ int train_data_read(struct train_data *d, const char *path,
 
 void train_data_release(struct train_data *d)
 {
+    for (size_t i = 0; d->labels && i < d->file.n; i++)
+        free(d->labels[i]);
+    free(d->labels);
     cmd_data_release(&d->file);
     free(d->pieces);
     memset(d, 0, sizeof *d);
@@ -137,12 +159,18 @@ size_t train_take(struct train_order *o, const struct train_piece **out)
             shuffle(o, epoch);
         const struct train_piece *p =
             &o->d->pieces[o->next[o->taken % o->d->n]];
-        if (o->room && tokens + p->n > o->room)
+        if (o->room && tokens + p->text.n > o->room)
             break;
-        tokens += p->n;
+        tokens += p->text.n;
         out[n] = p;
     }
     return n;
+}
+
+void train_order_restart(struct train_order *o, uint64_t taken)
+{
+    o->taken = taken;
+    shuffle(o, taken / o->d->n);
 }
 
 void train_order_release(struct train_order *o)

@@ -113,7 +113,7 @@ static int write_model(struct writing *w, struct pq_error *e)
 
 /* All plain floats, in one file of an adapter's directory. */
 static int write_floats(struct writing *w, const struct train_tensor *t,
-                        size_t n, const char *prefix, struct pq_error *e)
+                        size_t n, struct pq_error *e)
 {
     static const char *file = "adapter_model.safetensors";
     struct pq_catalog like = *w->o->model->catalog;
@@ -124,12 +124,8 @@ static int write_floats(struct writing *w, const struct train_tensor *t,
     if (make_room(w, n, e))
         return -1;
     for (size_t i = 0; i < n; i++) {
-        const char *name =
-            pq_arena_printf(&w->out.arena, "%s%s", prefix, t[i].name);
-        if (!name)
-            return pq_fail_nomem(e);
         const struct pq_tensor *from =
-            pq_lent_add(w->lent, name, t[i].shape, t[i].rank, t[i].data, e);
+            pq_lent_add(w->lent, t[i].name, t[i].shape, t[i].rank, t[i].data, e);
         if (!from || !pq_tensor_copy(&w->out, from, e) ||
             pq_step_copy(&w->plan, w->lent, from, i, e))
             return -1;
@@ -141,8 +137,7 @@ static int write_lora(struct writing *w, struct pq_error *e)
 {
     return pq_peft_trained_config(&w->out, &w->o->adapter, e)
                ? -1
-               : write_floats(w, w->o->tensors, w->o->n, "base_model.model.",
-                              e);
+               : write_floats(w, w->o->tensors, w->o->n, e);
 }
 
 static int write_prompt(struct writing *w, struct pq_error *e)
@@ -162,7 +157,7 @@ static int write_prompt(struct writing *w, struct pq_error *e)
     return pq_peft_prompt_config(&w->out, w->o->adapter.base, p->shape[0],
                                  p->shape[1], layers, heads, e)
                ? -1
-               : write_floats(w, p, 1, "", e);
+               : write_floats(w, p, 1, e);
 }
 
 /* ---- where -------------------------------------------------------------- */
