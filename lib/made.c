@@ -171,17 +171,22 @@ static const struct pq_sink_ops into_ops = {begin, write_made, begin,
                                             abort_made, free_into};
 
 /* A part of tensor i of the sink is a tensor of the source. */
-static int add_place(struct into *x, const struct pq_part *p, size_t i,
+static int add_place(struct into *x, const struct pq_tensor *t, size_t i,
                      size_t part, struct pq_error *e)
 {
+    const struct pq_part *p = &t->parts[part];
     struct pq_place *place = &x->sink.order[x->sink.n_order++];
+    const struct pq_tensor *made;
 
     place->tensor = i;
     place->part = part;
     place->address = x->made->end;
     x->sink.total_bytes += p->bytes;
-    return add_empty(x->made, p->name, p->dtype, p->shape, p->rank, e) ? 0
-                                                                      : -1;
+    if (t->codec.encoding == PQ_PLAIN) /* its part may have no name */
+        made = add_empty(x->made, t->name, t->dtype, t->shape, t->rank, e);
+    else
+        made = add_empty(x->made, p->name, p->dtype, p->shape, p->rank, e);
+    return made ? 0 : -1;
 }
 
 int pq_made_sink(struct pq_source *s, struct pq_catalog *c,
@@ -203,7 +208,7 @@ int pq_made_sink(struct pq_source *s, struct pq_catalog *c,
     int rc = x->sink.order ? 0 : pq_fail_nomem(e);
     for (size_t i = 0; !rc && i < c->n_tensors; i++)
         for (size_t part = 0; !rc && part < c->tensors[i].n_parts; part++)
-            rc = add_place(x, &c->tensors[i].parts[part], i, part, e);
+            rc = add_place(x, &c->tensors[i], i, part, e);
     if (rc) {
         free_into(&x->sink);
         return -1;
