@@ -15,7 +15,8 @@ enum {
     OPT_LR, OPT_SCHEDULE, OPT_WARMUP, OPT_DECAY, OPT_MIN_LR, OPT_WEIGHT_DECAY,
     OPT_CLIP, OPT_DORA, OPT_RSLORA, OPT_INIT, OPT_PLUS, OPT_PROMPT_TOKENS,
     OPT_PROMPT_INIT, OPT_PROMPT_TEXT, OPT_SPARSITY, OPT_REGROW, OPT_VAL,
-    OPT_VAL_EVERY, OPT_PATIENCE, OPT_RECOMPUTE, OPT_SHOW_MASK, OPT_PLOT
+    OPT_VAL_EVERY, OPT_PATIENCE, OPT_RECOMPUTE, OPT_SHOW_MASK, OPT_PLOT,
+    OPT_INIT_ADAPTER, OPT_SAVE_EVERY, OPT_RESUME, OPT_UNTIL
 };
 
 static const struct cmd_option options[] = {
@@ -65,6 +66,8 @@ static const struct cmd_option options[] = {
      OPT_RSLORA},
     {0, "init", "I", "how LoRA begins (default: zero)", "zero pissa",
      CMD_CHANGES_OUTPUT, OPT_INIT},
+    {0, "init-adapter", "DIR", "go on from this adapter", NULL,
+     CMD_CHANGES_OUTPUT | CMD_ARG_TENSORS, OPT_INIT_ADAPTER},
     {0, "lora-plus", "X", "rate of B in LoRA, as a multiple of that of A",
      "4 16", CMD_CHANGES_OUTPUT, OPT_PLUS},
     {0, "prompt-tokens", "N", "rows of the soft prompt (default: 16)",
@@ -83,6 +86,11 @@ static const struct cmd_option options[] = {
      "10 100", CMD_CHANGES_OUTPUT, OPT_VAL_EVERY},
     {0, "patience", "N", "stop after N looks without a better one", "3",
      CMD_CHANGES_OUTPUT, OPT_PATIENCE},
+    {0, "save-every", "N", "steps after which output and state are written",
+     "50 500", 0, OPT_SAVE_EVERY},
+    {0, "resume", NULL, "go on from the state beside the output", NULL, 0,
+     OPT_RESUME},
+    {0, "until", "N", "end after step N, to be resumed", "50", 0, OPT_UNTIL},
     {0, "recompute", NULL, "take less memory and more time", NULL, 0,
      OPT_RECOMPUTE},
     {0, "show-mask", NULL, "print which tokens are trained on, and end", NULL,
@@ -210,6 +218,9 @@ static int data_option(struct train_options *o, int id, const char *value,
     case OPT_IN_ORDER:   o->in_order = true; return 0;
     case OPT_VAL_EVERY:  return count(value, &o->val_every, e);
     case OPT_PATIENCE:   return count(value, &o->patience, e);
+    case OPT_SAVE_EVERY: return count(value, &o->save_every, e);
+    case OPT_UNTIL:      return count(value, &o->until, e);
+    case OPT_RESUME:     o->resume = true; return 0;
     case OPT_RECOMPUTE:  o->recompute = true; return 0;
     case OPT_SHOW_MASK:  o->show_mask = true; return 0;
     default:             return 1;
@@ -243,6 +254,7 @@ static int method_option(struct train_options *o, int id, const char *value,
     case OPT_TARGETS:       return add_targets(o, value, e);
     case OPT_DORA:          o->dora = true; return 0;
     case OPT_RSLORA:        o->rslora = true; return 0;
+    case OPT_INIT_ADAPTER:  o->init_adapter = value; return 0;
     case OPT_INIT:          return set_init(o, value, e);
     case OPT_PLUS:          return positive(value, 1e6, &o->plus, e);
     case OPT_PROMPT_TOKENS:
@@ -299,6 +311,17 @@ static int check_method(struct cmd *c, const struct train_options *o)
     if (o->method != TRAIN_SPARSE &&
         (o->sparsity.to > 0 || o->sparsity.regrow > 0))
         return cmd_usage(c, "--sparsity and --regrow are of --method sparse");
+    if (o->method == TRAIN_SPARSE && (o->save_every || o->resume || o->until))
+        return cmd_usage(c, "--method sparse cannot be resumed");
+    if (o->init_adapter && !has_lora(o) && o->method != TRAIN_PROMPT)
+        return cmd_usage(c, "--init-adapter is of methods lora, qlora and "
+                            "prompt");
+    if (o->init_adapter &&
+        (o->method == TRAIN_HYBRID || o->rank || o->alpha > 0 ||
+         o->targets.n || o->dora || o->rslora || o->pissa ||
+         o->prompt_tokens || o->prompt_init))
+        return cmd_usage(c, "--init-adapter says already what is trained, "
+                            "and there is none for hybrid");
     if (o->dora && o->pissa)
         return cmd_usage(c, "--dora and --init pissa do not go together");
     return CMD_OK;
@@ -324,6 +347,8 @@ static int check(struct cmd *c, const struct train_options *o)
     if (standard && !o->show_mask && (c->json || o->method == TRAIN_HYBRID) &&
         !c->dry_run)
         return cmd_usage(c, "say with -o where the result goes");
+    if (standard && (o->save_every || o->resume || o->until))
+        return cmd_usage(c, "--save-every, --resume and --until need -o");
     if (o->plot && strcmp(o->plot, "-") == 0)
         return cmd_usage(c, "--plot needs a file");
     return check_method(c, o);
@@ -344,7 +369,8 @@ static void set_defaults(struct train_options *o)
                                             : 2e-4;
     o->shape = o->shape_given ? o->shape : PQ_SCHEDULE_LINEAR;
     o->clip = o->clip_given ? o->clip : 1;
-    if (has_prompt(o) && !o->prompt_tokens && !o->prompt_text)
+    if (has_prompt(o) && !o->prompt_tokens && !o->prompt_text &&
+        !o->init_adapter)
         o->prompt_tokens = 16;
 }
 
@@ -378,7 +404,7 @@ static int run(struct cmd *c, struct pq_error *e)
             rc = work(&t, e) ? CMD_TROUBLE : CMD_OK;
     }
     train_close(&t);
-    free((void *)o->targets.items);
+    free((void *)t.o.targets.items);
     pq_arena_release(&o->words);
     return rc;
 }

@@ -21,6 +21,7 @@ static struct {
     bool started;
     int shown; /* columns that are on the screen now */
     double start, last;
+    uint64_t first; /* steps that were done before */
 } bar;
 
 static double now(void)
@@ -136,14 +137,17 @@ void cmd_progress_steps(const struct cmd *c, uint64_t done, uint64_t total,
     char line[256];
     double seconds;
 
+    if (!bar.started)
+        bar.first = done - 1;
     if (!is_due(c, &seconds))
         return;
     int k = snprintf(line, sizeof line,
                      "%.32s: step %llu of %llu  loss %.4f", c->program,
                      (unsigned long long)done, (unsigned long long)total,
                      loss);
-    if (seconds > 0 && done > 0) {
-        const double left = seconds / (double)done * (double)(total - done);
+    if (seconds > 0 && done > bar.first) {
+        const double each = seconds / (double)(done - bar.first);
+        const double left = each * (double)(total - done);
         k += snprintf(line + k, sizeof line - (size_t)k,
                       "  %.0f tokens/s  %ld:%02ld left",
                       (double)tokens / seconds, (long)(left + 0.5) / 60,

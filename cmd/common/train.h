@@ -7,6 +7,7 @@
  *   train_log.c     what is said of a step; the curve of losses
  *   train_write.c   the adapter or the model that comes out
  *   train_state.c   what a run that goes on needs
+ *   train_start.c   an adapter to begin with
  *
  * An update of the weights is made from a window of micro-batches: batch *
  * accumulate pieces.  Which pieces those are depends on the seed and the
@@ -133,17 +134,18 @@ PQ_MUST_USE int train_write(const struct train_output *o, struct pq_error *e);
 enum { PROMPT_INIT_NOT_SAID, PROMPT_INIT_VOCAB, PROMPT_INIT_TEXT };
 
 struct train_options {
-    const char *data, *val, *plot;
+    const char *data, *val, *plot, *init_adapter;
     enum train_method method;
     uint64_t steps, epochs, batch, accumulate, length, rank;
     uint64_t warmup, decay, val_every, patience, prompt_tokens;
+    uint64_t save_every, until; /* 0: not */
     double alpha, lr, weight_decay, clip, plus, least;
     enum pq_schedule_shape shape;
     struct cmd_list targets;
     struct pq_arena words; /* of targets */
     const char *prompt_text; /* or NULL */
     int prompt_init;
-    bool rslora, dora, pissa, pack, in_order, show_mask, recompute;
+    bool rslora, dora, pissa, pack, in_order, show_mask, recompute, resume;
     bool clip_given, shape_given;
     struct pq_train_sparsity sparsity;
 };
@@ -155,6 +157,8 @@ struct train {
     struct pq_source *inner; /* of --method qlora: what that was made of */
     struct pq_train *core;
     bool recompute;
+    struct pq_source *start_source; /* of --init-adapter */
+    struct pq_peft from;            /* what that holds, if it is LoRA */
     struct train_data data, val;
     struct train_order order;
     struct train_log log;
@@ -178,8 +182,18 @@ void train_close(struct train *t);
 PQ_MUST_USE int train_quantize(struct train *t, struct pq_error *e);
 /* The most tokens in a batch, soft prompts included, and in a text. */
 void train_rows(const struct train *t, size_t *rows, size_t *longest);
-/* train_run.c: all steps; leaves the best weights in the model. */
+/* train_run.c: the steps; leaves the best weights in the model. */
 PQ_MUST_USE int train_run(struct train *t, struct pq_error *e);
+/* Copies all parameters, or those that `wants` is true for. */
+PQ_MUST_USE int train_snapshot(struct train *t, float ***all,
+                               bool (*wants)(const char *name),
+                               struct pq_error *e);
+/* train_state.c: beside the output; what was saved there. */
+PQ_MUST_USE int train_state_save(struct train *t, struct pq_error *e);
+PQ_MUST_USE int train_state_load(struct train *t, struct pq_error *e);
+/* train_start.c: first what kind of adapter it is, then its numbers. */
+PQ_MUST_USE int train_start_open(struct train *t, struct pq_error *e);
+PQ_MUST_USE int train_start_read(struct train *t, struct pq_error *e);
 /* train_output.c: writes what is in the model now; -n: says what would be. */
 PQ_MUST_USE int train_save(struct train *t, struct pq_error *e);
 /* train_mask.c: prints what is trained on, a line a token. */

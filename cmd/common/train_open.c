@@ -237,9 +237,9 @@ static int sparsify(struct train *t, struct pq_error *e)
 int train_open(struct train *t, struct pq_error *e)
 {
     t->recompute = t->o.recompute;
-    return open_model(t, e) || set_prompt(t, e) || open_core(t, e) ||
-                   read_data(t, e) || set_order(t, e) || fit(t, e) ||
-                   sparsify(t, e)
+    return open_model(t, e) || train_start_open(t, e) || set_prompt(t, e) ||
+                   open_core(t, e) || read_data(t, e) || set_order(t, e) ||
+                   fit(t, e) || sparsify(t, e) || train_start_read(t, e)
                ? -1
                : 0;
 }
@@ -267,6 +267,8 @@ void train_close(struct train *t)
     free(t->texts);
     free(t->prompt_ids);
     pq_train_free(t->core);
+    pq_peft_release(&t->from);
+    pq_source_free(t->start_source);
     pq_source_free(t->model);
     pq_source_free(t->inner);
 }

@@ -18,9 +18,8 @@
 
 /* ---- copies of parameters ----------------------------------------------- */
 
-/* Copies all parameters, or those that `wants` is true for. */
-static int snapshot(struct train *t, float ***all,
-                    bool (*wants)(const char *name), struct pq_error *e)
+int train_snapshot(struct train *t, float ***all,
+                   bool (*wants)(const char *name), struct pq_error *e)
 {
     const size_t n = pq_train_params(t->core);
 
@@ -107,7 +106,7 @@ static int update(struct train *t, struct train_point *p, struct pq_error *e)
         return pq_fail(e, PQ_EVALUE,
                        "step %llu: the loss is %f: stopped before the update",
                        (unsigned long long)p->step, p->loss);
-    if (plus && snapshot(t, &t->before, is_b, e))
+    if (plus && train_snapshot(t, &t->before, is_b, e))
         return -1;
     if (pq_train_step(t->core, p->lr, &p->norm, e))
         return pq_error_in(e, "step %llu", (unsigned long long)p->step);
@@ -162,24 +161,43 @@ static int validate(struct train *t, uint64_t at, bool *stop,
         t->best_loss = p.loss;
         t->best_step = at;
         t->waited = 0;
-        return snapshot(t, &t->best, NULL, e);
+        return train_snapshot(t, &t->best, NULL, e);
     }
     t->waited++;
     *stop = t->o.patience && t->waited >= t->o.patience;
     return 0;
 }
 
-static void restore_best(struct train *t)
+/* The weights at hand and the best ones change places. */
+static void swap_best(struct train *t)
 {
     for (size_t i = 0; t->best && i < pq_train_params(t->core); i++) {
         const struct pq_train_param p = pq_train_param(t->core, i);
-        memcpy(p.w, t->best[i],
-               p.rows * (p.cols ? p.cols : 1) * sizeof *p.w);
+        for (size_t k = 0; k < p.rows * (p.cols ? p.cols : 1); k++) {
+            const float kept = p.w[k];
+            p.w[k] = t->best[i][k];
+            t->best[i][k] = kept;
+        }
     }
     pq_train_changed(t->core);
-    if (t->best && t->c->verbose > 0)
-        cmd_msg(t->c, "the best validation loss is that of step %llu",
-                (unsigned long long)t->best_step);
+}
+
+/* The output as it would be now, and what it takes to go on. */
+static int checkpoint(struct train *t, uint64_t at, uint64_t last,
+                      struct pq_error *e)
+{
+    const bool every = t->o.save_every && at % t->o.save_every == 0;
+
+    if (!every && !(at == last && (t->o.save_every || t->o.until)))
+        return 0;
+    if (train_state_save(t, e))
+        return -1;
+    if (at == last) /* the output follows at once */
+        return 0;
+    swap_best(t);
+    const int rc = train_save(t, e);
+    swap_best(t);
+    return rc;
 }
 
 /* ---- the run ------------------------------------------------------------ */
@@ -191,14 +209,17 @@ static bool is_factor(const char *name)
 
 static int run_steps(struct train *t, struct pq_error *e)
 {
+    const uint64_t until = t->o.until;
+    const uint64_t last = until && until < t->steps ? until : t->steps;
     uint64_t tokens = 0;
     bool stop = false;
 
-    for (uint64_t k = pq_train_steps(t->core); k < t->steps && !stop; k++) {
+    for (uint64_t k = pq_train_steps(t->core); k < last && !stop; k++) {
         struct train_point p = {.step = k + 1};
         if (cmd_cancel)
             return pq_fail(e, PQ_ECANCEL, "stopped by a signal");
-        if (step(t, &p, e) || validate(t, p.step, &stop, e))
+        if (step(t, &p, e) || validate(t, p.step, &stop, e) ||
+            checkpoint(t, p.step, stop ? p.step : last, e))
             return -1;
         tokens += p.tokens;
         cmd_progress_steps(t->c, p.step, t->steps, tokens, p.loss);
@@ -208,12 +229,16 @@ static int run_steps(struct train *t, struct pq_error *e)
 
 int train_run(struct train *t, struct pq_error *e)
 {
-    if (t->o.pissa && snapshot(t, &t->start, is_factor, e))
+    if ((t->o.pissa && train_snapshot(t, &t->start, is_factor, e)) ||
+        (t->o.resume && train_state_load(t, e)))
         return -1;
     const int rc = run_steps(t, e);
     cmd_progress_end();
     if (rc)
         return -1;
-    restore_best(t);
+    swap_best(t);
+    if (t->best && t->c->verbose > 0)
+        cmd_msg(t->c, "the best validation loss is that of step %llu",
+                (unsigned long long)t->best_step);
     return 0;
 }
