@@ -391,13 +391,12 @@ static int work(struct train *t, struct pq_error *e)
 
 static int run(struct cmd *c, struct pq_error *e)
 {
-    struct train_options *o = c->state;
-    struct train t = {.c = c, .log = {.c = c}};
+    const struct train_options *o = c->state;
+    struct train t = {.c = c, .o = *o, .log = {.c = c}};
     int rc = check(c, o);
 
     if (rc == CMD_OK) {
-        set_defaults(o);
-        t.o = *o;
+        set_defaults(&t.o);
         if (o->plot && cmd_check_beside(c, o->plot, e))
             rc = CMD_TROUBLE;
         else
@@ -405,7 +404,7 @@ static int run(struct cmd *c, struct pq_error *e)
     }
     train_close(&t);
     free((void *)t.o.targets.items);
-    pq_arena_release(&o->words);
+    pq_arena_release(&t.o.words);
     return rc;
 }
 

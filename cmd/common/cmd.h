@@ -224,7 +224,7 @@ void cmd_signals_exit(void);
 
 /* For pq_run.progress; arg is the cmd.  Shows a bar on a terminal. */
 void cmd_progress(void *arg, uint64_t done, uint64_t total);
-/* The same of steps, each of some tokens; those of this run. */
+/* The same of steps; `tokens` are those of this run.  Call it before, too. */
 void cmd_progress_steps(const struct cmd *c, uint64_t done, uint64_t total,
                         uint64_t tokens, double loss);
 /* Clears the bar's line; a signal handler may, too. */

@@ -138,14 +138,14 @@ void cmd_progress_steps(const struct cmd *c, uint64_t done, uint64_t total,
     double seconds;
 
     if (!bar.started)
-        bar.first = done - 1;
+        bar.first = done;
     if (!is_due(c, &seconds))
         return;
     int k = snprintf(line, sizeof line,
-                     "%.32s: step %llu of %llu  loss %.4f", c->program,
-                     (unsigned long long)done, (unsigned long long)total,
-                     loss);
+                     "%.32s: step %llu of %llu", c->program,
+                     (unsigned long long)done, (unsigned long long)total);
     if (seconds > 0 && done > bar.first) {
+        k += snprintf(line + k, sizeof line - (size_t)k, "  loss %.4f", loss);
         const double each = seconds / (double)(done - bar.first);
         const double left = each * (double)(total - done);
         k += snprintf(line + k, sizeof line - (size_t)k,

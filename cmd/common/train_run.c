@@ -214,6 +214,7 @@ static int run_steps(struct train *t, struct pq_error *e)
     uint64_t tokens = 0;
     bool stop = false;
 
+    cmd_progress_steps(t->c, pq_train_steps(t->core), t->steps, 0, 0);
     for (uint64_t k = pq_train_steps(t->core); k < last && !stop; k++) {
         struct train_point p = {.step = k + 1};
         if (cmd_cancel)
