@@ -73,7 +73,7 @@ static const struct cmd_option options[] = {
     {0, "prompt-tokens", "N", "rows of the soft prompt (default: 16)",
      "8 16 32", CMD_CHANGES_OUTPUT, OPT_PROMPT_TOKENS},
     {0, "prompt-init", "I", "what it begins as (default: vocab)",
-     "vocab text", CMD_CHANGES_OUTPUT, OPT_PROMPT_INIT},
+     "vocab text random", CMD_CHANGES_OUTPUT, OPT_PROMPT_INIT},
     {0, "prompt-text", "TEXT", "of --prompt-init text", NULL,
      CMD_CHANGES_OUTPUT, OPT_PROMPT_TEXT},
     {'s', "sparsity", "S", "part of the weights that is zero in the end",
@@ -105,7 +105,7 @@ static int one_of(const char *value, const char *const *names, int n, int *v,
                   struct pq_error *e)
 {
     for (*v = 0; *v < n; ++*v)
-        if (strcmp(value, names[*v]) == 0)
+        if (*value && strcmp(value, names[*v]) == 0)
             return 0;
     return pq_fail(e, PQ_EARG, "'%s' is none that is known", value);
 }
@@ -151,12 +151,9 @@ static int set_init(struct train_options *o, const char *value,
 static int set_prompt_init(struct train_options *o, const char *value,
                            struct pq_error *e)
 {
-    static const char *const names[] = {"vocab", "text"};
-    int v;
+    static const char *const names[] = {"", "vocab", "text", "random"};
 
-    if (one_of(value, names, 2, &v, e))
-        return -1;
-    o->prompt_init = v == 0 ? PROMPT_INIT_VOCAB : PROMPT_INIT_TEXT;
+    return one_of(value, names, 4, &o->prompt_init, e);
     return 0;
 }
 
@@ -232,7 +229,7 @@ static int rate_option(struct train_options *o, int id, const char *value,
                        struct pq_error *e)
 {
     switch (id) {
-    case OPT_LR:           return positive(value, 1e3, &o->lr, e);
+    case OPT_LR:           return positive(value, 1e30, &o->lr, e);
     case OPT_SCHEDULE:     return set_schedule(o, value, e);
     case OPT_WARMUP:       return cmd_number(value, 0, 1u << 30, &o->warmup, e);
     case OPT_DECAY:        return count(value, &o->decay, e);

@@ -131,7 +131,10 @@ PQ_MUST_USE int train_write(const struct train_output *o, struct pq_error *e);
 
 /* ---- all of it ---------------------------------------------------------- */
 
-enum { PROMPT_INIT_NOT_SAID, PROMPT_INIT_VOCAB, PROMPT_INIT_TEXT };
+enum {
+    PROMPT_INIT_NOT_SAID, PROMPT_INIT_VOCAB, PROMPT_INIT_TEXT,
+    PROMPT_INIT_RANDOM
+};
 
 struct train_options {
     const char *data, *val, *plot, *init_adapter;

@@ -4,6 +4,7 @@
  */
 #include "config.h"
 #include "pq_quant.h"
+#include "rng.h"
 #include "train.h"
 
 #include <stdlib.h>
@@ -60,6 +61,27 @@ static int set_prompt(struct train *t, struct pq_error *e)
         t->prompt_ids[i] = (int32_t)ids.list[i % ids.n];
     free(ids.list);
     return rc;
+}
+
+/* About N(0, 1), as PEFT begins: the sum of 12 uniform numbers, less 6. */
+static void randomize(struct train *t)
+{
+    struct pq_rng r;
+
+    pq_rng_init(&r, t->c->seed, "pq-train.prompt");
+    for (size_t i = 0; i < pq_train_params(t->core); i++) {
+        const struct pq_train_param p = pq_train_param(t->core, i);
+        if (strcmp(p.name, "prompt_embeddings") != 0)
+            continue;
+        for (size_t k = 0; k < p.rows * p.cols; k++) {
+            float x[12], sum = -6;
+            pq_rng_uniform(&r, 12 * (uint64_t)k, x, 12);
+            for (int n = 0; n < 12; n++)
+                sum += x[n];
+            p.w[k] = sum;
+        }
+    }
+    pq_train_changed(t->core);
 }
 
 /* ---- what is trained ---------------------------------------------------- */
@@ -234,14 +256,23 @@ static int sparsify(struct train *t, struct pq_error *e)
 
 /* ---- all of it ---------------------------------------------------------- */
 
-int train_open(struct train *t, struct pq_error *e)
+static int prepare(struct train *t, struct pq_error *e)
 {
-    t->recompute = t->o.recompute;
     return open_model(t, e) || train_start_open(t, e) || set_prompt(t, e) ||
                    open_core(t, e) || read_data(t, e) || set_order(t, e) ||
                    fit(t, e) || sparsify(t, e) || train_start_read(t, e)
                ? -1
                : 0;
+}
+
+int train_open(struct train *t, struct pq_error *e)
+{
+    t->recompute = t->o.recompute;
+    if (prepare(t, e))
+        return -1;
+    if (t->o.prompt_init == PROMPT_INIT_RANDOM)
+        randomize(t);
+    return 0;
 }
 
 static void free_each(float **x, size_t n)
