@@ -276,6 +276,30 @@ PQ_MUST_USE int pq_peft_average(struct pq_plan *plan, struct pq_catalog *out,
                                 enum pq_dtype dtype, const struct pq_quant *q,
                                 struct pq_error *e);
 
+/* What the config of an adapter says that was trained. */
+struct pq_peft_trained {
+    const char *base; /* where PEFT finds the model, or NULL */
+    uint64_t rank;
+    double alpha;
+    bool rslora, dora;
+    bool conv1d;                /* the modules are GPT-2's */
+    const char *const *targets; /* [n_targets] as in target_modules */
+    size_t n_targets;
+};
+
+/* Gives `out` the adapter_config.json of a LoRA, as PEFT writes it. */
+PQ_MUST_USE int pq_peft_trained_config(struct pq_catalog *out,
+                                       const struct pq_peft_trained *t,
+                                       struct pq_error *e);
+/*
+ * The same of a soft prompt, whose one tensor is "prompt_embeddings"
+ * [tokens][dim].
+ */
+PQ_MUST_USE int pq_peft_prompt_config(struct pq_catalog *out, const char *base,
+                                      uint64_t tokens, uint64_t dim,
+                                      uint64_t layers, uint64_t heads,
+                                      struct pq_error *e);
+
 #ifdef __cplusplus
 }
 #endif

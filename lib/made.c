@@ -11,14 +11,31 @@ struct made {
     struct pq_source source;
     struct pq_catalog catalog;
     struct pq_spool_budget budget;
-    struct pq_spool *spools; /* [cap], one for each tensor of the catalogue */
-    size_t cap;
+    struct pq_spool *spools; /* [n], one for each tensor that was added: the
+                                catalogue may have been folded since */
+    uint64_t *starts;        /* [n] where they begin */
+    size_t n, cap;
     uint64_t end; /* of the address space */
 };
 
 static struct made *made_of(struct pq_source *s)
 {
     return (struct made *)(void *)s;
+}
+
+/* The spool that an offset is in: the last one that begins there or before. */
+static size_t spool_at(const struct made *m, uint64_t offset)
+{
+    size_t low = 0, high = m->n;
+
+    while (high - low > 1) {
+        const size_t middle = low + (high - low) / 2;
+        if (m->starts[middle] <= offset)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
 }
 
 /* Parts do not touch: each range lies in one tensor. */
@@ -29,19 +46,18 @@ static int read_made(struct pq_source *s, uint64_t offset, void *buf, size_t n,
 
     if (n == 0)
         return 0;
-    const size_t i = pq_catalog_tensor_at(&m->catalog, offset);
-    return pq_spool_read(&m->spools[i],
-                         offset - m->catalog.tensors[i].parts[0].offset, buf,
-                         n, e);
+    const size_t i = spool_at(m, offset);
+    return pq_spool_read(&m->spools[i], offset - m->starts[i], buf, n, e);
 }
 
 static void free_made(struct pq_source *s)
 {
     struct made *m = made_of(s);
 
-    for (size_t i = 0; m->spools && i < m->catalog.n_tensors; i++)
+    for (size_t i = 0; i < m->n; i++)
         pq_spool_release(&m->spools[i]);
     free(m->spools);
+    free(m->starts);
     pq_catalog_release(&m->catalog);
     free(m);
 }
@@ -64,8 +80,9 @@ int pq_made_new(const char *name, size_t n, uint64_t memory,
     m->budget.dir = tmpdir;
     m->cap = n;
     m->spools = pq_zalloc(n, sizeof *m->spools);
+    m->starts = pq_zalloc(n, sizeof *m->starts);
     m->catalog.tensors = pq_zalloc(n, sizeof *m->catalog.tensors);
-    if (!m->spools || !m->catalog.tensors) {
+    if (!m->spools || !m->starts || !m->catalog.tensors) {
         free_made(&m->source);
         return pq_fail_nomem(e);
     }
@@ -79,7 +96,7 @@ static struct pq_tensor *add_empty(struct made *m, const char *name,
                                    enum pq_dtype dtype, const uint64_t *shape,
                                    int rank, struct pq_error *e)
 {
-    const size_t i = m->catalog.n_tensors;
+    const size_t i = m->n;
     uint64_t n, bytes;
 
     if (i == m->cap) {
@@ -96,10 +113,11 @@ static struct pq_tensor *add_empty(struct made *m, const char *name,
         t ? pq_catalog_shape(&m->catalog, shape, rank) : NULL;
     if (!dims) {
         pq_spool_release(&m->spools[i]);
-        m->catalog.n_tensors = i;
+        m->catalog.n_tensors -= t != NULL;
         pq_fail_nomem(e);
         return NULL;
     }
+    m->starts[m->n++] = m->end;
     t->dtype = dtype;
     t->rank = rank;
     t->shape = dims;
@@ -121,11 +139,12 @@ const struct pq_tensor *pq_made_add(struct pq_source *s, const char *name,
 
     if (!t)
         return NULL;
-    const size_t i = m->catalog.n_tensors - 1;
+    const size_t i = m->n - 1;
     if (pq_spool_write(&m->spools[i], 0, data, (size_t)t->parts[0].bytes, e)) {
         pq_spool_release(&m->spools[i]);
         m->end -= t->parts[0].bytes;
-        m->catalog.n_tensors = i;
+        m->n--;
+        m->catalog.n_tensors--;
         return NULL;
     }
     return t;
@@ -136,7 +155,7 @@ const struct pq_tensor *pq_made_add(struct pq_source *s, const char *name,
 struct into {
     struct pq_sink sink;
     struct made *made;
-    size_t first; /* the sink's tensor 0 there */
+    size_t first; /* the sink's first part there */
 };
 
 static int begin(struct pq_sink *k, struct pq_error *e)
@@ -170,6 +189,25 @@ static void free_into(struct pq_sink *k)
 static const struct pq_sink_ops into_ops = {begin, write_made, begin,
                                             abort_made, free_into};
 
+/* A part of tensor i of the sink is a tensor of the source. */
+static int add_place(struct into *x, const struct pq_tensor *t, size_t i,
+                     size_t part, struct pq_error *e)
+{
+    const struct pq_part *p = &t->parts[part];
+    struct pq_place *place = &x->sink.order[x->sink.n_order++];
+    const struct pq_tensor *made;
+
+    place->tensor = i;
+    place->part = part;
+    place->address = x->made->end;
+    x->sink.total_bytes += p->bytes;
+    if (t->codec.encoding == PQ_PLAIN) /* its part may have no name */
+        made = add_empty(x->made, t->name, t->dtype, t->shape, t->rank, e);
+    else
+        made = add_empty(x->made, p->name, p->dtype, p->shape, p->rank, e);
+    return made ? 0 : -1;
+}
+
 int pq_made_sink(struct pq_source *s, struct pq_catalog *c,
                  struct pq_sink **k, struct pq_error *e)
 {
@@ -178,22 +216,18 @@ int pq_made_sink(struct pq_source *s, struct pq_catalog *c,
     if (!x)
         return pq_fail_nomem(e);
     x->made = made_of(s);
-    x->first = x->made->catalog.n_tensors;
+    x->first = x->made->n;
     x->sink.ops = &into_ops;
     x->sink.catalog = c;
     x->sink.positional = true;
-    x->sink.order = pq_zalloc(c->n_tensors, sizeof *x->sink.order);
+    size_t parts = 0;
+    for (size_t i = 0; i < c->n_tensors; i++)
+        parts += c->tensors[i].n_parts;
+    x->sink.order = pq_zalloc(parts, sizeof *x->sink.order);
     int rc = x->sink.order ? 0 : pq_fail_nomem(e);
-    for (size_t i = 0; !rc && i < c->n_tensors; i++) {
-        const struct pq_tensor *t = &c->tensors[i];
-        struct pq_place *place = &x->sink.order[x->sink.n_order++];
-        place->tensor = i;
-        place->address = x->made->end;
-        x->sink.total_bytes += t->parts[0].bytes;
-        rc = add_empty(x->made, t->name, t->dtype, t->shape, t->rank, e)
-                 ? 0
-                 : -1;
-    }
+    for (size_t i = 0; !rc && i < c->n_tensors; i++)
+        for (size_t part = 0; !rc && part < c->tensors[i].n_parts; part++)
+            rc = add_place(x, &c->tensors[i], i, part, e);
     if (rc) {
         free_into(&x->sink);
         return -1;

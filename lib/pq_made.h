@@ -35,12 +35,24 @@ const struct pq_tensor *pq_made_add(struct pq_source *s, const char *name,
                                     struct pq_error *e);
 
 /*
- * A sink that puts tensors there: adds those of `c` (plain, borrowed) to the
- * source, as many as it has room for, and writes into them.  They may be read
- * when the plan has run.
+ * A sink that puts tensors there: adds those of `c` (borrowed) to the source,
+ * as many as it has room for, and writes into them.  They may be read when
+ * the plan has run.  The parts of an encoded tensor become plain tensors;
+ * pq_fold() joins them again.
  */
 PQ_MUST_USE int pq_made_sink(struct pq_source *s, struct pq_catalog *c,
                              struct pq_sink **k, struct pq_error *e);
+
+/*
+ * A source over arrays of the program's own, which are borrowed and must not
+ * change while a plan reads them.  Room for n tensors, as above.
+ */
+PQ_MUST_USE int pq_lent_new(const char *name, size_t n, struct pq_source **s,
+                            struct pq_error *e);
+/* Adds a plain tensor of floats; returns it, or NULL. */
+const struct pq_tensor *pq_lent_add(struct pq_source *s, const char *name,
+                                    const uint64_t *shape, int rank,
+                                    const float *data, struct pq_error *e);
 
 #ifdef __cplusplus
 }

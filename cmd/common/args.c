@@ -91,6 +91,7 @@ static int set_memory(struct cmd *c, const char *value, struct pq_error *e)
     if (bytes < MIN_MEMORY)
         return pq_fail(e, PQ_EARG, "%s is too little (at least 16M)", value);
     set_budget(c, bytes);
+    c->memory_given = true;
     return 0;
 }
 

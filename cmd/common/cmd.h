@@ -110,6 +110,7 @@ struct cmd {
     int verbose;
     unsigned threads; /* resolved: >= 1 */
     uint64_t memory;  /* bytes for buffers: three quarters of --memory */
+    bool memory_given;
     const char *tmpdir; /* TMPDIR, or NULL */
     const struct pq_kernels *kernels; /* PQ_CPU, or the best; never NULL */
     uint64_t seed;
@@ -185,7 +186,7 @@ int cmd_completion_of_all(const char *shell, FILE *f);
 
 extern const struct pq_tool tool_info, tool_convert, tool_quantize,
     tool_dequantize, tool_merge, tool_extract, tool_verify, tool_diff,
-    tool_patch, tool_prune, tool_eval, tool_generate;
+    tool_patch, tool_prune, tool_eval, tool_generate, tool_train;
 extern const struct pq_tool *const cmd_tools[]; /* NULL-terminated */
 const struct pq_tool *cmd_tool_named(const char *name);
 
@@ -223,6 +224,9 @@ void cmd_signals_exit(void);
 
 /* For pq_run.progress; arg is the cmd.  Shows a bar on a terminal. */
 void cmd_progress(void *arg, uint64_t done, uint64_t total);
+/* The same of steps; `tokens` are those of this run.  Call it before, too. */
+void cmd_progress_steps(const struct cmd *c, uint64_t done, uint64_t total,
+                        uint64_t tokens, double loss);
 /* Clears the bar's line; a signal handler may, too. */
 void cmd_progress_end(void);
 

@@ -2,6 +2,7 @@
  * The progress line on stderr:
  *
  *     pq-quantize:  43%  1.2 GiB of 2.8 GiB  310 MiB/s  0:05 left
+ *     pq-train: step 43 of 100  loss 1.9312  2043 tokens/s  0:51 left
  *
  * On a terminal that is ours, when a run takes longer than a second, at most
  * six times a second, and gone at the end.  --progress=always shows it at
@@ -20,6 +21,7 @@ static struct {
     bool started;
     int shown; /* columns that are on the screen now */
     double start, last;
+    uint64_t first; /* steps that were done before */
 } bar;
 
 static double now(void)
@@ -98,25 +100,60 @@ static void show(const char *line, int n)
         bar.shown = 0;
 }
 
-void cmd_progress(void *arg, uint64_t done, uint64_t total)
+/* Is it time for a line?  Then *seconds have passed since the first call. */
+static bool is_due(const struct cmd *c, double *seconds)
 {
-    const struct cmd *c = arg;
     const bool always = c->progress_when == ALWAYS;
-    char line[256];
     const double t = now();
 
     if (c->quiet || c->progress_when == NEVER)
-        return;
+        return false;
     if (!bar.started) {
         bar.started = true;
         bar.start = t;
         bar.last = always ? t - 1 : t + 5.0 / 6;
     }
     if (t - bar.last < 1.0 / 6 || (!always && !terminal_is_ours()))
-        return;
+        return false;
     bar.last = t;
-    show(line, format_line(line, sizeof line, c->program, done, total,
-                           t - bar.start));
+    *seconds = t - bar.start;
+    return true;
+}
+
+void cmd_progress(void *arg, uint64_t done, uint64_t total)
+{
+    const struct cmd *c = arg;
+    char line[256];
+    double seconds;
+
+    if (is_due(c, &seconds))
+        show(line,
+             format_line(line, sizeof line, c->program, done, total, seconds));
+}
+
+void cmd_progress_steps(const struct cmd *c, uint64_t done, uint64_t total,
+                        uint64_t tokens, double loss)
+{
+    char line[256];
+    double seconds;
+
+    if (!bar.started)
+        bar.first = done;
+    if (!is_due(c, &seconds))
+        return;
+    int k = snprintf(line, sizeof line,
+                     "%.32s: step %llu of %llu", c->program,
+                     (unsigned long long)done, (unsigned long long)total);
+    if (seconds > 0 && done > bar.first) {
+        k += snprintf(line + k, sizeof line - (size_t)k, "  loss %.4f", loss);
+        const double each = seconds / (double)(done - bar.first);
+        const double left = each * (double)(total - done);
+        k += snprintf(line + k, sizeof line - (size_t)k,
+                      "  %.0f tokens/s  %ld:%02ld left",
+                      (double)tokens / seconds, (long)(left + 0.5) / 60,
+                      (long)(left + 0.5) % 60);
+    }
+    show(line, k);
 }
 
 void cmd_progress_end(void)
