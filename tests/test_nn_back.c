@@ -93,7 +93,8 @@ static void check(const char *what, loss *f, void *arg, float *x,
     for (int k = 0; k < DIRECTIONS; k++) {
         float *v = randoms(n, 2);
         const double want = (4 * slope(f, arg, x, x0, v, n, STEP) -
-                             slope(f, arg, x, x0, v, n, 2 * STEP)) / 3;
+                             slope(f, arg, x, x0, v, n, 2 * STEP)) /
+                            3;
         const double got = weighed(g, v, n);
         cr_assert(fabs(got - want) <= 1e-3 * sqrt(norm), "%s: %g for %g (%g)",
                   what, got, want, sqrt(norm));
@@ -140,8 +141,8 @@ static void norm_back(const struct norm *c, float *dx, float *dw, float *db,
 
 static void check_norm(bool layer, bool plus_one, size_t rows, size_t n)
 {
-    struct norm c = {.layer = layer, .plus_one = plus_one, .rows = rows,
-                     .n = n};
+    struct norm c = {
+        .layer = layer, .plus_one = plus_one, .rows = rows, .n = n};
     float *dx = zeros(rows * n), *dw = zeros(n), *db = zeros(n);
     float *twice;
 
@@ -203,8 +204,8 @@ static void check_line(bool turned, size_t rows, size_t in, size_t out)
     c.y = zeros(rows * out);
     c.r = randoms(rows * out, 2);
     c.l.bias = c.b;
-    c.l.w = turned ? nn_mat_f32(c.w, in, all, all)
-                   : nn_mat_f32(c.w, all, in, in);
+    c.l.w =
+        turned ? nn_mat_f32(c.w, in, all, all) : nn_mat_f32(c.w, all, in, in);
     c.l.w = turned ? nn_mat_cols(&c.l.w, 2, out) : nn_mat_rows(&c.l.w, 2, out);
     nn_linear_back(pool, dx, c.r, &c.l, rows, false);
     nn_linear_back_weight(pool, dw, c.r, c.x, &c.l, rows);
@@ -247,8 +248,11 @@ static double embed_loss(void *arg)
 
 Test(nn_back, embedding)
 {
-    struct embed c = {randoms(6 * H, 2), randoms(5 * H, 2), zeros(9 * H),
-                      randoms(9 * H, 2), {1, 5, 1, 0, 2, 2, 1, 4, 0},
+    struct embed c = {randoms(6 * H, 2),
+                      randoms(5 * H, 2),
+                      zeros(9 * H),
+                      randoms(9 * H, 2),
+                      {1, 5, 1, 0, 2, 2, 1, 4, 0},
                       {0, 1, 2, 3, 4, 0, 1, 2, 3}};
     float *dt = zeros(6 * H), *dp = zeros(5 * H);
     const int32_t masked[9] = {1, 5, -1, 0, 2, 2, 1, 4, 0};
@@ -287,8 +291,7 @@ Test(nn_back, rope)
 {
     const float inv[3] = {1, 0.3f, 0.1f};
     const size_t positions[5] = {0, 1, 2, 3, 7};
-    struct turn c = {.x = randoms(80, 2), .y = zeros(80),
-                     .r = randoms(80, 2)};
+    struct turn c = {.x = randoms(80, 2), .y = zeros(80), .r = randoms(80, 2)};
     float *dx = malloc(80 * sizeof *dx);
 
     nn_rope_table(c.cosine, c.sine, positions, 5, inv, 3, 1.25f);
@@ -334,8 +337,8 @@ static void check_attention(const struct nn_attention *a,
     attend_loss(&c);
     copy = malloc(q * sizeof *copy);
     memcpy(copy, c.r, q * sizeof *copy);
-    nn_attention_back(pool, copy, dk, dv, copy, c.q, c.k, c.v, c.o, c.lse, a,
-                      s, n);
+    nn_attention_back(pool, copy, dk, dv, copy, c.q, c.k, c.v, c.o, c.lse, a, s,
+                      n);
     nn_attention_back(pool, dq, dk, dv, c.r, c.q, c.k, c.v, c.o, c.lse, a, s,
                       n);
     cr_assert(memcmp(copy, dq, q * sizeof *dq) == 0, "in place");
@@ -354,8 +357,8 @@ Test(nn_back, attention)
     const struct nn_attention window = {4, 1, 4, 0.5f, 0, 5};
     const struct nn_attention capped = {2, 1, 8, 0.9f, 1.5f, 0};
     const struct nn_sequence one = {0, 70, 0, 0};
-    const struct nn_sequence packed[] = {{0, 3, 0, 0}, {3, 1, 3, 0},
-                                         {4, 17, 4, 0}};
+    const struct nn_sequence packed[] = {
+        {0, 3, 0, 0}, {3, 1, 3, 0}, {4, 17, 4, 0}};
 
     check_attention(&plain, &one, 1, 70);
     check_attention(&grouped, packed, 3, 21);
@@ -393,12 +396,13 @@ static double act_loss(void *arg)
 
 static void check_act(enum nn_act act, bool gated)
 {
-    struct act c = {act, gated, randoms(ACTS, 8), randoms(ACTS, 2),
-                    zeros(ACTS), randoms(ACTS, 2)};
+    struct act c = {
+        act,         gated,           randoms(ACTS, 8), randoms(ACTS, 2),
+        zeros(ACTS), randoms(ACTS, 2)};
     float *dg = zeros(ACTS), *du = zeros(ACTS);
 
-    nn_activate_back(pool, dg, gated ? du : NULL, c.r, c.g,
-                     gated ? c.u : NULL, ACTS, act);
+    nn_activate_back(pool, dg, gated ? du : NULL, c.r, c.g, gated ? c.u : NULL,
+                     ACTS, act);
     check("dg", act_loss, &c, c.g, dg, ACTS);
     if (gated)
         check("du", act_loss, &c, c.u, du, ACTS);
@@ -441,8 +445,10 @@ static double ce_loss(void *arg)
 
 static void check_loss(float cap)
 {
-    struct ce c = {.cap = cap, .x = randoms(ROWS * IN, 4),
-                   .w = randoms(VOCAB * IN, 4), .z = zeros(4 * VOCAB),
+    struct ce c = {.cap = cap,
+                   .x = randoms(ROWS * IN, 4),
+                   .w = randoms(VOCAB * IN, 4),
+                   .z = zeros(4 * VOCAB),
                    .gathered = zeros(4 * IN),
                    .labels = {3, NN_IGNORE, 4999, 4096, 7, NN_IGNORE, 7, 0, 12,
                               11, NN_IGNORE}};
@@ -450,8 +456,8 @@ static void check_loss(float cap)
     float *x2 = zeros(4 * IN);
     const struct nn_loss_scratch s = {c.z, c.gathered, x2, 4};
 
-    c.head = (struct nn_linear){.w = nn_mat_f32(c.w, VOCAB, IN, IN),
-                                .in = IN, .out = VOCAB};
+    c.head = (struct nn_linear){
+        .w = nn_mat_f32(c.w, VOCAB, IN, IN), .in = IN, .out = VOCAB};
     const double sum = nn_head_loss_back(pool, dx, dw, c.x, &c.head, cap,
                                          1.0f / 8, c.labels, ROWS, &s);
     cr_assert_float_eq(sum / 8, ce_loss(&c), 1e-12);
@@ -488,8 +494,8 @@ Test(nn_back, the_same_bits_at_any_number_of_threads)
         cr_assert(p && nn_pool_spare(p, 1 << 16, &e) == 0);
         out[t] = zeros(n + 2 * kv + 24);
         nn_attention(p, o, lse, q, k, v, &a, s, 2);
-        nn_attention_back(p, out[t], out[t] + n, out[t] + n + kv, r, q, k, v,
-                          o, lse, &a, s, 2);
+        nn_attention_back(p, out[t], out[t] + n, out[t] + n + kv, r, q, k, v, o,
+                          lse, &a, s, 2);
         nn_column_products(p, out[t] + n + 2 * kv, r, q, NULL, NULL, 200, 24);
         nn_pool_free(p);
     }

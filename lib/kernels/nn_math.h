@@ -27,15 +27,15 @@
 #define NN_ROUND    12582912.0f /* 1.5 * 2^23: adding it rounds to integer */
 
 /* 1/7!, 1/6!, ... 1/2! */
-#define NN_EXP_C7 1.98412698e-4f
-#define NN_EXP_C6 1.38888889e-3f
-#define NN_EXP_C5 8.33333333e-3f
-#define NN_EXP_C4 4.16666667e-2f
-#define NN_EXP_C3 1.66666667e-1f
-#define NN_EXP_C2 0.5f
+#define NN_EXP_C7     1.98412698e-4f
+#define NN_EXP_C6     1.38888889e-3f
+#define NN_EXP_C5     8.33333333e-3f
+#define NN_EXP_C4     4.16666667e-2f
+#define NN_EXP_C3     1.66666667e-1f
+#define NN_EXP_C2     0.5f
 
-#define NN_GELU_A -1.59576912f /* -2 sqrt(2 / pi) */
-#define NN_GELU_B 0.044715f
+#define NN_GELU_A     -1.59576912f /* -2 sqrt(2 / pi) */
+#define NN_GELU_B     0.044715f
 
 #define NN_TANH_SMALL 0.625f
 #define NN_TANH_C4    -5.70498872745e-3f

@@ -12,7 +12,7 @@ extern "C" {
 
 struct nn_adamw {
     double beta1, beta2, eps, weight_decay, clip;
-    float *m, *v;  /* [total] */
+    float *m, *v; /* [total] */
     uint64_t steps;
     struct nn_chunk *chunks; /* [n_chunks] of the parameters, in order */
     size_t n_chunks;

@@ -49,8 +49,8 @@ static int check_targets(const struct pq_train_options *o,
     for (size_t t = 0; t < o->n_targets; t++) {
         bool found = false;
         for (size_t i = 0; i < n; i++)
-            found |= slots[i].linears[0] &&
-                     is_target(slots[i].name, o->targets[t]);
+            found |=
+                slots[i].linears[0] && is_target(slots[i].name, o->targets[t]);
         if (!found)
             return pq_fail(e, PQ_EARG,
                            "no linear layer of the model is called %s",
@@ -94,8 +94,10 @@ int nn_adapters_add(struct nn_adapters *x, const struct pq_train_options *o,
     if (o->rank == 0 || !(o->alpha > 0))
         return pq_fail(e, PQ_EARG, "rank and alpha must be above 0");
     const double root = o->rslora ? sqrt((double)o->rank) : (double)o->rank;
-    *x = (struct nn_adapters){.rank = o->rank, .dora = o->dora,
-                              .seed = o->seed, .scale = o->alpha / root};
+    *x = (struct nn_adapters){.rank = o->rank,
+                              .dora = o->dora,
+                              .seed = o->seed,
+                              .scale = o->alpha / root};
     x->x = pq_arena_alloc(arena, n, sizeof *x->x);
     if (!x->x)
         return pq_fail_nomem(e);
@@ -244,6 +246,5 @@ void nn_adapters_changed(const struct nn_adapters *x, struct nn_pool *pool)
 {
     for (size_t i = 0; x->dora && i < x->n; i++)
         for (size_t j = 0; j < x->x[i].slot->n_parts; j++)
-            nn_delta_norms(pool, x->x[i].slot->linears[j],
-                           &x->x[i].deltas[j]);
+            nn_delta_norms(pool, x->x[i].slot->linears[j], &x->x[i].deltas[j]);
 }

@@ -13,10 +13,10 @@ extern "C" {
 
 struct nn_adapter {
     const struct nn_slot *slot;
-    size_t in, out;   /* of the whole module */
-    size_t a, b, m;   /* parameter numbers; m only with DoRA */
+    size_t in, out; /* of the whole module */
+    size_t a, b, m; /* parameter numbers; m only with DoRA */
     struct nn_delta deltas[NN_SLOT_PARTS];
-    float *norm;      /* [out] of DoRA */
+    float *norm; /* [out] of DoRA */
 };
 
 struct nn_adapters {

@@ -78,9 +78,15 @@ static void by_keys(const struct job *j, struct nn_worker *w,
 {
     const size_t keys = t->hi - t->lo;
     const struct nn_mat b = nn_mat_f32(y + t->kv, keys, j->a->d, t->kv_row);
-    const struct nn_product p = {.m = t->n, .n = keys, .k = j->a->d,
-                                 .a = x + t->q, .a_row = t->q_row, .a_col = 1,
-                                 .b = &b, .c = c, .c_row = keys};
+    const struct nn_product p = {.m = t->n,
+                                 .n = keys,
+                                 .k = j->a->d,
+                                 .a = x + t->q,
+                                 .a_row = t->q_row,
+                                 .a_col = 1,
+                                 .b = &b,
+                                 .c = c,
+                                 .c_row = keys};
 
     nn_multiply_here(w, &p);
 }
@@ -92,10 +98,17 @@ static void to_keys(const struct job *j, struct nn_worker *w,
 {
     const size_t keys = t->hi - t->lo;
     const struct nn_mat b = nn_mat_f32(x + t->q, t->n, j->a->d, t->q_row);
-    const struct nn_product p = {.m = keys, .n = j->a->d, .k = t->n, .a = s,
-                                 .a_row = 1, .a_col = keys, .b = &b,
-                                 .b_by_k = true, .c = c + t->kv,
-                                 .c_row = t->kv_row, .add = true};
+    const struct nn_product p = {.m = keys,
+                                 .n = j->a->d,
+                                 .k = t->n,
+                                 .a = s,
+                                 .a_row = 1,
+                                 .a_col = keys,
+                                 .b = &b,
+                                 .b_by_k = true,
+                                 .c = c + t->kv,
+                                 .c_row = t->kv_row,
+                                 .add = true};
 
     nn_multiply_here(w, &p);
 }
@@ -112,9 +125,15 @@ static void back_tile(const struct job *j, struct nn_worker *w,
         back_row(j, w->nn, t, i);
     to_keys(j, w, t, t->p, j->dO, j->dv);
     to_keys(j, w, t, t->ds, j->q, j->dk);
-    const struct nn_product dq = {.m = t->n, .n = j->a->d, .k = keys,
-                                  .a = t->ds, .a_row = keys, .a_col = 1,
-                                  .b = &k, .b_by_k = true, .c = j->dq + t->q,
+    const struct nn_product dq = {.m = t->n,
+                                  .n = j->a->d,
+                                  .k = keys,
+                                  .a = t->ds,
+                                  .a_row = keys,
+                                  .a_col = 1,
+                                  .b = &k,
+                                  .b_by_k = true,
+                                  .c = j->dq + t->q,
                                   .c_row = t->q_row};
     nn_multiply_here(w, &dq);
 }

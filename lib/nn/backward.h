@@ -110,9 +110,9 @@ void nn_activate_back(struct nn_pool *pool, float *dg /* [n] */,
 /* ---- cross_entropy_back.c ----------------------------------------------- */
 
 struct nn_loss_scratch {
-    float *z;        /* [chunk][vocab] */
-    float *x, *dx;   /* [chunk][h] */
-    size_t chunk;    /* <= NN_LOSS_ROWS */
+    float *z;      /* [chunk][vocab] */
+    float *x, *dx; /* [chunk][h] */
+    size_t chunk;  /* <= NN_LOSS_ROWS */
 };
 
 #define NN_LOSS_ROWS 256

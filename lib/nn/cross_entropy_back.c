@@ -31,8 +31,8 @@ static size_t run_of(const struct job *j, size_t at)
 }
 
 /* Logits to their gradient. */
-static void back_run(const struct job *j, const struct nn_kernels *nn,
-                     float *z, size_t n, float max, float by)
+static void back_run(const struct job *j, const struct nn_kernels *nn, float *z,
+                     size_t n, float max, float by)
 {
     float e[RUN];
 

@@ -37,15 +37,27 @@ static void apply_rows(void *arg, struct nn_worker *w, size_t task)
     const struct nn_mat b = nn_mat_f32(d->b, l->out, d->r, d->r);
     float *y = j->y + row * l->out, *xa = w->spare;
 
-    const struct nn_product down = {.m = n, .n = d->r, .k = l->in,
-                                    .a = j->x + row * l->in, .a_row = l->in,
-                                    .a_col = 1, .b = &a, .c = xa,
+    const struct nn_product down = {.m = n,
+                                    .n = d->r,
+                                    .k = l->in,
+                                    .a = j->x + row * l->in,
+                                    .a_row = l->in,
+                                    .a_col = 1,
+                                    .b = &a,
+                                    .c = xa,
                                     .c_row = d->r};
     nn_multiply_here(w, &down);
     w->nn->scale(xa, xa, d->scale, n * d->r);
-    const struct nn_product up = {.m = n, .n = l->out, .k = d->r, .a = xa,
-                                  .a_row = d->r, .a_col = 1, .b = &b, .c = y,
-                                  .c_row = l->out, .add = true};
+    const struct nn_product up = {.m = n,
+                                  .n = l->out,
+                                  .k = d->r,
+                                  .a = xa,
+                                  .a_row = d->r,
+                                  .a_col = 1,
+                                  .b = &b,
+                                  .c = y,
+                                  .c_row = l->out,
+                                  .add = true};
     nn_multiply_here(w, &up);
     for (size_t i = 0; d->m && i < n; i++, y += l->out)
         for (size_t o = 0; o < l->out; o++)
@@ -62,8 +74,8 @@ void nn_delta_apply(struct nn_pool *pool, float *y, const float *x,
 }
 
 /* v [n][in] += rows [o, o + n) of W. */
-static void add_weight(const struct nn_linear *l, struct nn_worker *w,
-                       size_t o, size_t n, float *v)
+static void add_weight(const struct nn_linear *l, struct nn_worker *w, size_t o,
+                       size_t n, float *v)
 {
     float part[NN_BLOCK_K];
 
@@ -89,9 +101,15 @@ static void norm_rows(void *arg, struct nn_worker *w, size_t task)
     const struct nn_mat a = nn_mat_f32(d->a, d->r, l->in, l->in);
     float *v = w->spare;
 
-    const struct nn_product ba = {.m = n, .n = l->in, .k = d->r,
-                                  .a = d->b + o * d->r, .a_row = d->r,
-                                  .a_col = 1, .b = &a, .b_by_k = true, .c = v,
+    const struct nn_product ba = {.m = n,
+                                  .n = l->in,
+                                  .k = d->r,
+                                  .a = d->b + o * d->r,
+                                  .a_row = d->r,
+                                  .a_col = 1,
+                                  .b = &a,
+                                  .b_by_k = true,
+                                  .c = v,
                                   .c_row = l->in};
     nn_multiply_here(w, &ba);
     w->nn->scale(v, v, d->scale, n * l->in);

@@ -38,10 +38,10 @@ void nn_delta_norms(struct nn_pool *pool, const struct nn_linear *l,
 
 /* Where gradients go, and room for them. */
 struct nn_delta_grads {
-    float *a, *b, *m;  /* as in nn_delta; m NULL where that has none */
-    float *e, *xa;     /* [rows][r], scratch */
-    float *y, *dy;     /* [rows][out], scratch of DoRA */
-    float *sum;        /* [out], scratch of DoRA */
+    float *a, *b, *m; /* as in nn_delta; m NULL where that has none */
+    float *e, *xa;    /* [rows][r], scratch */
+    float *y, *dy;    /* [rows][out], scratch of DoRA */
+    float *sum;       /* [out], scratch of DoRA */
 };
 
 /*

@@ -19,9 +19,17 @@ static void multiply(struct nn_pool *pool, float *c, const float *a,
                      const struct nn_mat *b, bool by_k, size_t rows, bool add)
 {
     const size_t n = by_k ? b->cols : b->rows, k = by_k ? b->rows : b->cols;
-    const struct nn_product p = {.m = rows, .n = n, .k = k, .a = a, .a_row = k,
-                                 .a_col = 1, .b = b, .b_by_k = by_k, .c = c,
-                                 .c_row = n, .add = add};
+    const struct nn_product p = {.m = rows,
+                                 .n = n,
+                                 .k = k,
+                                 .a = a,
+                                 .a_row = k,
+                                 .a_col = 1,
+                                 .b = b,
+                                 .b_by_k = by_k,
+                                 .c = c,
+                                 .c_row = n,
+                                 .add = add};
 
     nn_multiply(pool, &p);
 }
@@ -31,9 +39,17 @@ static void add_outer(struct nn_pool *pool, float *c, const float *a, size_t m,
                       const float *b, size_t n, size_t rows)
 {
     const struct nn_mat right = nn_mat_f32(b, rows, n, n);
-    const struct nn_product p = {.m = m, .n = n, .k = rows, .a = a, .a_row = 1,
-                                 .a_col = m, .b = &right, .b_by_k = true,
-                                 .c = c, .c_row = n, .add = true};
+    const struct nn_product p = {.m = m,
+                                 .n = n,
+                                 .k = rows,
+                                 .a = a,
+                                 .a_row = 1,
+                                 .a_col = m,
+                                 .b = &right,
+                                 .b_by_k = true,
+                                 .c = c,
+                                 .c_row = n,
+                                 .add = true};
 
     nn_multiply(pool, &p);
 }

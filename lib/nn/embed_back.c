@@ -13,7 +13,7 @@
 struct job {
     float *out;
     const float *dx;
-    const int32_t *ids;      /* or */
+    const int32_t *ids; /* or */
     const size_t *positions;
     size_t rows, h;
     float scale;

@@ -41,6 +41,5 @@ double pq_schedule_at(const struct pq_schedule *s, uint64_t k)
     if (k < from)
         return 1;
     const double n = s->steps > from ? (double)(s->steps - from) : 1;
-    return s->least +
-           (1 - s->least) * fall(s->shape, (double)(k - from) / n);
+    return s->least + (1 - s->least) * fall(s->shape, (double)(k - from) / n);
 }

@@ -66,8 +66,10 @@ static const struct vector gemma_vectors[] = {
 };
 
 static const struct vector gpt2_vectors[] = {
-    {"ln_1.weight", AT(norm1), false}, {"ln_1.bias", AT(norm1_bias), false},
-    {"ln_2.weight", AT(norm2), false}, {"ln_2.bias", AT(norm2_bias), false},
+    {"ln_1.weight", AT(norm1), false},
+    {"ln_1.bias", AT(norm1_bias), false},
+    {"ln_2.weight", AT(norm2), false},
+    {"ln_2.bias", AT(norm2_bias), false},
     {NULL, 0, false},
 };
 
@@ -124,8 +126,8 @@ static void add_module(struct list *l, size_t layer, const struct module *m)
         b->n_parts = n;
 }
 
-static void add_vector(struct list *l, size_t layer, size_t n,
-                       const char *name, const float **at)
+static void add_vector(struct list *l, size_t layer, size_t n, const char *name,
+                       const float **at)
 {
     if (!*at)
         return;
@@ -146,9 +148,9 @@ static void add_layer(struct list *l, size_t layer)
                                             : plain_modules;
 
     for (; v->name; v++)
-        add_vector(l, layer, v->head ? c->d : c->hidden, v->name,
-                   (const float **)(void *)((char *)&l->m->layers[layer] +
-                                            v->at));
+        add_vector(
+            l, layer, v->head ? c->d : c->hidden, v->name,
+            (const float **)(void *)((char *)&l->m->layers[layer] + v->at));
     for (; m->name; m++)
         add_module(l, layer, m);
 }
@@ -184,8 +186,8 @@ static void add_ends(struct list *l)
 
 #define MOST_A_LAYER 20
 
-int nn_slots(struct nn_model *m, struct pq_arena *arena,
-             struct nn_slot **slots, size_t *n, struct pq_error *e)
+int nn_slots(struct nn_model *m, struct pq_arena *arena, struct nn_slot **slots,
+             size_t *n, struct pq_error *e)
 {
     struct list l = {.m = m, .arena = arena};
 

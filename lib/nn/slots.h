@@ -18,11 +18,11 @@ extern "C" {
 #define NN_SLOT_ENDS  SIZE_MAX /* the layer of what is in none */
 
 struct nn_slot {
-    const char *name;   /* model.layers.0.self_attn.q_proj.weight, ... */
-    size_t rows, cols;  /* as stored; cols is 0 for a vector of rows */
-    size_t layer;       /* or NN_SLOT_ENDS */
-    const float **vectors[NN_SLOT_PARTS]; /* of a vector */
-    struct nn_mat *mats[NN_SLOT_PARTS];   /* of a matrix */
+    const char *name;  /* model.layers.0.self_attn.q_proj.weight, ... */
+    size_t rows, cols; /* as stored; cols is 0 for a vector of rows */
+    size_t layer;      /* or NN_SLOT_ENDS */
+    const float **vectors[NN_SLOT_PARTS];     /* of a vector */
+    struct nn_mat *mats[NN_SLOT_PARTS];       /* of a matrix */
     struct nn_linear *linears[NN_SLOT_PARTS]; /* of weights of linear layers
                                                  of a block; else NULL */
     size_t n_parts;
@@ -34,8 +34,7 @@ struct nn_slot {
  * names are in the arena.
  */
 PQ_MUST_USE int nn_slots(struct nn_model *m, struct pq_arena *arena,
-                         struct nn_slot **slots, size_t *n,
-                         struct pq_error *e);
+                         struct nn_slot **slots, size_t *n, struct pq_error *e);
 
 #ifdef __cplusplus
 }

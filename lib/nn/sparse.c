@@ -87,8 +87,7 @@ static void hold(const float *w, uint8_t *mask, size_t n, size_t k)
 }
 
 /* Frees the k with the largest gradients of `held` that are held. */
-static void grow(const float *g, uint8_t *mask, size_t n, size_t held,
-                 size_t k)
+static void grow(const float *g, uint8_t *mask, size_t n, size_t held, size_t k)
 {
     const struct ranked r = {g, mask, n};
     size_t below, above = 0, ties = 0;
@@ -130,8 +129,7 @@ static void update(const struct nn_sparse *x, const struct nn_params *p,
     uint8_t *mask = x->mask + q->at;
     float *w = p->w + q->at, *m = a->m + q->at, *v = a->v + q->at;
     const size_t held = (size_t)(share * (double)q->n);
-    const size_t k =
-        (size_t)(x->s.regrow * (double)(q->n - held));
+    const size_t k = (size_t)(x->s.regrow * (double)(q->n - held));
 
     for (size_t i = 0; i < q->n; i++)
         if (!mask[i])

@@ -150,8 +150,7 @@ int nn_tape_init(struct nn_tape *t, const struct nn_tape_plan *plan,
     t->params = params;
     take_layers(&r, m, plan, NULL);
     take_scratch(&r, m, plan, t);
-    t->floats =
-        r.failed ? NULL : pq_alloc((size_t)r.used, sizeof *t->floats);
+    t->floats = r.failed ? NULL : pq_alloc((size_t)r.used, sizeof *t->floats);
     t->kept = pq_zalloc(m->c.layers + 1, sizeof *t->kept);
     t->nll = pq_alloc(plan->rows, sizeof *t->nll);
     if (!t->floats || !t->kept || !t->nll) {
@@ -194,9 +193,9 @@ struct nn_attention nn_tape_attention(const struct nn_model *m, size_t layer)
 {
     const struct nn_config *c = &m->c;
     const float by = c->scale_by_layer ? (float)(layer + 1) : 1.0f;
-    const struct nn_attention a = {c->heads,      c->kv_heads,
-                                   c->d,          c->scale / by,
-                                   c->attn_cap,   c->windows[layer]};
+    const struct nn_attention a = {c->heads,    c->kv_heads,
+                                   c->d,        c->scale / by,
+                                   c->attn_cap, c->windows[layer]};
 
     return a;
 }
@@ -211,8 +210,8 @@ static void place(struct nn_tape *t, float *x, const float *raw, size_t heads,
         nn_rmsnorm(t->pool, x, NULL, raw, weight, rows * heads, c->d, c->eps,
                    c->plus_one);
     if (c->rope.type != NN_ROPE_NONE)
-        nn_rope(t->pool, x, t->cosine, t->sine, rows, heads, c->d,
-                c->rope.half, false);
+        nn_rope(t->pool, x, t->cosine, t->sine, rows, heads, c->d, c->rope.half,
+                false);
 }
 
 static void attention(struct nn_tape *t, const struct nn_train_batch *b,

@@ -39,8 +39,8 @@ struct nn_tape_plan {
     size_t rows, keys; /* of a batch, of the longest of its sequences */
     size_t rank;       /* the largest of an adapter, 0: none */
     bool dora;
-    size_t lowest;     /* layer with something trained; layers: none */
-    bool below;        /* something under all layers is trained */
+    size_t lowest; /* layer with something trained; layers: none */
+    bool below;    /* something under all layers is trained */
     bool recompute;
 };
 
@@ -51,13 +51,13 @@ struct nn_tape {
     const struct nn_params *params;
     const float *prompt; /* [n_prompt][hidden], or NULL */
     size_t n_prompt;
-    float noise;           /* NEFTune's alpha, 0: none */
-    const char *noise_name; /* of its random numbers in this batch */
+    float noise;                     /* NEFTune's alpha, 0: none */
+    const char *noise_name;          /* of its random numbers in this batch */
     uint64_t noise_seed, noise_from; /* the first of them */
-    float *floats;        /* all of these */
-    struct nn_kept *kept; /* [layers + 1]; of the last only x */
-    float *y, *dx, *dy;   /* [rows][hidden] */
-    float *act, *dact;    /* [rows][ffn] */
+    float *floats;                   /* all of these */
+    struct nn_kept *kept;            /* [layers + 1]; of the last only x */
+    float *y, *dx, *dy;              /* [rows][hidden] */
+    float *act, *dact;               /* [rows][ffn] */
     float *dq, *dk, *dv;
     float *stat1, *stat2; /* [rows * heads] */
     float *cosine, *sine; /* [rows][half] */
@@ -67,9 +67,9 @@ struct nn_tape {
 };
 
 struct nn_train_batch {
-    const int32_t *ids;      /* [rows], -1 for rows of the soft prompt */
-    const int32_t *labels;   /* [rows] what follows, or NN_IGNORE */
-    const size_t *positions; /* [rows] */
+    const int32_t *ids;          /* [rows], -1 for rows of the soft prompt */
+    const int32_t *labels;       /* [rows] what follows, or NN_IGNORE */
+    const size_t *positions;     /* [rows] */
     const struct nn_sequence *s; /* [n], each from its soft prompt on */
     size_t n, rows;
 };

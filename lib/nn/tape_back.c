@@ -130,8 +130,7 @@ static void back_attention(struct nn_tape *t, const struct nn_train_batch *b,
                       k->o, k->lse, &a, b->s, b->n);
     back_place(t, t->dq, k->q0, c->heads, l->q_norm, rows);
     back_place(t, t->dk, k->k0, c->kv_heads, l->k_norm, rows);
-    if (wants_input(t, &l->q) || wants_input(t, &l->k) ||
-        wants_input(t, &l->v))
+    if (wants_input(t, &l->q) || wants_input(t, &l->k) || wants_input(t, &l->v))
         nn_tape_norm(t, t->y, k->x, l->norm1, l->norm1_bias, rows);
     /* where nothing below is trained, this is the end */
     float *dx = layer > t->plan.lowest || t->plan.below ? t->dy : NULL;
@@ -139,8 +138,7 @@ static void back_attention(struct nn_tape *t, const struct nn_train_batch *b,
     back_linear(t, dx, t->dk, t->y, &l->k, rows, true);
     back_linear(t, dx, t->dv, t->y, &l->v, rows, true);
     if (dx)
-        back_norm(t, t->dx, t->dy, k->x, l->norm1, l->norm1_bias, rows,
-                  true);
+        back_norm(t, t->dx, t->dy, k->x, l->norm1, l->norm1_bias, rows, true);
 }
 
 /* ---- the pass ----------------------------------------------------------- */

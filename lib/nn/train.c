@@ -1,7 +1,7 @@
 /*
  * Training: the model, its parameters and their steps (pq_train.h).
  */
-#include "train.h"
+#include "trainer.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -13,8 +13,8 @@
 
 static int check_options(const struct pq_train_options *o, struct pq_error *e)
 {
-    if (!o->what || ((o->what & PQ_TRAIN_WEIGHTS) &&
-                     o->what != (unsigned)PQ_TRAIN_WEIGHTS))
+    if (!o->what ||
+        ((o->what & PQ_TRAIN_WEIGHTS) && o->what != (unsigned)PQ_TRAIN_WEIGHTS))
         return pq_fail(e, PQ_EARG,
                        "either all weights are trained, or adapters and soft "
                        "prompts");
@@ -92,8 +92,7 @@ static int fill_prompt(struct pq_train *t, struct pq_error *e)
         float *w = t->params.w + q->at + i * c->hidden, u;
         pq_rng_uniform(&r, i, &u, 1);
         const size_t any = (size_t)(u * (double)c->vocab);
-        const size_t id =
-            t->o.prompt_ids ? (size_t)t->o.prompt_ids[i] : any;
+        const size_t id = t->o.prompt_ids ? (size_t)t->o.prompt_ids[i] : any;
         if (id >= c->vocab)
             return pq_fail(e, PQ_EARG,
                            "a soft prompt from token %zu of a vocabulary of "

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "train.h"
+#include "trainer.h"
 
 static size_t prompt_rows(const struct pq_train *t)
 {
@@ -40,8 +40,8 @@ static int check_text(const struct pq_train *t, const struct pq_train_text *x,
         return pq_fail(e, PQ_EARG, "no tokens");
     if (rows < x->n || (c->learned_places && rows > c->positions))
         return pq_fail(e, PQ_ELIMIT,
-                       "%zu rows are more than the model's %zu positions",
-                       rows, c->positions);
+                       "%zu rows are more than the model's %zu positions", rows,
+                       c->positions);
     for (size_t i = 0; i < x->n; i++) {
         const int32_t id = x->ids[i], label = label_of(x, i);
         if (id < 0 || (size_t)id >= c->vocab)
@@ -99,8 +99,7 @@ static void set_text(struct pq_train *t, const struct pq_train_text *x,
     for (size_t r = 0; r < s->n; r++) {
         t->ids[s->q + r] = r < p ? -1 : x->ids[r - p];
         t->positions[s->q + r] = r;
-        t->labels[s->q + r] =
-            r + 1 < p ? NN_IGNORE : label_of(x, r + 1 - p);
+        t->labels[s->q + r] = r + 1 < p ? NN_IGNORE : label_of(x, r + 1 - p);
     }
 }
 
@@ -109,9 +108,7 @@ static void set_prompt(struct pq_train *t)
 {
     t->tape.n_prompt = prompt_rows(t);
     t->tape.prompt =
-        t->tape.n_prompt
-            ? t->params.w + t->params.p[t->params.n - 1].at
-            : NULL;
+        t->tape.n_prompt ? t->params.w + t->params.p[t->params.n - 1].at : NULL;
 }
 
 static int set_batch(struct pq_train *t, const struct pq_train_text *x,
@@ -136,8 +133,8 @@ static int set_batch(struct pq_train *t, const struct pq_train_text *x,
         set_text(t, &x[i], &t->s[i]);
         at += t->s[i].n;
     }
-    *b = (struct nn_train_batch){t->ids, t->labels, t->positions,
-                                 t->s,   n,         rows};
+    *b =
+        (struct nn_train_batch){t->ids, t->labels, t->positions, t->s, n, rows};
     return 0;
 }
 

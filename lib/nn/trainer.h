@@ -1,8 +1,8 @@
 /*
  * What a pq_train (pq_train.h) is made of.
  */
-#ifndef NN_TRAIN_H
-#define NN_TRAIN_H
+#ifndef NN_TRAINER_H
+#define NN_TRAINER_H
 
 #include "adamw.h"
 #include "adapters.h"
@@ -24,9 +24,9 @@ struct pq_train {
 
     /* for batches, as large as the largest so far */
     struct nn_tape tape;
-    int32_t *ids, *labels;  /* [tape.plan.rows] */
-    size_t *positions;      /* [tape.plan.rows] */
-    struct nn_sequence *s;  /* [n_s] */
+    int32_t *ids, *labels; /* [tape.plan.rows] */
+    size_t *positions;     /* [tape.plan.rows] */
+    struct nn_sequence *s; /* [n_s] */
     size_t n_s;
     uint64_t rows_of_step; /* that this step has had: see noise */
     char noise_name[48];
