@@ -19,6 +19,7 @@
 #include "choices.h"
 #include "cmd.h"
 #include "data.h"
+#include "made.h"
 #include "pq_json.h"
 #include "pq_made.h"
 #include "pq_nn.h"
@@ -40,7 +41,9 @@ enum {
     OPT_LOGITS,
     OPT_AGAINST,
     OPT_ADAPTER,
-    OPT_TOKENS
+    OPT_TOKENS,
+    OPT_NORMS,
+    OPT_HESSIAN
 };
 
 static const struct cmd_option options[] = {
@@ -61,11 +64,15 @@ static const struct cmd_option options[] = {
      NULL, 0, OPT_TOKENS},
     {0, "logits", "FILE", "write the logits: logits.0, logits.1, ...", NULL, 0,
      OPT_LOGITS},
+    {0, "norms-out", "FILE", "write the norms of inputs, for pq-prune --norms",
+     NULL, 0, OPT_NORMS},
+    {0, "hessian-out", "FILE", "write their products, for pq-prune --hessian",
+     NULL, 0, OPT_HESSIAN},
     {0, NULL, NULL, NULL, NULL, 0, 0},
 };
 
 struct eval {
-    const char *data, *logits, *against;
+    const char *data, *logits, *against, *norms, *hessian;
     uint64_t window, stride; /* 0: the default */
     double max_ppl;          /* 0: no gate */
     bool per_token, tokens;
@@ -113,6 +120,12 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         return 0;
     case OPT_ADAPTER:
         return cmd_list_add(&o->adapters, value, e);
+    case OPT_NORMS:
+        o->norms = value;
+        return 0;
+    case OPT_HESSIAN:
+        o->hessian = value;
+        return 0;
     case OPT_TOKENS:
         o->tokens = true;
         return 0;
@@ -228,6 +241,9 @@ static int score_all(struct job *j, struct pq_error *e)
 {
     const struct cmd_data *d = &j->data;
 
+    if ((j->o->norms || j->o->hessian) &&
+        pq_nn_watch(j->nn, j->o->hessian != NULL, e))
+        return -1;
     j->nll = pq_zalloc(d->n, sizeof *j->nll);
     j->sums = pq_alloc(d->n, sizeof *j->sums);
     if (!j->nll || !j->sums)
@@ -248,6 +264,14 @@ static int score_all(struct job *j, struct pq_error *e)
                                "%s: holds no token to score (the first of a "
                                "text is not)",
                                j->o->data);
+}
+
+/* Before anything else is run: those are of the texts that were scored. */
+static int write_inputs(struct job *j, struct pq_error *e)
+{
+    const char *path = j->o->norms ? j->o->norms : j->o->hessian;
+
+    return path ? cmd_write_inputs(j->c, path, j->nn, e) : 0;
 }
 
 /* ---- against another model ---------------------------------------------- */
@@ -343,41 +367,17 @@ static int make_logits(struct job *j, size_t i, struct pq_error *e)
     return rc;
 }
 
-static int write_logits(struct job *j, struct pq_error *e)
-{
-    struct pq_plan p = {.sources = &j->made, .n_sources = 1};
-    struct pq_catalog out;
-    int rc = 0;
-
-    pq_catalog_init(&out);
-    for (size_t i = 0; !rc && i < j->data.n; i++)
-        rc = pq_tensor_copy(&out, &j->made->catalog->tensors[i], e) ? 0 : -1;
-    if (!rc)
-        rc = cmd_make_sink(j->c, &out, NULL, j->made->catalog, &p.sink, e);
-    for (size_t i = 0; !rc && i < j->data.n; i++)
-        rc = pq_step_copy(&p, j->made, &j->made->catalog->tensors[i], i, e);
-    if (!rc)
-        rc = cmd_run_plan(j->c, &p, e);
-    pq_sink_free(p.sink);
-    pq_plan_release(&p);
-    pq_catalog_release(&out);
-    return rc;
-}
-
 static int logits(struct job *j, struct pq_error *e)
 {
     if (!j->o->logits)
         return 0;
-    j->c->output = j->o->logits;
-    if (!pq_format_for_path(j->o->logits))
-        j->c->output_format = pq_format_safetensors.name;
     if (pq_made_new(j->o->logits, j->data.n, j->c->memory / 2, j->c->tmpdir,
                     &j->made, e))
         return -1;
     for (size_t i = 0; i < j->data.n; i++)
         if (make_logits(j, i, e))
             return -1;
-    return write_logits(j, e);
+    return cmd_write_made(j->c, j->o->logits, j->made, e);
 }
 
 /* ---- the answer --------------------------------------------------------- */
@@ -508,7 +508,7 @@ static int evaluate(struct job *j, struct pq_error *e)
         return print_tokens(j, e) ? CMD_TROUBLE : CMD_OK;
     if (set_windows(j) ||
         cmd_data_check(&j->data, j->o->data, pq_nn_about(j->nn).vocab, e) ||
-        score_all(j, e) || against(j, e) || logits(j, e))
+        score_all(j, e) || write_inputs(j, e) || against(j, e) || logits(j, e))
         return CMD_TROUBLE;
     return answer(j, e);
 }
@@ -522,6 +522,14 @@ static int run(struct cmd *c, struct pq_error *e)
         return cmd_usage(c, "say with -d what to score");
     if (j.o->logits && strcmp(j.o->logits, "-") == 0)
         return cmd_usage(c, "--logits needs a file");
+    if (j.o->norms && j.o->hessian)
+        return cmd_usage(c, "--norms-out and --hessian-out need a run each");
+    if (j.o->norms || j.o->hessian) {
+        const char *path = j.o->norms ? j.o->norms : j.o->hessian;
+        if (strcmp(path, "-") == 0)
+            return cmd_usage(c, "%s needs a file",
+                             j.o->norms ? "--norms-out" : "--hessian-out");
+    }
     if (j.o->against && strcmp(j.o->against, "-") == 0)
         return cmd_usage(c, "the model of --against cannot be standard input");
     if (piped && strcmp(j.o->data, "-") == 0)

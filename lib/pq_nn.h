@@ -85,6 +85,28 @@ PQ_MUST_USE int pq_nn_compare(struct pq_nn *base, struct pq_nn *nn,
                               double *kl /* [n] */, bool *same /* [n] */,
                               struct pq_error *e);
 
+/*
+ * What the matrices of the layers get as inputs, summed over all tokens that
+ * are run from a call of pq_nn_watch() on (again: from zero).  Squares take 8
+ * bytes an input, products 4 bytes a pair of inputs.
+ */
+PQ_MUST_USE int pq_nn_watch(struct pq_nn *nn, bool products,
+                            struct pq_error *e);
+
+struct pq_nn_inputs {
+    const char *weight; /* name of the tensor in the file */
+    size_t in;
+    uint64_t tokens;
+    const double *squares; /* [in] sums of x[i]^2; or NULL, with products */
+    const float *products; /* [in][in] sums of x[i] x[j], or NULL */
+};
+
+/*
+ * Those of weight number `i`, from 0; false when there are no more.  They
+ * live as long as the model, and change while it runs.
+ */
+bool pq_nn_watched(const struct pq_nn *nn, size_t i, struct pq_nn_inputs *x);
+
 /* A text that grows: keys and values of what was fed are kept. */
 struct pq_nn_stream;
 

@@ -154,6 +154,14 @@ static struct nn_linear linear(struct scope *s, const char *module, size_t out,
     x.turned = l->m->c.conv1d && i != SIZE_MAX &&
                l->s->catalog->tensors[i].codec.encoding == PQ_PLAIN;
     x.w = x.turned ? matrix(l, s->name, in, out) : matrix(l, s->name, out, in);
+    if (i != SIZE_MAX) {
+        const char *const full = l->s->catalog->tensors[i].name;
+        x.name = pq_arena_strndup(&l->m->arena, full, strlen(full));
+        if (!x.name && !l->failed) {
+            pq_fail_nomem(l->e);
+            l->failed = true;
+        }
+    }
     snprintf(name, sizeof name, "%s.bias", module);
     if (biased)
         x.bias = layer_vector(s, name, out);

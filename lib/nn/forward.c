@@ -160,6 +160,7 @@ static void attention(const struct pass *p, size_t layer)
                                    c->d,        c->scale / by,
                                    c->attn_cap, c->windows[layer]};
 
+    nn_inputs_add(w->inputs, p->pool, layer, NN_IN_ATTENTION, w->y, rows);
     nn_linear(p->pool, w->q, w->y, &l->q, rows, false);
     nn_linear(p->pool, w->k, w->y, &l->k, rows, false);
     nn_linear(p->pool, w->v, w->y, &l->v, rows, false);
@@ -168,20 +169,24 @@ static void attention(const struct pass *p, size_t layer)
     store(p, layer);
     nn_attention(p->pool, w->o, NULL, w->q, p->cache->k + kv, p->cache->v + kv,
                  &a, p->b->s, p->b->n);
+    nn_inputs_add(w->inputs, p->pool, layer, NN_IN_OUT, w->o, rows);
     nn_linear(p->pool, w->y, w->o, &l->o, rows, false);
 }
 
-static void mlp(const struct pass *p, const struct nn_layer *l)
+static void mlp(const struct pass *p, size_t layer)
 {
     const struct nn_config *c = p->c;
+    const struct nn_layer *l = &p->m->layers[layer];
     struct nn_work *w = p->w;
     const size_t rows = p->b->rows, n = rows * c->ffn;
 
+    nn_inputs_add(w->inputs, p->pool, layer, NN_IN_MLP, w->y, rows);
     nn_linear(p->pool, w->up, w->y, &l->up, rows, false);
     if (c->gated)
         nn_linear(p->pool, w->gate, w->y, &l->gate, rows, false);
     nn_activate(p->pool, w->up, c->gated ? w->gate : w->up,
                 c->gated ? w->up : NULL, n, c->act);
+    nn_inputs_add(w->inputs, p->pool, layer, NN_IN_DOWN, w->up, rows);
     nn_linear(p->pool, w->y, w->up, &l->down, rows, false);
 }
 
@@ -194,7 +199,7 @@ static void block_forward(const struct pass *p, size_t layer)
     attention(p, layer);
     add_back(p, l->post1);
     norm(p, w->y, w->x, l->norm2, l->norm2_bias);
-    mlp(p, l);
+    mlp(p, layer);
     add_back(p, l->post2);
 }
 

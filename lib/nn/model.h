@@ -72,6 +72,7 @@ struct nn_work {
     float *gate, *up;     /* [rows][ffn] */
     float *cosine, *sine; /* [rows][half] */
     size_t *positions;    /* [rows] */
+    struct nn_inputs *inputs; /* to be added up, borrowed, or NULL */
 };
 
 PQ_MUST_USE int nn_work_init(struct nn_work *w, const struct nn_model *m,
@@ -97,6 +98,24 @@ void nn_forward(struct nn_pool *pool, const struct nn_model *m,
 void nn_logits(struct nn_pool *pool, const struct nn_model *m,
                float *z /* [n][vocab] */, const float *x /* [n][hidden] */,
                size_t n);
+
+/* ---- inputs.c ------------------------------------------------------------ */
+
+/* Where in a layer a matrix product begins: those of one place share it. */
+enum nn_place { NN_IN_ATTENTION, NN_IN_OUT, NN_IN_MLP, NN_IN_DOWN, NN_PLACES };
+
+struct nn_inputs;
+
+PQ_MUST_USE int nn_inputs_new(const struct nn_model *m, bool hessians,
+                              struct nn_inputs **x, struct pq_error *e);
+void nn_inputs_free(struct nn_inputs *x); /* NULL is fine */
+struct pq_nn_inputs;
+/* The sums of weight number `number`; false: there are no more. */
+bool nn_inputs_of(const struct nn_inputs *x, size_t number,
+                  struct pq_nn_inputs *out);
+/* Adds rows of x [rows][in of that place]; NULL inputs: does nothing. */
+void nn_inputs_add(struct nn_inputs *in, struct nn_pool *pool, size_t layer,
+                   enum nn_place place, const float *x, size_t rows);
 
 #ifdef __cplusplus
 }

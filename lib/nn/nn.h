@@ -39,6 +39,7 @@ void nn_layernorm(struct nn_pool *pool, float *y /* [rows][n] */,
 /* ---- linear.c ----------------------------------------------------------- */
 
 struct nn_linear {
+    const char *name; /* of the weight, as the file has it, or NULL */
     struct nn_mat w;   /* [out][in], or [in][out] if `turned` */
     bool turned;       /* a Conv1D */
     size_t in, out;

@@ -71,10 +71,23 @@ int pq_nn_open(struct pq_source *s, const struct pq_nn_options *o,
     return 0;
 }
 
+int pq_nn_watch(struct pq_nn *nn, bool products, struct pq_error *e)
+{
+    nn_inputs_free(nn->work.inputs);
+    nn->work.inputs = NULL;
+    return nn_inputs_new(&nn->m, products, &nn->work.inputs, e);
+}
+
+bool pq_nn_watched(const struct pq_nn *nn, size_t i, struct pq_nn_inputs *x)
+{
+    return nn_inputs_of(nn->work.inputs, i, x);
+}
+
 void pq_nn_free(struct pq_nn *nn)
 {
     if (!nn)
         return;
+    nn_inputs_free(nn->work.inputs);
     nn_pool_free(nn->pool);
     nn_work_release(&nn->work);
     nn_cache_release(&nn->cache);

@@ -109,6 +109,30 @@ logits() {
         bad "$(pq-info l.safetensors): $RAN"
     run pq-eval --logits no/such/l.safetensors -d short.jsonl llama; [ $RC = 2 ] || bad "rc $RC: $RAN"
 }
+# inputs of tiny-llama's layers are those that torch saw (testdata/prune_data)
+inputs() {
+    local k
+    pq-eval --tokens -d llama/heldout.txt llama | tr -d '{}[]' | sed 's/"ids"://' | tr , '\n' |
+        awk '{ printf NR % 256 == 1 ? (NR > 1 ? "]}\n" : "") "{\"ids\":[" $1 : "," $1 } END { print "]}" }' > pieces.jsonl
+    for k in norms hessian; do
+        run pq-eval --$k-out $k.safetensors -d pieces.jsonl llama; done_well
+        PQ_CPU=scalar run pq-eval --$k-out $k.st -T1 -d pieces.jsonl llama; done_well
+        cmp -s $k.st $k.safetensors || bad "other kernels, other bits: $RAN"
+        pq-info $k.safetensors | grep -q "pq.kind = $k" && pq-info $k.safetensors | grep -q 'pq.tokens = 2460' ||
+            bad "$(pq-info $k.safetensors | head -n 5): $RAN"
+        run pq-diff -m 'model.layers.0.self_attn.o_proj.weight' $k.safetensors \
+            "$ROOT/testdata/prune_data/llama-$k.safetensors"
+        awk '/ tensors? differ/ { r = $NF } END { exit !(r != "" && r < 1e-6) }' "$out" || bad "$(cat "$out"): $RAN"
+        run pq-prune -q -s 0.5 --$k $k.safetensors llama -o pruned/; done_well
+        run pq-eval --$k-out c.st -d short.jsonl gpt2; done_well
+        run pq-prune -q -s 0.5 --$k c.st gpt2 -o pruned/; done_well
+    done
+    run pq-diff norms.safetensors "$ROOT/testdata/prune_data/llama-norms.safetensors"
+    awk '/ tensors? differ/ { n = $3; r = $NF } END { exit !(n == 35 && r < 1e-6) }' "$out" || bad "$(tail -n 3 "$out"): $RAN"
+    run pq-eval --norms-out a --hessian-out b -d short.jsonl llama; misused
+    run pq-eval --norms-out - -d short.jsonl llama; misused
+    run pq-eval --norms-out no/such/a -d short.jsonl llama; [ $RC = 2 ] || bad "rc $RC: $RAN"
+}
 against() {
     local n
     run pq-eval --json --against llama -d heldout.jsonl llama; done_well
@@ -171,5 +195,5 @@ EOT
     run pq-eval -d ten.jsonl --logits l.st gpt2; refused '8 positions'
 }
 
-for c in numbers per_token texts choices encoded against logits gate refusals; do check "eval $c" $c; done
+for c in numbers per_token texts choices encoded inputs against logits gate refusals; do check "eval $c" $c; done
 finish
