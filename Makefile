@@ -196,6 +196,7 @@ check-oracle: all $(VENV)/ok ## outputs and token ids against the libraries peop
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_prune.py $(abspath $B/bin)
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_tokenizers.py $(abspath $B)
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_nn.py $(abspath $B/bin)
+	@HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_train.py $(abspath $B/bin)
 
 fuzz: ## libFuzzer on every reader, FUZZ_TIME seconds each (needs clang)
 	+@$(MAKE) -s CC=clang B=build/fuzz SAN='$(ASAN) -fsanitize=fuzzer-no-link' fuzz-run
