@@ -1,10 +1,10 @@
 /*
  * pq-train: fine-tunes a model on the CPU.
  *
- * How a run is made of its parts is told in cmd/common/train.h; the
+ * How a run is made of its parts is told in cmd/common/trainer.h; the
  * mathematics is in lib/pq_train.h.
  */
-#include "train.h"
+#include "trainer.h"
 
 #include <stdlib.h>
 #include <string.h>
