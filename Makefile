@@ -126,7 +126,7 @@ demo: deps ## build, then the main job on the embedded model
 	@tests/demo.sh $B/bin
 
 CLI := $(addprefix check-cli-,pipes details faults merge recipe peft extract adapters \
-    prune prune-data shrink masks eval generate)
+    prune prune-data shrink masks eval generate train)
 SOURCE_CHECKS := check-headers check-lib check-layers check-warnings
 check: deps ## build and run all tests; the last line is the sum
 	+@$(MAKE) -s programs
@@ -187,7 +187,7 @@ $(VENV)/ok: tests/oracle/requirements.txt
 	$(VENV)/bin/pip install -q -r $<
 	touch $@
 check-oracle: all $(VENV)/ok ## outputs and token ids against the libraries people use
-	@for c in oracle adapters prune tokenizers nn; do \
+	@for c in oracle adapters prune tokenizers nn train; do \
 	    HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_$$c.py $(abspath $B/bin); done
 
 fuzz: ## libFuzzer on every reader, FUZZ_TIME seconds each (needs clang)

@@ -1,10 +1,10 @@
 /*
  * pq-train: fine-tunes a model on the CPU.
  *
- * How a run is made of its parts is told in cmd/common/train.h; the
+ * How a run is made of its parts is told in cmd/common/trainer.h; the
  * mathematics is in lib/pq_train.h.
  */
-#include "train.h"
+#include "trainer.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +37,7 @@ static const struct cmd_option options[] = {
     {0, "pack", NULL, "fill batches with as many texts as have room", NULL,
      CMD_CHANGES_OUTPUT, OPT_PACK},
     {0, "no-shuffle", NULL, "take texts in the order of the file", NULL,
-     CMD_CHANGES_OUTPUT, OPT_IN_ORDER},
+     CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_IN_ORDER},
     {0, "lr", "X", "learning rate (default: by the method)",
      "5e-5 2e-4 1e-2", CMD_CHANGES_OUTPUT, OPT_LR},
     {0, "schedule", "S", "how the rate falls (default: linear)",
@@ -45,13 +45,13 @@ static const struct cmd_option options[] = {
     {0, "warmup", "N", "steps in which the rate rises (default: 0)", "10 100",
      CMD_CHANGES_OUTPUT, OPT_WARMUP},
     {0, "decay", "N", "last steps in which that of wsd falls", "100",
-     CMD_CHANGES_OUTPUT, OPT_DECAY},
+     CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_DECAY},
     {0, "min-lr", "F", "part of the rate that remains (default: 0)", "0.1",
-     CMD_CHANGES_OUTPUT, OPT_MIN_LR},
+     CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_MIN_LR},
     {0, "weight-decay", "X", "of AdamW (default: 0)", "0.01 0.1",
      CMD_CHANGES_OUTPUT, OPT_WEIGHT_DECAY},
     {0, "clip", "X", "largest norm of the gradient, 0: any (default: 1)",
-     "0 1", CMD_CHANGES_OUTPUT, OPT_CLIP},
+     "0 1", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_CLIP},
     {'r', "rank", "R", "of LoRA (default: 8)", "4 8 16 32",
      CMD_CHANGES_OUTPUT, OPT_RANK},
     {0, "alpha", "A", "LoRA is scaled by A / R (default: twice the rank)",
@@ -62,40 +62,41 @@ static const struct cmd_option options[] = {
      OPT_TARGETS},
     {0, "dora", NULL, "train the length of weights apart (DoRA)", NULL,
      CMD_CHANGES_OUTPUT, OPT_DORA},
-    {0, "rslora", NULL, "scale by A / sqrt(R)", NULL, CMD_CHANGES_OUTPUT,
-     OPT_RSLORA},
+    {0, "rslora", NULL, "scale by A / sqrt(R)", NULL,
+     CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_RSLORA},
     {0, "init", "I", "how LoRA begins (default: zero)", "zero pissa",
      CMD_CHANGES_OUTPUT, OPT_INIT},
     {0, "init-adapter", "DIR", "go on from this adapter", NULL,
      CMD_CHANGES_OUTPUT | CMD_ARG_TENSORS, OPT_INIT_ADAPTER},
     {0, "lora-plus", "X", "rate of B in LoRA, as a multiple of that of A",
-     "4 16", CMD_CHANGES_OUTPUT, OPT_PLUS},
+     "4 16", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_PLUS},
     {0, "prompt-tokens", "N", "rows of the soft prompt (default: 16)",
      "8 16 32", CMD_CHANGES_OUTPUT, OPT_PROMPT_TOKENS},
     {0, "prompt-init", "I", "what it begins as (default: vocab)",
-     "vocab text random", CMD_CHANGES_OUTPUT, OPT_PROMPT_INIT},
+     "vocab text random", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_PROMPT_INIT},
     {0, "prompt-text", "TEXT", "of --prompt-init text", NULL,
-     CMD_CHANGES_OUTPUT, OPT_PROMPT_TEXT},
+     CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_PROMPT_TEXT},
     {'s', "sparsity", "S", "part of the weights that is zero in the end",
      "0.5 0.8", CMD_CHANGES_OUTPUT, OPT_SPARSITY},
     {0, "regrow", "F", "part of the rest that is chosen anew each time",
-     "0.1 0.3", CMD_CHANGES_OUTPUT, OPT_REGROW},
+     "0.1 0.3", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_REGROW},
     {0, "val", "FILE", "write the weights that are best on this", NULL,
      CMD_CHANGES_OUTPUT | CMD_ARG_CONTENT, OPT_VAL},
     {0, "val-every", "N", "steps between looks at it (default: a tenth)",
-     "10 100", CMD_CHANGES_OUTPUT, OPT_VAL_EVERY},
+     "10 100", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_VAL_EVERY},
     {0, "patience", "N", "stop after N looks without a better one", "3",
-     CMD_CHANGES_OUTPUT, OPT_PATIENCE},
+     CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_PATIENCE},
     {0, "save-every", "N", "steps after which output and state are written",
      "50 500", 0, OPT_SAVE_EVERY},
     {0, "resume", NULL, "go on from the state beside the output", NULL, 0,
      OPT_RESUME},
-    {0, "until", "N", "end after step N, to be resumed", "50", 0, OPT_UNTIL},
-    {0, "recompute", NULL, "take less memory and more time", NULL, 0,
+    {0, "until", "N", "end after step N, to be resumed", "50", CMD_BRIEF,
+     OPT_UNTIL},
+    {0, "recompute", NULL, "take less memory and more time", NULL, CMD_BRIEF,
      OPT_RECOMPUTE},
     {0, "show-mask", NULL, "print which tokens are trained on, and end", NULL,
      0, OPT_SHOW_MASK},
-    {0, "plot", "FILE", "draw the losses (SVG)", NULL, 0, OPT_PLOT},
+    {0, "plot", "FILE", "draw the losses (SVG)", NULL, CMD_BRIEF, OPT_PLOT},
     {0, NULL, NULL, NULL, NULL, 0, 0},
 };
 

@@ -81,8 +81,10 @@ page_options() {
 }
 
 help_options() {
-    "$1" --help | sed '/^Examples:/,$d' | grep -E '^ +-' | sed -E 's/^( {2,}-[^ ]*( --[^ ]+)?).*/\1/' |
-        grep -oE -e '--?[A-Za-z][a-z-]*' | sort -u
+    "$1" --help | sed '/^Examples:/,$d' | {
+        # each on its line, and behind "Also" the ones that are only named
+        sed -nE -e '/^Also/,$p' -e 's/^( {2,}-[^ ]*( --[^ ]+)?).*/\1/p'
+    } | grep -oE -e '(^| )--?[A-Za-z][a-z-]*' | sed 's/^ //' | sort -u
 }
 
 # ---- the checks -----------------------------------------------------------

@@ -117,3 +117,73 @@ Test(made, takes_what_a_plan_writes)
     pq_catalog_release(&out);
     pq_source_free(s);
 }
+
+/* The parts of an encoded tensor become tensors, which folding joins. */
+Test(made, takes_encoded_tensors)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    const struct pq_run run = {.threads = 2, .memory = 1 << 20};
+    const struct pq_spec nf4 = {
+        .encoding = PQ_NF4, .block = 64, .double_quant = true};
+    const struct pq_quant q = {.kernels = pq_kernels_best()};
+    const uint64_t shape[2] = {8, 64};
+    struct pq_source *from = NULL, *s = NULL, *plain = NULL;
+    struct pq_catalog out;
+    struct pq_plan plan = {.sources = &from, .n_sources = 1};
+    float x[512], y[512];
+
+    for (size_t i = 0; i < 512; i++)
+        x[i] = i % 64 == 0 ? 1.0f : i % 2 ? 0.0f : -1.0f; /* exact in NF4 */
+    cr_assert_eq(pq_lent_new("lent", 1, &from, &e), 0);
+    const struct pq_tensor *in =
+        pq_lent_add(from, "a.weight", shape, 2, x, &e);
+    cr_assert(in);
+    pq_catalog_init(&out);
+    cr_assert(pq_quant_declare(&out, in, &nf4, false, &e));
+    cr_assert(pq_step_encode(&plan, from, in, &out, 0, &nf4, false, &q, &e));
+    cr_assert_eq(pq_made_new("made", 16, 1 << 20, NULL, &s, &e), 0);
+    cr_assert_eq(pq_made_sink(s, &out, &plan.sink, &e), 0, "%s", e.msg);
+    cr_assert_eq(pq_engine_run(&plan, &run, &e), 0, "%s", e.msg);
+    cr_assert_eq(s->catalog->n_tensors, out.tensors[0].n_parts);
+    cr_assert_eq(pq_fold(s, 1 << 20, NULL, &e), 0, "%s", e.msg);
+    cr_assert_eq(s->catalog->n_tensors, 1);
+    cr_assert_eq(s->catalog->tensors[0].codec.encoding, PQ_NF4);
+    cr_assert_eq(pq_decoded_new(s, q.kernels, 1 << 20, NULL, &plain, &e), 0);
+    cr_assert_eq(pq_source_read(plain, plain->catalog->tensors[0].parts, 0, y,
+                                sizeof y, &e),
+                 0, "%s", e.msg);
+    for (size_t i = 0; i < 512; i++)
+        cr_assert_float_eq(x[i], y[i], 1e-2);
+    pq_sink_free(plan.sink);
+    plan.sink = NULL;
+    plan.sources = NULL;
+    pq_plan_release(&plan);
+    pq_catalog_release(&out);
+    pq_source_free(plain);
+    pq_source_free(s);
+    pq_source_free(from);
+}
+
+/* ---- lent ---------------------------------------------------------------- */
+
+Test(made, lends_arrays)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_source *s = NULL;
+    const float a[6] = {0, 1, 2, 3, 4, 5}, b[2] = {6, 7};
+    const uint64_t two[2] = {2, 3}, one[1] = {2};
+    float x[2];
+
+    cr_assert_eq(pq_lent_new("lent", 2, &s, &e), 0);
+    cr_assert(pq_lent_add(s, "a", two, 2, a, &e));
+    const struct pq_tensor *t = pq_lent_add(s, "b", one, 1, b, &e);
+    cr_assert(t);
+    cr_assert(!pq_lent_add(s, "c", one, 1, b, &e));
+    cr_assert_eq(e.code, PQ_ELIMIT);
+    cr_assert_eq(pq_source_read(s, t->parts, 0, x, 8, &e), 0);
+    cr_assert(x[0] == 6 && x[1] == 7);
+    cr_assert_eq(pq_source_read(s, s->catalog->tensors[0].parts, 12, x, 8, &e),
+                 0);
+    cr_assert(x[0] == 3 && x[1] == 4);
+    pq_source_free(s);
+}

@@ -27,7 +27,8 @@ enum cmd_option_flags {
     CMD_REPEATS = 1u << 1,        /* may be given more than once */
     CMD_ARG_OPTIONAL = 1u << 2,   /* -z or -z3, --compress or --compress=3 */
     CMD_ARG_CONTENT = 1u << 3,    /* a text: provenance holds its digest */
-    CMD_ARG_TENSORS = 1u << 4     /* so it does of a file of tensors */
+    CMD_ARG_TENSORS = 1u << 4,    /* so it does of a file of tensors */
+    CMD_BRIEF = 1u << 5 /* --help only names it, if not all have room */
 };
 
 /* Shared options a tool takes (bits of pq_tool.shared); -h -V always. */
@@ -121,6 +122,7 @@ struct cmd {
     int progress_when; /* 0 auto, 1 always, 2 never */
     bool began; /* some output was begun */
     struct cmd_list sides; /* the paths of further outputs */
+    const char *plan_more; /* for the JSON of -n, ",\"key\":..."; or NULL */
     const char *prov_options; /* "-t nf4 --double-quant": what changes output */
 };
 

@@ -8,7 +8,11 @@
 #include <string.h>
 
 
-enum { WIDTH = 80, HELP_COLUMN = 26 };
+enum {
+    WIDTH = 80,
+    HELP_COLUMN = 26,
+    SCREEN = 34 /* options that a screen has room for, each with its line */
+};
 
 /* ---- The table ------------------------------------------------------- */
 
@@ -138,16 +142,49 @@ static void print_option(FILE *f, const struct cmd_option *o)
     print_wrapped(f, o->help);
 }
 
+/* Of those that are only named where there are too many: what all tools have. */
+static bool is_brief(const struct cmd_option *o)
+{
+    return o->flags & CMD_BRIEF ||
+           (o->id >= CMD_ID_OUTPUT && o->id != CMD_ID_OUTPUT &&
+            o->id != CMD_ID_DRY_RUN && o->id != CMD_ID_JSON);
+}
+
+/* "Also: -O --output-format=FORMAT, -f --force, ..." */
+static void print_brief(FILE *f, const struct cmd_option *all, size_t n)
+{
+    char word[128];
+    int column = fprintf(f, "Also, as the manual tells:");
+
+    for (size_t i = 0; i < n; i++) {
+        const struct cmd_option *o = &all[i];
+        const char letter[] = {'-', (char)o->letter, ' ', '\0'};
+        if (!is_brief(o))
+            continue;
+        const int k = snprintf(word, sizeof word, " %s--%s%s%s",
+                               o->letter ? letter : "", o->name,
+                               o->arg ? "=" : "", o->arg ? o->arg : "");
+        if (column + k > WIDTH)
+            column = fprintf(f, "\n ") - 1;
+        column += fprintf(f, "%s", word);
+    }
+    fputc('\n', f);
+}
+
 void cmd_help(const struct pq_tool *tool, FILE *f)
 {
     size_t n;
     struct cmd_option *all = cmd_all_options(tool, &n);
     const char *const *example = tool->examples;
+    const bool crowded = all != NULL && n > SCREEN;
 
     fprintf(f, "Usage: pq-%s %s\n%c%s.\n\n", tool->name, tool->synopsis,
             toupper((unsigned char)tool->purpose[0]), tool->purpose + 1);
     for (size_t i = 0; all != NULL && i < n; i++)
-        print_option(f, &all[i]);
+        if (!crowded || !is_brief(&all[i]))
+            print_option(f, &all[i]);
+    if (crowded)
+        print_brief(f, all, n);
     free(all);
     if (example != NULL)
         fputs("Examples:\n", f);

@@ -459,6 +459,8 @@ static int print_json(const struct cmd *c, const struct pq_plan *p,
     pq_buf_puts(&b, "]");
     if (p->n_sides)
         put_sides(&b, c, p);
+    if (c->plan_more)
+        pq_buf_puts(&b, c->plan_more);
     pq_buf_printf(&b, ",\"%s\":%llu}\n",
                   p->sink->at_most ? "bytes_max" : "bytes",
                   (unsigned long long)p->sink->total_bytes);

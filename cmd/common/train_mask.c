@@ -7,7 +7,7 @@
  * The token as the vocabulary spells it, where the model has a tokenizer.
  */
 #include "pq_json.h"
-#include "train.h"
+#include "trainer.h"
 
 #include <string.h>
 

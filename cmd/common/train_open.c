@@ -1,11 +1,11 @@
 /*
  * The beginning of a training: the model, what of it is trained, the data,
- * and what memory that takes; see train.h.
+ * and what memory that takes; see trainer.h.
  */
 #include "config.h"
 #include "pq_quant.h"
 #include "rng.h"
-#include "train.h"
+#include "trainer.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /*
- * What is written of a training, from what is in the model now; see train.h.
+ * What is written of a training, from what is in the model now; see trainer.h.
  *
  * PiSSA begins with a part P = s B0 A0 of each W in the factors, so what they
  * mean is an adapter of twice the rank on the model as it was:
@@ -8,7 +8,7 @@
  */
 #include "config.h"
 #include "pq_json.h"
-#include "train.h"
+#include "trainer.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -152,7 +152,9 @@ static int set_config(struct output *x, struct pq_error *e)
 
 /* ---- a dry run ---------------------------------------------------------- */
 
-static int print_plan(const struct train *t, struct pq_error *e)
+/* What it will take: text, or members for the object of the plan. */
+static int put_plan(const struct train *t, struct pq_buf *b,
+                    struct pq_error *e)
 {
     const struct pq_train_info m = pq_train_about(t->core);
     size_t rows, longest;
@@ -162,23 +164,41 @@ static int print_plan(const struct train *t, struct pq_error *e)
     if (pq_train_bytes(t->core, rows, longest, &bytes, e))
         return -1;
     const unsigned long long trained = m.trained, weights = m.weight_bytes,
-                             steps = t->steps, all = bytes;
+                             steps = t->steps, all = bytes,
+                             tokens = t->data.tokens;
     if (t->c->json)
-        cmd_print("{\"pq\":1,\"tool\":\"pq-train\",\"trained\":%llu,"
-                  "\"steps\":%llu,\"texts\":%zu,\"tokens\":%llu,"
-                  "\"batch_tokens\":%zu,\"weight_bytes\":%llu,"
-                  "\"memory\":%llu,\"recompute\":%s}\n",
-                  trained, steps, t->data.n,
-                  (unsigned long long)t->data.tokens, rows, weights, all,
-                  t->recompute ? "true" : "false");
+        pq_buf_printf(b,
+                      ",\"trained\":%llu,\"steps\":%llu,\"texts\":%zu,"
+                      "\"tokens\":%llu,\"batch_tokens\":%zu,"
+                      "\"weight_bytes\":%llu,\"memory\":%llu,"
+                      "\"recompute\":%s",
+                      trained, steps, t->data.n, tokens, rows, weights, all,
+                      t->recompute ? "true" : "false");
     else
-        cmd_print("trains %llu numbers in %llu steps on %zu texts of %llu "
-                  "tokens\nmemory %llu bytes, %llu of them weights, for "
-                  "batches of at most %zu tokens%s\n",
-                  trained, steps, t->data.n,
-                  (unsigned long long)t->data.tokens, all, weights, rows,
-                  t->recompute ? ", with recomputation" : "");
-    return 0;
+        pq_buf_printf(b,
+                      "trains %llu numbers in %llu steps on %zu texts of %llu "
+                      "tokens\nmemory %llu bytes, %llu of them weights, for "
+                      "batches of at most %zu tokens%s\n",
+                      trained, steps, t->data.n, tokens, all, weights, rows,
+                      t->recompute ? ", with recomputation" : "");
+    return b->failed ? pq_fail_nomem(e) : 0;
+}
+
+static int write_out(struct output *x, struct pq_error *e)
+{
+    struct cmd *c = x->t->c;
+    struct pq_buf b = {0};
+    int rc = c->dry_run ? put_plan(x->t, &b, e) : 0;
+
+    if (!rc && c->dry_run && c->json)
+        c->plan_more = b.s;
+    else if (!rc && c->dry_run)
+        cmd_print_n(b.s, b.n);
+    if (!rc)
+        rc = train_write(&x->o, e);
+    c->plan_more = NULL;
+    pq_buf_release(&b);
+    return rc;
 }
 
 int train_save(struct train *t, struct pq_error *e)
@@ -188,10 +208,8 @@ int train_save(struct train *t, struct pq_error *e)
                              .method = t->o.method,
                              .model = t->inner ? t->inner : t->model}};
 
-    const int rc = (t->c->dry_run && print_plan(t, e)) || set_tensors(&x, e) ||
-                           set_config(&x, e) || train_write(&x.o, e)
-                       ? -1
-                       : 0;
+    const int rc =
+        set_tensors(&x, e) || set_config(&x, e) || write_out(&x, e) ? -1 : 0;
     for (size_t i = 0; x.joined && i < pq_train_params(t->core); i++)
         free(x.joined[i]);
     free(x.joined);

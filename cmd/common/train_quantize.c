@@ -8,7 +8,7 @@
 #include "pq_made.h"
 #include "pq_names.h"
 #include "pq_quant.h"
-#include "train.h"
+#include "trainer.h"
 
 #include <stdlib.h>
 

@@ -253,9 +253,13 @@ contract_12_killed() {
         if [ $to = x ]; then
             can pq-only || can no-dir && continue
             in=$S/mid.dir
-            mkdir "$in"
-            ln "$(input mid safetensors)" "$in/model.safetensors"
-            sed 's/"num_hidden_layers": 5/"num_hidden_layers": 41/' "$MODEL/config.json" > "$in/config.json"
+            if [ "$INPUT" = llama ]; then
+                in=$W/in/dir.plain
+            else
+                mkdir "$in"
+                ln "$(input mid safetensors)" "$in/model.safetensors"
+                sed 's/"num_hidden_layers": 5/"num_hidden_layers": 41/' "$MODEL/config.json" > "$in/config.json"
+            fi
             if can adapter; then
                 cp -r "$ADAPTER" "$S/previous"
             else

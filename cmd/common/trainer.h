@@ -14,8 +14,8 @@
  * number of pieces taken before alone, so that a run that goes on takes those
  * that it would have taken anyway.
  */
-#ifndef CMD_TRAIN_H
-#define CMD_TRAIN_H
+#ifndef CMD_TRAINER_H
+#define CMD_TRAINER_H
 
 #include "cmd.h"
 #include "data.h"

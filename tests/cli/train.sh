@@ -1,0 +1,183 @@
+#!/bin/bash
+# pq-train: the loss it reports is what pq-eval measures (whose numbers are
+# those of transformers), before training and, with what it wrote, after; a run
+# that was interrupted gives the same bits; and what it refuses.
+. "$(dirname "$0")/lib.sh"
+export PATH=$BIN:$PATH
+out=$W/stdout err=$W/stderr
+cd "$W" || exit 2
+cp -r "$MODEL" llama
+cp -r "$ROOT/testdata/peft/base-gpt2" gpt2
+cp "$ROOT/testdata/nn/heldout.jsonl" ids.jsonl
+printf '{"ids":[1,5,3,7]}\n{"ids":[2,4,6,1,3]}\n' > few.jsonl
+all='-d ids.jsonl --batch 13 --no-shuffle --lr 1e-3'
+
+# number KEY FILE: the last number under a key of a file of JSON
+number() { grep -o "\"$1\": *[0-9.e+-]*" "$2" | tail -n 1 | sed 's/.*: *//'; }
+# near A B T: |A - B| <= T
+near() { awk -v a="$1" -v b="$2" -v t="$3" 'BEGIN { exit !(a - b <= t && b - a <= t) }'; }
+# loss STEP: of standard output
+loss() { grep "\"step\":$1,\"loss\"" "$out" | head -n 1 > one.json; number loss one.json; }
+eval_nll() { pq-eval --json -d ids.jsonl "$@" > nll.json && number nll nll.json; }
+same() { cmp -s "$1" "$2" || bad "$1 and $2 differ: $RAN"; }
+
+# Before a step of all data the loss is that of pq-eval on what was written
+# after the step before.
+losses() {
+    local m nll
+    nll=$(eval_nll llama)
+    for m in lora 'lora --dora' 'lora --rslora -r 4' 'lora --target-modules q_proj,v_proj' \
+        'lora --init pissa -r 2' 'lora --lora-plus 8' full 'lora --pack' 'full --pack --recompute' \
+        'lora --batch 1 --accumulate 13'; do
+        rm -rf a b
+        run pq-train --json $all --steps 3 --schedule constant --method $m -o b/ llama; done_well
+        near "$(loss 1)" "$nll" 2e-6 || bad "$(loss 1) is not $nll: $RAN"
+        case $m in *accumulate*) continue ;; esac
+        last=$(loss 3)
+        run pq-train -q $all --steps 2 --schedule constant --method $m -o a/ llama; done_well
+        case $m in
+            full*) near "$(eval_nll a)" "$last" 2e-6 || bad "$(number nll nll.json), not $last: $RAN" ;;
+            *) near "$(eval_nll --adapter a llama)" "$last" 2e-5 ||
+                bad "$(number nll nll.json), not $last: $RAN" ;;
+        esac
+        awk -v a="$last" -v b="$nll" 'BEGIN { exit !(a < b - 1e-4) }' || bad "learned nothing: $RAN"
+    done
+}
+qlora() {
+    pq-quantize -q -t nf4 --double-quant llama -o q.pq
+    run pq-train --json $all --steps 2 --method qlora --no-provenance -o a/ llama; done_well
+    near "$(loss 1)" "$(eval_nll q.pq)" 2e-6 || bad "$(loss 1) is not $(number nll nll.json): $RAN"
+    cp "$out" a.json
+    run pq-train --json $all --steps 2 --method qlora --no-provenance -o b/ q.pq; done_well
+    same "$out" a.json
+    same a/adapter_model.safetensors b/adapter_model.safetensors
+    run pq-train $all --steps 1 --method full -o c/ q.pq; refused 'dequantize'
+}
+prompts() {
+    run pq-train --json $all --steps 3 --method prompt --prompt-init text --prompt-text 'Max has a duck.' \
+        -o p/ llama; done_well
+    grep -q '"num_virtual_tokens": 7' p/adapter_config.json || bad "$(cat p/adapter_config.json): $RAN"
+    pq-info p | grep -q 'F32 .*\[7, 64\].*prompt_embeddings' || bad "no prompt: $RAN"
+    # the first token of a text counts, too
+    [ "$(number tokens "$out")" = 779 ] || bad "$(number tokens "$out") tokens: $RAN"
+    awk -v a="$(loss 3)" -v b="$(loss 1)" 'BEGIN { exit !(a < b) }' || bad "learned nothing: $RAN"
+    run pq-train --json $all --steps 1 --method prompt --init-adapter p -o p2/ llama; done_well
+    near "$(loss 1)" "$(number loss <(pq-train --json $all --steps 4 --schedule constant --method prompt \
+        --prompt-init text --prompt-text 'Max has a duck.' -o p3/ llama | sed -n 4p))" 0.2 || bad "$RAN"
+    for i in vocab random; do
+        run pq-train --json $all --steps 1 --method prompt --prompt-tokens 4 --prompt-init $i -o p4/ llama
+        done_well
+    done
+    run pq-train -q $all --steps 2 --method hybrid -r 2 --prompt-tokens 3 -o h/ llama; done_well
+    pq-info h/lora | grep -q lora_A && pq-info h/prompt | grep -q '\[3, 64\]' || bad "not two adapters: $RAN"
+    run pq-eval -d ids.jsonl --adapter h/lora llama; done_well
+}
+sparse() {
+    run pq-train -q $all --steps 8 --method sparse -s 0.5 -o s/ llama; done_well
+    # half of the weights of all linear layers but the head, and a pad token
+    pq-info --json --sparsity s | grep -q '"sparsity":{"elements":312000,"zeros":122944,' || bad "other zeros: $RAN"
+    run pq-train -q $all --steps 8 --method sparse -s 0.5 --regrow 0.2 -o s2/ llama; done_well
+    run pq-train $all --method sparse -o s3/ llama; misused
+}
+# Interrupted after any step and with other threads, the same files.
+resumed() {
+    local m f
+    for m in 'lora -r 2 --dora' full 'prompt --prompt-tokens 2' 'lora -r 2 --init pissa' \
+        'lora -r 2 --val ids.jsonl --val-every 3' 'lora -r 2 --pack --seq-len 40 --accumulate 2'; do
+        rm -rf a b ./*.state.safetensors
+        set -- pq-train --json -d ids.jsonl --batch 4 --lr 1e-3 --steps 7 --seed 3 --method $m
+        run "$@" -T1 -o a/ llama; done_well; cp "$out" a.json
+        run "$@" --until 4 -o b llama; done_well; cp "$out" b.json
+        run "$@" --resume -T3 -o b llama; done_well; cat "$out" >> b.json
+        same a.json b.json
+        for f in a/*; do same "$f" "b/${f#a/}"; done
+    done
+    run "$@" --resume --seed 4 -o b llama; refused 'b.state.safetensors: was begun with --seed 3'
+    run "${@/ids.jsonl/few.jsonl}" --resume -o b llama; refused 'other data'
+    run "$@" --resume -r 3 -o b llama; refused 'another training'
+    run "$@" --resume -o never llama; refused 'never.state.safetensors'
+    run "$@" --save-every 2 -o c llama; done_well
+    [ -s c.state.safetensors ] || bad "no state: $RAN"
+    same c/adapter_model.safetensors a/adapter_model.safetensors
+}
+start() {
+    run pq-train -q $all --steps 2 -r 3 --target-modules v_proj,o_proj --rslora -o a/ llama; done_well
+    nll=$(eval_nll --adapter a llama)
+    run pq-train --json $all --steps 1 --lr 1e-12 --init-adapter a -o b/ llama; done_well
+    near "$(loss 1)" "$nll" 2e-5 || bad "$(loss 1) is not $nll: $RAN"
+    same a/adapter_config.json b/adapter_config.json
+    run pq-train $all --steps 1 --rank 3 --init-adapter a -o b/ llama; misused
+    run pq-train $all --steps 1 --init-adapter llama -o b/ llama; refused llama
+}
+validation() {
+    local best
+    run pq-train --json -d few.jsonl --steps 12 --lr 0.05 --schedule constant --method full --val ids.jsonl \
+        --val-every 2 -o v/ llama; done_well
+    best=$(grep -o '"val_loss":[0-9.]*' "$out" | cut -d: -f2 | sort -g | head -n 1)
+    near "$(eval_nll v)" "$best" 2e-6 || bad "$(number nll nll.json) is not the best, $best: $RAN"
+    run pq-train --json -d few.jsonl --steps 50 --lr 0.05 --schedule constant --method full --val ids.jsonl \
+        --val-every 1 --patience 2 -o v/ llama; done_well
+    [ "$(grep -c val_loss "$out")" -lt 50 ] || bad "went on: $RAN"
+}
+mask() {
+    printf '%s\n' '{"prompt":"Who?","completion":" Max"}' '{"ids":[1,5,6]}' \
+        '{"prompt":"1","choices":["a","b"],"answer":1}' > m.jsonl
+    run pq-train --show-mask -d m.jsonl llama; done_well
+    [ "$(awk -F'\t' '$1 == 2 { print $2, $3, $4 }' "$out" | tr '\n' ';')" = "0 1 -;1 5 train;2 6 train;" ] ||
+        bad "$(cat "$out"): $RAN"
+    # the completion alone, and the right choice alone
+    [ "$(awk -F'\t' '$1 == 1 && $4 == "train"' "$out" | cut -f5 | tr -d '"\n')" = 'ĠMax' ] || bad "$(cat "$out"): $RAN"
+    [ "$(awk -F'\t' '$1 == 3 && $4 == "train"' "$out" | cut -f5)" = '"b"' ] || bad "$(cat "$out"): $RAN"
+    # pieces share a token
+    run pq-train --show-mask --seq-len 20 -d ids.jsonl llama; done_well
+    [ "$(grep -c 'train' "$out")" = 766 ] || bad "$(grep -c train "$out") tokens: $RAN"
+}
+plan() {
+    run pq-train -n -d ids.jsonl --method full -o m/ llama; done_well
+    grep -q '^trains 312000 numbers in 2 steps on 13 texts of 779 tokens$' "$out" || bad "$(head -n 1 "$out"): $RAN"
+    [ ! -e m ] || bad "wrote: $RAN"
+    n=$(tail -n 1 "$out")
+    pq-train -q -d ids.jsonl --method full -o m/ llama
+    [ "$(cat m/* | wc -c)" = "$n" ] || bad "$(cat m/* | wc -c) bytes: $RAN"
+    run pq-train -n --json -T1 -d ids.jsonl --steps 1 --batch 13 llama; done_well
+    n=$(number memory "$out")
+    run pq-train -v -T1 -d ids.jsonl --steps 1 --batch 13 --memory $((n - 4096)) -o r/ llama
+    grep -q recomputes "$err" || bad "$(cat "$err"): $RAN"
+    run pq-train -q -d ids.jsonl --steps 1 --batch 13 -o f/ llama; done_well
+    same r/adapter_model.safetensors f/adapter_model.safetensors
+    run pq-train -d ids.jsonl --steps 1 --batch 200 --memory 27M -o r/ llama; refused -- '--memory'
+    run pq-train -q -d few.jsonl --steps 3 --plot p.svg -o f/ llama; done_well
+    grep -q '</svg>' p.svg || bad "no picture: $RAN"
+    run pq-train -q -d few.jsonl --steps 2 -r 1 -o g/ gpt2; done_well
+    grep -q '"fan_in_fan_out": true' g/adapter_config.json || bad "$(cat g/adapter_config.json): $RAN"
+    run pq-eval -d few.jsonl --adapter g gpt2; done_well
+}
+refusals() {
+    run pq-train -o x/ llama; misused
+    run pq-train -d - -o x/; misused
+    run pq-train -d few.jsonl --method nope -o x/ llama; misused
+    run pq-train -d few.jsonl --method full --rank 3 -o x/ llama; misused
+    run pq-train -d few.jsonl --method lora --prompt-tokens 3 -o x/ llama; misused
+    run pq-train -d few.jsonl --steps 3 --epochs 3 -o x/ llama; misused
+    run pq-train -d few.jsonl --decay 3 -o x/ llama; misused
+    run pq-train -d few.jsonl --patience 3 -o x/ llama; misused
+    run pq-train -d few.jsonl --resume llama; misused
+    run pq-train -d few.jsonl --target-modules q_proj,, -o x/ llama; misused
+    run pq-train -d few.jsonl --target-modules nope -o x/ llama; refused nope
+    : > empty.jsonl
+    run pq-train -d empty.jsonl -o x/ llama; refused 'empty.jsonl: holds no example'
+    echo '{"ids":[1]}' > one.jsonl
+    run pq-train -d one.jsonl -o x/ llama; refused 'no token to train on'
+    echo '{"ids":[1,512]}' > big.jsonl
+    run pq-train -d big.jsonl -o x/ llama; refused 'big.jsonl: line 1: id 512'
+    echo "{\"ids\":[1$(printf ',5%.0s' $(seq 256))]}" > long.jsonl
+    run pq-train -d long.jsonl -o x/ llama; refused 'long.jsonl: line 1: 257 tokens'
+    run pq-train -d long.jsonl --seq-len 257 -o x/ llama; refused '256 positions'
+    run pq-train -q -d long.jsonl --seq-len 256 -o y/ llama; done_well
+    run pq-train -d few.jsonl -o llama/ llama; refused 'llama/: not replaced'
+    run pq-train -d few.jsonl --steps 9 --lr 1e30 --clip 0 --method full -o x/ llama; refused 'step 2: '
+    [ ! -e x ] || bad "something was written: $RAN"
+}
+
+for c in losses qlora prompts sparse resumed start validation mask plan refusals; do check "train $c" $c; done
+finish
