@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "nn/trainer.h"
+#include "nn/train_internal.h"
 #include "quant/quant_internal.h"
 #include "trainee.h"
 

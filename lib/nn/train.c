@@ -1,7 +1,7 @@
 /*
  * Training: the model, its parameters and their steps (pq_train.h).
  */
-#include "trainer.h"
+#include "train_internal.h"
 
 #include <math.h>
 #include <stdlib.h>

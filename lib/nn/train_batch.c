@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "trainer.h"
+#include "train_internal.h"
 
 static size_t prompt_rows(const struct pq_train *t)
 {

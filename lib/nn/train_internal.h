@@ -1,8 +1,8 @@
 /*
  * What a pq_train (pq_train.h) is made of.
  */
-#ifndef NN_TRAINER_H
-#define NN_TRAINER_H
+#ifndef NN_TRAIN_INTERNAL_H
+#define NN_TRAIN_INTERNAL_H
 
 #include "adamw.h"
 #include "adapters.h"
