@@ -513,7 +513,7 @@ static int evaluate(struct job *j, struct pq_error *e)
     return answer(j, e);
 }
 
-static int run(struct cmd *c, struct pq_error *e)
+static int check_and_run(struct cmd *c, struct pq_error *e)
 {
     struct job j = {.c = c, .o = c->state};
     const bool piped = c->n_operands == 0 || strcmp(c->operands[0], "-") == 0;
@@ -545,6 +545,15 @@ static int run(struct cmd *c, struct pq_error *e)
     pq_nn_free(j.nn);
     pq_nn_free(j.base);
     return rc;
+}
+
+static int run(struct cmd *c, struct pq_error *e)
+{
+    struct eval *o = c->state;
+
+    const int status = check_and_run(c, e);
+    free(o->adapters.items);
+    return status;
 }
 
 static const char *const examples[] = {

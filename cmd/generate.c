@@ -461,7 +461,7 @@ static int generate(struct job *j, struct pq_error *e)
     return 0;
 }
 
-static int run(struct cmd *c, struct pq_error *e)
+static int check_and_run(struct cmd *c, struct pq_error *e)
 {
     struct job j = {.c = c, .o = c->state};
     const struct pq_sampling *s = &j.o->sampling;
@@ -483,6 +483,17 @@ static int run(struct cmd *c, struct pq_error *e)
     free(j.logits);
     free(j.room);
     return rc ? CMD_TROUBLE : CMD_OK;
+}
+
+static int run(struct cmd *c, struct pq_error *e)
+{
+    struct generate *o = c->state;
+
+    const int status = check_and_run(c, e);
+    free(o->prompts.items);
+    free(o->stops.items);
+    free(o->adapters.items);
+    return status;
 }
 
 static const char *const examples[] = {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run models with pq-eval and with transformers and compare the logits.
+"""Run models with pq and with transformers and compare logits and greedy text.
 
     HF_HUB_OFFLINE=1 python tests/oracle/check_nn.py BUILD_BIN_DIR
 
@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import torch
 from safetensors.torch import load_file
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
 from check_oracle import STORIES, TINY, Report, use_packed
 
@@ -118,6 +118,13 @@ def check_story(report, what, pq):
     ids = model.generate(torch.tensor([STORY[:5]]), max_new_tokens=400, do_sample=False, min_new_tokens=400)
     texts = [ids[0].tolist(), STORY]
     compare(report, what + ", longer", model, texts, *pq.eval(STORIES, texts))
+    prompt = "Once upon a time"
+    told = json.loads(pq.run("pq-generate", "--json", "--max-tokens", "80", "-p", prompt, STORIES))
+    tokenizer = AutoTokenizer.from_pretrained(STORIES)
+    ids = model.generate(torch.tensor([STORY[:5]]), max_new_tokens=80, do_sample=False)[0]
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    report.line(told["ids"] == ids[5:].tolist() and prompt + told["text"] == text, what + ", its text",
+                f"{len(told['ids'])} tokens")
 
 
 def main():
