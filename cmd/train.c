@@ -407,8 +407,8 @@ static int run(struct cmd *c, struct pq_error *e)
 }
 
 static const char *const examples[] = {
-    "pq-train -d train.jsonl --rank 16 --epochs 3 -o lora/ llama/",
-    "pq-train --method full --json --steps 200 -d book.txt -o tuned/ llama/",
+    "pq-train -d ids.jsonl --rank 16 --epochs 3 -o lora/ llama/",
+    "pq-train --method full --json --steps 20 -d ids.jsonl -o tuned/ llama/",
     NULL,
 };
 
