@@ -1,10 +1,10 @@
 /*
  * pq-train: fine-tunes a model on the CPU.
  *
- * How a run is made of its parts is told in cmd/common/trainer.h; the
+ * How a run is made of its parts is told in cmd/common/training.h; the
  * mathematics is in lib/pq_train.h.
  */
-#include "trainer.h"
+#include "training.h"
 
 #include <stdlib.h>
 #include <string.h>
