@@ -1,10 +1,10 @@
 /*
  * pq-train: fine-tunes a model on the CPU.
  *
- * How a run is made of its parts is told in cmd/common/trainer.h; the
+ * How a run is made of its parts is told in cmd/common/training.h; the
  * mathematics is in lib/pq_train.h.
  */
-#include "trainer.h"
+#include "training.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -407,8 +407,8 @@ static int run(struct cmd *c, struct pq_error *e)
 }
 
 static const char *const examples[] = {
-    "pq-train -d train.jsonl --rank 16 --epochs 3 -o lora/ llama/",
-    "pq-train --method full --json --steps 200 -d book.txt -o tuned/ llama/",
+    "pq-train -d ids.jsonl --rank 16 --epochs 3 -o lora/ llama/",
+    "pq-train --method full --json --steps 20 -d ids.jsonl -o tuned/ llama/",
     NULL,
 };
 

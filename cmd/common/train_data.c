@@ -1,5 +1,5 @@
 /*
- * What is trained on, and in which order; see trainer.h.
+ * What is trained on, and in which order; see training.h.
  *
  *   epoch e:  a permutation of the pieces, drawn by Fisher and Yates from the
  *             random numbers of (seed, "pq-train.order.e")
@@ -7,7 +7,7 @@
  *             the batch that follows
  */
 #include "rng.h"
-#include "trainer.h"
+#include "training.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /*
- * What pq-train says of its steps, and their picture; see trainer.h.
+ * What pq-train says of its steps, and their picture; see training.h.
  *
  *     {"step":1,"loss":6.2419,"lr":0.0002,"tokens":2044,"grad_norm":1.31}
  *     {"step":50,"val_loss":4.0127,"val_tokens":9120}
@@ -9,7 +9,7 @@
  */
 #include "pq_file.h"
 #include "pq_json.h"
-#include "trainer.h"
+#include "training.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -7,7 +7,7 @@
  * The token as the vocabulary spells it, where the model has a tokenizer.
  */
 #include "pq_json.h"
-#include "trainer.h"
+#include "training.h"
 
 #include <string.h>
 

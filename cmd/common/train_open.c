@@ -1,11 +1,11 @@
 /*
  * The beginning of a training: the model, what of it is trained, the data,
- * and what memory that takes; see trainer.h.
+ * and what memory that takes; see training.h.
  */
 #include "config.h"
 #include "pq_quant.h"
 #include "rng.h"
-#include "trainer.h"
+#include "training.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /*
- * What is written of a training, from what is in the model now; see trainer.h.
+ * What is written of a training, from what is in the model now; see training.h.
  *
  * PiSSA begins with a part P = s B0 A0 of each W in the factors, so what they
  * mean is an adapter of twice the rank on the model as it was:
@@ -8,7 +8,7 @@
  */
 #include "config.h"
 #include "pq_json.h"
-#include "trainer.h"
+#include "training.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -8,7 +8,7 @@
 #include "pq_made.h"
 #include "pq_names.h"
 #include "pq_quant.h"
-#include "trainer.h"
+#include "training.h"
 
 #include <stdlib.h>
 

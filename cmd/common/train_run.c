@@ -1,5 +1,5 @@
 /*
- * The steps of a training; see trainer.h.
+ * The steps of a training; see training.h.
  *
  *   step k = 0, 1, ...:  loss = sum nll / labels of the window's pieces,
  *   its gradient, an update with rate lr * schedule(k)
@@ -10,7 +10,7 @@
  * A loss that is no number stops the run before the update that it would
  * make; what was written before stays.
  */
-#include "trainer.h"
+#include "training.h"
 
 #include <math.h>
 #include <stdlib.h>

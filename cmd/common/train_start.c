@@ -1,13 +1,13 @@
 /*
  * --init-adapter: training goes on from an adapter that is there; see
- * trainer.h.
+ * training.h.
  *
  * Its rank, scale, kind and modules are those of the new one.  First they are
  * taken from it, then, when the model is prepared, its numbers.
  */
 #include "pq_names.h"
 #include "pq_quant.h"
-#include "trainer.h"
+#include "training.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /*
- * What a run needs to go on as if it had not ended; see trainer.h.
+ * What a run needs to go on as if it had not ended; see training.h.
  *
  * A file beside the output, OUT.state.safetensors: of every parameter NAME
  * the tensors w.NAME and AdamW's m.NAME and v.NAME; with --val best.NAME, the
@@ -8,7 +8,7 @@
 #include "pq_json.h"
 #include "pq_made.h"
 #include "pq_quant.h"
-#include "trainer.h"
+#include "training.h"
 
 #include <math.h>
 #include <stdlib.h>

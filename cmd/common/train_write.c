@@ -1,5 +1,5 @@
 /*
- * What training leaves behind; see trainer.h.
+ * What training leaves behind; see training.h.
  *
  *   a model    every tensor that was trained, in the type that the file had
  *              it in; all else is copied
@@ -10,7 +10,7 @@
 #include "config.h"
 #include "pq_made.h"
 #include "pq_quant.h"
-#include "trainer.h"
+#include "training.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -19,6 +19,8 @@ near() { awk -v a="$1" -v b="$2" -v t="$3" 'BEGIN { exit !(a - b <= t && b - a <
 # loss STEP: of standard output
 loss() { grep "\"step\":$1,\"loss\"" "$out" | head -n 1 > one.json; number loss one.json; }
 eval_nll() { pq-eval --json -d ids.jsonl "$@" > nll.json && number nll nll.json; }
+# has MODEL PATTERN: among what pq-info tells of it
+has() { pq-info "$1" > info; grep -q "$2" info || bad "$1 has no $2: $RAN"; }
 same() { cmp -s "$1" "$2" || bad "$1 and $2 differ: $RAN"; }
 
 # Before a step of all data the loss is that of pq-eval on what was written
@@ -57,7 +59,7 @@ prompts() {
     run pq-train --json $all --steps 3 --method prompt --prompt-init text --prompt-text 'Max has a duck.' \
         -o p/ llama; done_well
     grep -q '"num_virtual_tokens": 7' p/adapter_config.json || bad "$(cat p/adapter_config.json): $RAN"
-    pq-info p | grep -q 'F32 .*\[7, 64\].*prompt_embeddings' || bad "no prompt: $RAN"
+    has p 'F32 .*\[7, 64\].*prompt_embeddings'
     # the first token of a text counts, too
     [ "$(number tokens "$out")" = 779 ] || bad "$(number tokens "$out") tokens: $RAN"
     awk -v a="$(loss 3)" -v b="$(loss 1)" 'BEGIN { exit !(a < b) }' || bad "learned nothing: $RAN"
@@ -69,13 +71,15 @@ prompts() {
         done_well
     done
     run pq-train -q $all --steps 2 --method hybrid -r 2 --prompt-tokens 3 -o h/ llama; done_well
-    pq-info h/lora | grep -q lora_A && pq-info h/prompt | grep -q '\[3, 64\]' || bad "not two adapters: $RAN"
+    has h/lora lora_A
+    has h/prompt '\[3, 64\]'
     run pq-eval -d ids.jsonl --adapter h/lora llama; done_well
 }
 sparse() {
     run pq-train -q $all --steps 8 --method sparse -s 0.5 -o s/ llama; done_well
     # half of the weights of all linear layers but the head, and a pad token
-    pq-info --json --sparsity s | grep -q '"sparsity":{"elements":312000,"zeros":122944,' || bad "other zeros: $RAN"
+    pq-info --json --sparsity s > s.json
+    grep -q '"sparsity":{"elements":312000,"zeros":122944,' s.json || bad "other zeros: $RAN"
     run pq-train -q $all --steps 8 --method sparse -s 0.5 --regrow 0.2 -o s2/ llama; done_well
     run pq-train $all --method sparse -o s3/ llama; misused
 }

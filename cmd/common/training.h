@@ -14,8 +14,8 @@
  * number of pieces taken before alone, so that a run that goes on takes those
  * that it would have taken anyway.
  */
-#ifndef CMD_TRAINER_H
-#define CMD_TRAINER_H
+#ifndef CMD_TRAINING_H
+#define CMD_TRAINING_H
 
 #include "cmd.h"
 #include "data.h"
