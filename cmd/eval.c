@@ -513,7 +513,7 @@ static int evaluate(struct job *j, struct pq_error *e)
     return answer(j, e);
 }
 
-static int check_and_run(struct cmd *c, struct pq_error *e)
+static int run(struct cmd *c, struct pq_error *e)
 {
     struct job j = {.c = c, .o = c->state};
     const bool piped = c->n_operands == 0 || strcmp(c->operands[0], "-") == 0;
@@ -547,13 +547,11 @@ static int check_and_run(struct cmd *c, struct pq_error *e)
     return rc;
 }
 
-static int run(struct cmd *c, struct pq_error *e)
+static void release(void *state)
 {
-    struct eval *o = c->state;
+    struct eval *o = state;
 
-    const int status = check_and_run(c, e);
     free(o->adapters.items);
-    return status;
 }
 
 static const char *const examples[] = {
@@ -573,4 +571,5 @@ const struct pq_tool tool_eval = {
     .state_bytes = sizeof(struct eval),
     .option = option,
     .run = run,
+    .release = release,
 };

@@ -461,7 +461,7 @@ static int generate(struct job *j, struct pq_error *e)
     return 0;
 }
 
-static int check_and_run(struct cmd *c, struct pq_error *e)
+static int run(struct cmd *c, struct pq_error *e)
 {
     struct job j = {.c = c, .o = c->state};
     const struct pq_sampling *s = &j.o->sampling;
@@ -485,15 +485,13 @@ static int check_and_run(struct cmd *c, struct pq_error *e)
     return rc ? CMD_TROUBLE : CMD_OK;
 }
 
-static int run(struct cmd *c, struct pq_error *e)
+static void release(void *state)
 {
-    struct generate *o = c->state;
+    struct generate *o = state;
 
-    const int status = check_and_run(c, e);
     free(o->prompts.items);
     free(o->stops.items);
     free(o->adapters.items);
-    return status;
 }
 
 static const char *const examples[] = {
@@ -513,4 +511,5 @@ const struct pq_tool tool_generate = {
     .state_bytes = sizeof(struct generate),
     .option = option,
     .run = run,
+    .release = release,
 };

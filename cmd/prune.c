@@ -295,9 +295,15 @@ static int run(struct cmd *c, struct pq_error *e)
         prune_schedule_print(&o->schedule, o->how.sparsity, c->json);
     else if (!status)
         status = prune_check_rules(o, e) ? CMD_TROUBLE : prune(c, o, e);
+    return status;
+}
+
+static void release(void *state)
+{
+    struct prune_options *o = state;
+
     cmd_rules_release(&o->rules);
     free(o->masks.items);
-    return status;
 }
 
 static const char *const examples[] = {
@@ -318,4 +324,5 @@ const struct pq_tool tool_prune = {
     .state_bytes = sizeof(struct prune_options),
     .option = option,
     .run = run,
+    .release = release,
 };

@@ -319,8 +319,14 @@ static int run(struct cmd *c, struct pq_error *e)
         o->spec.optimize = asked.optimize;
         status = quantize(c, o, e);
     }
-    cmd_rules_release(&o->rules);
     return status;
+}
+
+static void release(void *state)
+{
+    struct quantize *o = state;
+
+    cmd_rules_release(&o->rules);
 }
 
 static const char *const examples[] = {
@@ -341,4 +347,5 @@ const struct pq_tool tool_quantize = {
     .state_bytes = sizeof(struct quantize),
     .option = option,
     .run = run,
+    .release = release,
 };

@@ -401,9 +401,15 @@ static int run(struct cmd *c, struct pq_error *e)
             rc = work(&t, e) ? CMD_TROUBLE : CMD_OK;
     }
     train_close(&t);
-    free((void *)t.o.targets.items);
-    pq_arena_release(&t.o.words);
     return rc;
+}
+
+static void release(void *state)
+{
+    struct train_options *o = state;
+
+    free((void *)o->targets.items);
+    pq_arena_release(&o->words);
 }
 
 static const char *const examples[] = {
@@ -424,4 +430,5 @@ const struct pq_tool tool_train = {
     .state_bytes = sizeof(struct train_options),
     .option = option,
     .run = run,
+    .release = release,
 };

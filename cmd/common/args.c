@@ -513,6 +513,8 @@ int cmd_main(const struct pq_tool *tool, int argc, char **argv)
     else if ((status = parse(&p, argc, argv)) == GOES_ON)
         status = run(&c);
 
+    if (c.state != NULL && tool->release != NULL)
+        tool->release(c.state);
     free(c.state);
     free((void *)(uintptr_t)c.prov_options);
     cmd_content_release(&c);

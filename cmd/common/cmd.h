@@ -84,6 +84,8 @@ struct pq_tool {
      * been explained with cmd_usage().
      */
     int (*run)(struct cmd *c, struct pq_error *e);
+    /* Frees what the state has, also when no job came of it; or NULL. */
+    void (*release)(void *state);
 };
 
 struct cmd_list {
