@@ -9,7 +9,8 @@
 #include <string.h>
 
 enum {
-    OPT_MODEL = 1, OPT_DATA, OPT_TOP, OPT_AVERAGE, OPT_EXPORT
+    OPT_MODEL = 1, OPT_DATA, OPT_TOP, OPT_AVERAGE, OPT_EXPORT,
+    OPT_PLOT
 };
 
 static const struct cmd_option options[] = {
@@ -23,6 +24,8 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT, OPT_AVERAGE},
     {0, "export-tokens", NULL, "write MODEL with the prompt as new tokens",
      NULL, CMD_CHANGES_OUTPUT, OPT_EXPORT},
+    {0, "plot", "FILE", "draw the cosines among its tokens (SVG)", NULL, 0,
+     OPT_PLOT},
     {0, NULL, NULL, NULL, NULL, 0, 0},
 };
 
@@ -41,6 +44,9 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
         return cmd_number(value, 1, 100, &o->top, e);
     case OPT_AVERAGE:
         o->average = true;
+        return 0;
+    case OPT_PLOT:
+        o->plot = value;
         return 0;
     default:
         o->export = true;
@@ -84,9 +90,11 @@ static int check(struct cmd *c, const struct prompt_options *o)
         return cmd_usage(c, "--average needs no --model");
     if (o->export && !o->model)
         return cmd_usage(c, "--export-tokens needs --model");
-    if (writes && (o->data || o->top))
-        return cmd_usage(c, "-d and --top tell of a prompt, and here one is "
-                            "written");
+    if (writes && (o->data || o->top || o->plot))
+        return cmd_usage(c, "-d, --top and --plot tell of a prompt, and here "
+                            "one is written");
+    if (is_stdin(o->plot))
+        return cmd_usage(c, "--plot needs a file");
     if (!writes && (c->output || c->output_format || c->force || c->dry_run ||
                     !c->sync || !c->provenance))
         return cmd_usage(c, "what is about an output needs --average or "
@@ -100,6 +108,8 @@ static int tell(struct prompt *p, struct pq_error *e)
 {
     if (prompt_measure(p, e) || (p->o->model && prompt_search(p, e)) ||
         (p->o->data && prompt_losses(p, e)))
+        return -1;
+    if (p->o->plot && prompt_plot(p, e))
         return -1;
     return prompt_report(p, e);
 }
@@ -121,7 +131,9 @@ static int run(struct cmd *c, struct pq_error *e)
 
     o.top = o.top ? o.top : 3;
     if (rc == CMD_OK)
-        rc = work(&p, e) ? CMD_TROUBLE : CMD_OK;
+        rc = (o.plot && cmd_check_beside(c, o.plot, e)) || work(&p, e)
+                 ? CMD_TROUBLE
+                 : CMD_OK;
     prompt_close(&p);
     return rc;
 }

@@ -86,6 +86,8 @@ PQ_MUST_USE int prompt_losses(struct prompt *p, struct pq_error *e);
 /* ---- prompt_report.c ---------------------------------------------------- */
 
 PQ_MUST_USE int prompt_report(const struct prompt *p, struct pq_error *e);
+/* --plot: the cosines among its tokens. */
+PQ_MUST_USE int prompt_plot(const struct prompt *p, struct pq_error *e);
 
 /* ---- prompt_write.c ----------------------------------------------------- */
 

@@ -1,6 +1,7 @@
 /*
  * What pq-prompt says; see prompt.h.
  */
+#include "heatmap.h"
 #include "pq_json.h"
 #include "prompt.h"
 
@@ -190,5 +191,38 @@ int prompt_report(const struct prompt *p, struct pq_error *e)
     if (!rc && b.n > 0)
         cmd_print_n(b.s, b.n);
     pq_buf_release(&b);
+    return rc;
+}
+
+/* ---- a picture ---------------------------------------------------------- */
+
+/* "3 the": a token and what is nearest to it. */
+static const char *label(const struct prompt *p, size_t i, struct pq_arena *a)
+{
+    size_t n = 0;
+    const uint64_t number = p->model ? hits_of(p, i)[0].number : 0;
+    const char *s = number && p->tokenizer
+                        ? pq_tokenizer_text(p->tokenizer,
+                                            (uint32_t)(number - 1), &n)
+                        : NULL;
+
+    return pq_arena_printf(a, "%zu %.*s", i, (int)n, s ? s : "");
+}
+
+int prompt_plot(const struct prompt *p, struct pq_error *e)
+{
+    struct pq_arena arena = {0};
+    const char **labels = pq_arena_alloc(&arena, p->n, sizeof *labels);
+    const struct cmd_square x = {"token", labels, p->cosines, p->n, -1, 1};
+    int rc = labels ? 0 : pq_fail_nomem(e);
+
+    for (size_t i = 0; !rc && i < p->n; i++)
+        if (!(labels[i] = label(p, i, &arena)))
+            rc = pq_fail_nomem(e);
+    if (!rc)
+        rc = cmd_heatmap_square(p->c, p->o->plot,
+                                "cosines of the tokens of a soft prompt", &x,
+                                e);
+    pq_arena_release(&arena);
     return rc;
 }
