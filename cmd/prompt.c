@@ -139,7 +139,7 @@ static int run(struct cmd *c, struct pq_error *e)
 }
 
 static const char *const examples[] = {
-    "pq-prompt --model llama/ -d heldout.jsonl prompt/",
+    "pq-prompt --model llama/ -d ids.jsonl prompt/",
     "pq-prompt --export-tokens --model llama/ -o llama-prompt/ prompt/",
     NULL,
 };
