@@ -82,7 +82,8 @@ struct export {
     struct pq_row_map map;
     struct pq_vocab_table *tables;
     size_t n_tables;
-    struct pq_source *models[2]; /* the model; its new rows */
+    /* the model, or its tables alone where it is read in order; new rows */
+    struct pq_source *models[2];
     struct pq_source *view;
     struct pq_plan plan;
     struct pq_catalog out;
@@ -196,22 +197,61 @@ static const struct pq_tensor *new_rows(struct export *x,
 
 /* ---- the tables ---- */
 
-static int add_table(struct export *x, size_t i, struct pq_error *e)
+static int copy_tables(struct export *x, struct pq_source *to,
+                       struct pq_error *e)
 {
-    const struct pq_tensor *t = &x->p->model->catalog->tensors[i];
+    struct pq_source *from = x->p->model;
+    struct pq_plan plan = {.sources = &from, .n_sources = 1};
+    struct pq_catalog out;
+    int rc = 0;
+
+    pq_catalog_init(&out);
+    for (size_t i = 0; !rc && i < from->catalog->n_tensors; i++) {
+        const struct pq_tensor *t = &from->catalog->tensors[i];
+        if (is_table(x, t))
+            rc = !pq_tensor_copy(&out, t, e) ||
+                 pq_step_copy(&plan, from, t, out.n_tensors - 1, e);
+    }
+    rc = rc || pq_made_sink(to, &out, &plan.sink, e) ||
+         cmd_run_part(x->p->c, &plan, e);
+    pq_sink_free(plan.sink);
+    plan.sink = NULL;
+    pq_plan_release(&plan);
+    pq_catalog_release(&out);
+    return rc ? -1 : 0;
+}
+
+/* Rows are read here and there, which a stream does not do. */
+static int open_tables(struct export *x, struct pq_error *e)
+{
+    struct prompt *p = x->p;
+    const uint64_t share = p->c->memory / 8;
+
+    if (!p->model->sequential) {
+        x->models[0] = p->model;
+        return 0;
+    }
+    p->c->memory -= share;
+    return pq_made_new(p->model->name, p->model->catalog->n_tensors, share,
+                       p->c->tmpdir, &x->models[0], e) ||
+                   copy_tables(x, x->models[0], e)
+               ? -1
+               : 0;
+}
+
+/* Table i of the model, which is number k of the tables. */
+static int add_table(struct export *x, size_t i, size_t k, struct pq_error *e)
+{
+    const size_t at = x->models[0] == x->p->model ? i : k;
+    const struct pq_tensor *t = &x->models[0]->catalog->tensors[at];
     const struct pq_tensor **from =
         pq_arena_alloc(&x->arena, 2, sizeof *from);
 
     if (!from)
         return pq_fail_nomem(e);
-    if (t->codec.encoding != PQ_PLAIN || t->rank > 2)
-        return pq_fail(e, PQ_EUNSUPPORTED,
-                       "%s: tensor %s: is encoded or has more than two "
-                       "dimensions, so it takes no rows: dequantize it first",
-                       x->p->model->name, t->name);
     from[0] = t;
     from[1] = new_rows(x, &x->p->decoded->catalog->tensors[i], e);
-    x->tables[x->n_tables++] = (struct pq_vocab_table){i, from};
+    x->tables[x->n_tables++] = (struct pq_vocab_table){at, from};
     return from[1] ? 0 : -1;
 }
 
@@ -230,18 +270,34 @@ static int make_view(struct export *x, struct pq_error *e)
                          ? (struct pq_row){0, (uint32_t)i}
                          : (struct pq_row){1, (uint32_t)(i - x->first)};
     x->map = (struct pq_row_map){.rows = x->rows, .n_rows = x->total};
-    x->models[0] = x->p->model;
-    if (pq_lent_new("prompt", c->n_tensors, &x->models[1], e))
+    if (open_tables(x, e) ||
+        pq_lent_new("prompt", c->n_tensors, &x->models[1], e))
         return -1;
     for (size_t i = 0; !rc && i < c->n_tensors; i++)
         if (is_table(x, &c->tensors[i]))
-            rc = add_table(x, i, e);
+            rc = add_table(x, i, x->n_tables, e);
     return rc ? -1
               : pq_vocab_new(x->models, 2, 0, &x->map, x->tables, x->n_tables,
                              x->p->c->kernels, &x->view, e);
 }
 
 /* ---- the tokens ---- */
+
+static int check_tables(const struct export *x, struct pq_error *e)
+{
+    const struct pq_catalog *c = x->p->model->catalog;
+
+    for (size_t i = 0; i < c->n_tensors; i++) {
+        const struct pq_tensor *t = &c->tensors[i];
+        if (is_table(x, t) && (t->codec.encoding != PQ_PLAIN || t->rank > 2))
+            return pq_fail(e, PQ_EUNSUPPORTED,
+                           "%s: tensor %s: is encoded or has more than two "
+                           "dimensions, so it takes no rows: dequantize it "
+                           "first",
+                           x->p->model->name, t->name);
+    }
+    return 0;
+}
 
 /* Where they go, and whether that is somewhere. */
 static int place_tokens(struct export *x, struct pq_error *e)
@@ -252,7 +308,7 @@ static int place_tokens(struct export *x, struct pq_error *e)
     const int tied = cmd_config_tied(c, e);
     bool head = false;
 
-    if (e->code)
+    if (e->code || check_tables(x, e))
         return -1;
     for (size_t i = 0; i < c->n_tensors; i++)
         head = head || pq_name_is_head(c->tensors[i].name);
@@ -338,15 +394,21 @@ static int edit_config(struct export *x, struct pq_error *e)
 
 static int make_plan(struct export *x, struct pq_error *e)
 {
-    const struct pq_catalog *in = x->view->catalog;
+    const struct pq_catalog *in = x->p->model->catalog;
+    size_t k = 0;
 
     if (pq_catalog_copy_meta(&x->out, x->p->model->catalog, e) ||
         edit_config(x, e) || add_tokens(x, e))
         return -1;
-    for (size_t i = 0; i < in->n_tensors; i++)
-        if (!pq_tensor_copy(&x->out, &in->tensors[i], e) ||
-            pq_step_copy(&x->plan, x->view, &in->tensors[i], i, e))
+    for (size_t i = 0; i < in->n_tensors; i++) {
+        const bool is_one = is_table(x, &in->tensors[i]);
+        const struct pq_tensor *t =
+            is_one ? &x->view->catalog->tensors[x->tables[k++].tensor]
+                   : &in->tensors[i];
+        if (!pq_tensor_copy(&x->out, t, e) ||
+            pq_step_copy(&x->plan, is_one ? x->view : x->p->model, t, i, e))
             return -1;
+    }
     return cmd_make_sink(x->p->c, &x->out, NULL, x->p->model->catalog,
                          &x->plan.sink, e);
 }
@@ -380,16 +442,17 @@ static int tell(struct export *x, struct pq_error *e)
 int prompt_write_model(struct prompt *p, struct pq_error *e)
 {
     struct export x = {.p = p};
-    struct pq_source *sources[3];
+    struct pq_source *sources[4];
 
     pq_catalog_init(&x.out);
     int rc = place_tokens(&x, e) || make_view(&x, e) || make_plan(&x, e);
     if (!rc) {
         sources[0] = x.view;
-        sources[1] = x.models[0];
-        sources[2] = x.models[1];
+        sources[1] = x.models[1];
+        sources[2] = p->model;
+        sources[3] = x.models[0];
         x.plan.sources = sources;
-        x.plan.n_sources = 3;
+        x.plan.n_sources = x.models[0] == p->model ? 3 : 4;
         rc = cmd_run_plan(p->c, &x.plan, e) || tell(&x, e);
     }
     pq_sink_free(x.plan.sink);
@@ -397,6 +460,8 @@ int prompt_write_model(struct prompt *p, struct pq_error *e)
     pq_plan_release(&x.plan);
     pq_source_free(x.view);
     pq_source_free(x.models[1]);
+    if (x.models[0] != p->model)
+        pq_source_free(x.models[0]);
     pq_catalog_release(&x.out);
     tokens_release(&x.tokens);
     pq_arena_release(&x.arena);

@@ -92,8 +92,12 @@ export_tokens() {
     run pq-eval --per-token -d longer.jsonl more; done_well
     awk -v w="$with" -F'\t' 'NF == 4 && $2 > 5 { s += $4; n++ }
         END { d = s / n - w; exit !(d < 1e-3 && d > -1e-3) }' "$out" || bad "not $with: $RAN"
-    # what was there is as it was; what follows is the prompt; twice is twice
-    run pq-eval --json -d first.jsonl llama; done_well
+    # a stream is what its directory is
+    run pq-prompt --export-tokens --no-provenance --model llama.pq -o a/ prompt; done_well
+    run pq-prompt --export-tokens --no-provenance --model llama -o b/ prompt; done_well
+    run pq-diff a b; done_well
+    same a/tokenizer.json b/tokenizer.json
+    # twice is twice
     run pq-prompt --export-tokens --model more -o twice/ prompt; done_well
     grep -q '"id": 521, "content": "<prompt-9>"' twice/tokenizer.json || bad "other names: $RAN"
     run pq-prompt --export-tokens -n --model llama -o x/ prompt; [ $RC = 0 ] || bad "rc $RC: $RAN"
