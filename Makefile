@@ -126,7 +126,7 @@ demo: deps ## build, then the main job on the embedded model
 	@tests/demo.sh $B/bin
 
 CLI := $(addprefix check-cli-,pipes details faults merge recipe peft extract adapters \
-    prune prune-data shrink masks eval generate train)
+    prune prune-data shrink masks eval generate train prompt)
 SOURCE_CHECKS := check-headers check-lib check-layers check-warnings
 check: deps ## build and run all tests; the last line is the sum
 	+@$(MAKE) -s programs

@@ -37,6 +37,8 @@ make_files() {
     echo 'Once upon a time there was a cat.' > story.txt
     cp "$root/testdata/generate/prompts.jsonl" .
     cp -r "$root/testdata/peft/tiny-lora" lora
+    mkdir prompt
+    cp "$root"/testdata/prompt/adapter_* prompt
     cp -r lora style
     cp -r lora facts
     pq-merge llama lora -o llama-tuned/

@@ -190,7 +190,7 @@ int cmd_completion_of_all(const char *shell, FILE *f);
 
 extern const struct pq_tool tool_info, tool_convert, tool_quantize,
     tool_dequantize, tool_merge, tool_extract, tool_verify, tool_diff,
-    tool_patch, tool_prune, tool_eval, tool_generate, tool_train;
+    tool_patch, tool_prune, tool_eval, tool_generate, tool_train, tool_prompt;
 extern const struct pq_tool *const cmd_tools[]; /* NULL-terminated */
 const struct pq_tool *cmd_tool_named(const char *name);
 

@@ -32,15 +32,17 @@ enum {
 struct map {
     const struct cmd_heat *cells;
     size_t n;
+    const double *matrix; /* [n_rows][layers], in the place of cells */
     struct pq_arena arena;
     struct pq_names rows;
     const char **labels; /* [n_rows], in the order of first appearance */
     size_t n_rows, cap_rows;
     const char *trunk; /* its first n_trunk letters: the stem of most */
     size_t n_trunk;
+    const char *columns; /* what those are: "layer" */
     long layers;  /* columns of layers */
     bool other;   /* and one for what is in none */
-    double most;
+    double least, most;
     bool fixed; /* that is not for survey() to find */
     double cell_w, left;
     struct pq_buf svg;
@@ -101,6 +103,13 @@ static int add_row(struct map *m, const char *tensor, struct pq_error *e)
     return 0;
 }
 
+static void set_widths(struct map *m, size_t longest)
+{
+    longest = longest > LABEL_MAX ? LABEL_MAX : longest;
+    m->left = 16 + 6.6 * (double)longest;
+    m->cell_w = m->layers > 48 ? 12 : 20;
+}
+
 static int survey(struct map *m, struct pq_error *e)
 {
     size_t longest = 5;
@@ -120,9 +129,7 @@ static int survey(struct map *m, struct pq_error *e)
         const size_t n = strlen(m->labels[i]);
         longest = n > longest ? n : longest;
     }
-    longest = longest > LABEL_MAX ? LABEL_MAX : longest;
-    m->left = 16 + 6.6 * (double)longest;
-    m->cell_w = m->layers > 48 ? 12 : 20;
+    set_widths(m, longest);
     return 0;
 }
 
@@ -190,6 +197,21 @@ static void put_cell(struct map *m, const struct cmd_heat *h)
     pq_buf_printf(b, " %.4g</title></rect>\n", h->value);
 }
 
+/* Entry i of a matrix. */
+static void put_entry(struct map *m, size_t i)
+{
+    const size_t row = i / (size_t)m->layers, column = i % (size_t)m->layers;
+    struct pq_buf *b = &m->svg;
+
+    pq_buf_printf(b, "<rect x=\"%.1f\" y=\"%zu\" width=\"%.1f\" height=\"%d\" "
+                     "fill=\"",
+                  column_x(m, (long)column), TOP + row * CELL_H, m->cell_w - 1,
+                  CELL_H - 1);
+    put_colour(b, (m->matrix[i] - m->least) / (m->most - m->least));
+    pq_buf_printf(b, "\"><title>%zu and %zu %.4g</title></rect>\n", row, column,
+                  m->matrix[i]);
+}
+
 static void put_axes(struct map *m)
 {
     struct pq_buf *b = &m->svg;
@@ -208,9 +230,9 @@ static void put_axes(struct map *m)
                       column_x(m, i) + m->cell_w / 2, TOP - 6, i);
     if (m->layers)
         pq_buf_printf(b,
-                      "<text x=\"%.1f\" y=\"%d\" text-anchor=\"end\">layer"
+                      "<text x=\"%.1f\" y=\"%d\" text-anchor=\"end\">%s"
                       "</text>\n",
-                      m->left - 6, TOP - 6);
+                      m->left - 6, TOP - 6, m->columns);
     if (m->other)
         pq_buf_printf(b,
                       "<text x=\"%.1f\" y=\"%zu\" text-anchor=\"middle\">other"
@@ -241,7 +263,7 @@ static void put_scale(struct map *m)
     for (int i = 0; i <= 2; i++)
         pq_buf_printf(b, "<text x=\"%.1f\" y=\"%.1f\">%.3g</text>\n",
                       x + BAR_W + 5, TOP + height * (2 - i) / 2 + 4,
-                      m->most * i / 2);
+                      m->least + (m->most - m->least) * i / 2);
 }
 
 static void draw(struct map *m, const char *title)
@@ -264,6 +286,8 @@ static void draw(struct map *m, const char *title)
     put_axes(m);
     for (size_t i = 0; i < m->n; i++)
         put_cell(m, &m->cells[i]);
+    for (size_t i = 0; m->matrix && i < m->n_rows * (size_t)m->layers; i++)
+        put_entry(m, i);
     put_scale(m);
     pq_buf_puts(b, "</svg>\n");
 }
@@ -289,7 +313,8 @@ int cmd_heatmap(const struct cmd *c, const char *path, const char *title,
                 const struct cmd_heat *cells, size_t n, double most,
                 struct pq_error *e)
 {
-    struct map m = {.cells = cells, .n = n, .most = most, .fixed = most > 0};
+    struct map m = {.cells = cells, .n = n, .columns = "layer",
+                    .most = most, .fixed = most > 0};
     int rc = survey(&m, e);
 
     if (!rc)
@@ -302,5 +327,26 @@ int cmd_heatmap(const struct cmd *c, const char *path, const char *title,
     pq_arena_release(&m.arena);
     pq_buf_release(&m.svg);
     free((void *)m.labels);
+    return rc;
+}
+
+int cmd_heatmap_square(const struct cmd *c, const char *path,
+                       const char *title, const struct cmd_square *x,
+                       struct pq_error *e)
+{
+    struct map m = {.matrix = x->values, .columns = x->what,
+                    .labels = x->labels,
+                    .n_rows = x->n, .layers = (long)x->n, .least = x->least,
+                    .most = x->most};
+    size_t longest = 5;
+
+    for (size_t i = 0; i < x->n; i++)
+        longest = strlen(x->labels[i]) > longest ? strlen(x->labels[i])
+                                                 : longest;
+    set_widths(&m, longest);
+    draw(&m, title);
+    const int rc = m.svg.failed ? pq_fail_nomem(e)
+                                : write_svg(c, path, &m.svg, e);
+    pq_buf_release(&m.svg);
     return rc;
 }

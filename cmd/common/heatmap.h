@@ -20,4 +20,19 @@ PQ_MUST_USE int cmd_heatmap(const struct cmd *c, const char *path,
                             const char *title, const struct cmd_heat *cells,
                             size_t n, double most, struct pq_error *e);
 
+/* A square matrix: how like each other n things are. */
+struct cmd_square {
+    const char *what;     /* stands before the numbers of the columns */
+    const char **labels;  /* [n] of the rows */
+    const double *values; /* [n][n] */
+    size_t n;
+    double least, most; /* the ends of the scale, least < most */
+};
+
+/* The same of such a matrix: a row and a column each. */
+PQ_MUST_USE int cmd_heatmap_square(const struct cmd *c, const char *path,
+                                   const char *title,
+                                   const struct cmd_square *x,
+                                   struct pq_error *e);
+
 #endif

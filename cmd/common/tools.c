@@ -10,7 +10,7 @@ const struct pq_tool *const cmd_tools[] = {
     &tool_dequantize, &tool_prune,   &tool_merge,
     &tool_extract,    &tool_diff,    &tool_patch,
     &tool_verify,     &tool_eval,    &tool_generate,
-    &tool_train,      NULL,
+    &tool_train,      &tool_prompt,  NULL,
 };
 
 const struct pq_tool *cmd_tool_named(const char *name)

@@ -52,6 +52,7 @@ prepare() {
 prepare_llama() {
     local name dir=$W/in/tiny.llama
     printf '{"ids":[%s]}\n' 1,5,3,9,2,15 4,0,7 > "$W/in/ids.jsonl"
+    $H st "$W/in/prompt.safetensors" prompt_embeddings=F32[2,4]rand
     mkdir "$dir"
     set --
     for name in q_proj k_proj v_proj o_proj; do set -- "$@" "self_attn.$name=F32[4,4]rand"; done

@@ -76,6 +76,13 @@ place() { # SIZE KIND FORMAT: where that is
 # input SIZE FORMAT, or input dir: what is prepared of this row's kind of input
 input() { place "$1" "$INPUT" "${2:-}"; }
 
+# where a soft prompt is that fits llama of this SIZE
+prompt() {
+    case $SIZE in
+        tiny | cut) echo "$W/in/prompt.safetensors" ;;
+        *) echo "$ROOT/testdata/prompt" ;;
+    esac
+}
 # recipe IN: where a recipe is that merges it and OTHER
 recipe() {
     printf '%s\n' 'merge_method: linear' 'models:' \
@@ -100,6 +107,7 @@ command_for() {
             --*=IN) CMD+=("${word%IN}${in:--}") ;;
             DELTA) CMD+=("$(place $SIZE delta pq)") ;;
             ADAPTER) CMD+=("$ADAPTER") ;;
+            PROMPT) CMD+=("$(prompt)") ;;
             RECIPE) CMD+=("$(recipe "$in")") ;;
             NORMS) CMD+=("$W/in/$SIZE.norms.safetensors") ;;
             DATA) CMD+=("$W/in/ids.jsonl") ;;
