@@ -7,7 +7,7 @@
  */
 #include "pq_nn.h"
 #include "prompt.h"
-#include "train.h"
+#include "training.h"
 
 #include <stdlib.h>
 #include <string.h>
