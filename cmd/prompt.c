@@ -15,7 +15,7 @@ enum {
 
 static const struct cmd_option options[] = {
     {0, "model", "MODEL", "the model that the prompt is for", NULL,
-     CMD_CHANGES_OUTPUT | CMD_ARG_TENSORS, OPT_MODEL},
+     0, OPT_MODEL},
     {'d', "data", "FILE", "tell losses on this: a text, or JSONL", NULL, 0,
      OPT_DATA},
     {0, "top", "N", "how many nearest tokens are told (default: 3)", "1 5",
