@@ -16,7 +16,7 @@ inputs() {
     mkdir "$W/in"
     $H st "$W/in/tiny.plain.safetensors" 'a.weight=F32[4,64]step' 'n=BF16[3]step' \
         'l.0.w=F32[5]step' 'l.1.w=F32[5]step'
-    derive tiny 1000 && contain tiny || bad "the inputs could not be prepared"
+    derive tiny 1000 && contain tiny && prepare_llama || bad "the inputs could not be prepared"
 }
 faults() { # KIND FORMAT
     local to=- right=- where= in

@@ -48,27 +48,6 @@ prepare() {
     derive dir 1000000 || bad "dir could not be prepared"
     prepare_llama || bad "llama could not be prepared"
 }
-# Models that run, and token ids for them.
-prepare_llama() {
-    local name dir=$W/in/tiny.llama
-    printf '{"ids":[%s]}\n' 1,5,3,9,2,15 4,0,7 > "$W/in/ids.jsonl"
-    $H st "$W/in/prompt.safetensors" prompt_embeddings=F32[2,4]rand
-    mkdir "$dir"
-    set --
-    for name in q_proj k_proj v_proj o_proj; do set -- "$@" "self_attn.$name=F32[4,4]rand"; done
-    for name in gate up down; do set -- "$@" "mlp.${name}_proj=F32[4,4]rand"; done
-    for name in input post_attention; do set -- "$@" "${name}_layernorm=F32[4]rand"; done
-    set -- "${@/#/model.layers.0.}"
-    $H st "$dir/model.safetensors" "${@/=/.weight=}" model.norm.weight=F32[4]rand \
-        model.embed_tokens.weight=F32[16,4]rand
-    echo '{"model_type":"llama","hidden_size":4,"intermediate_size":4,"num_hidden_layers":1,
-        "num_attention_heads":1,"max_position_embeddings":32,"vocab_size":16,
-        "tie_word_embeddings":true}' > "$dir/config.json"
-    for name in "$MODEL $W/in/llama" "$dir $dir"; do
-        "$BIN/pq-convert" --no-sync -o "${name#* }.pq" "${name% *}" &&
-            "$BIN/pq-convert" --no-sync -z -o "${name#* }.z.pq" "${name% *}" || return
-    done
-}
 prepare_large() {
     local i
     set --
