@@ -269,8 +269,9 @@ static bool has_prompt(const struct train_options *o)
 
 static int check_method(struct cmd *c, const struct train_options *o)
 {
-    if (!has_lora(o) && (o->rank || o->alpha > 0 || o->target_list || o->dora ||
-                         o->rslora || o->pissa || o->plus > 0))
+    if (!has_lora(o) &&
+        (o->rank || o->alpha > 0 || o->target_list || o->dora || o->rslora ||
+         o->pissa || o->plus > 0))
         return cmd_usage(c, "--rank, --alpha, --target-modules, --dora, "
                             "--rslora, --init and --lora-plus are about "
                             "LoRA, which this method has not");
