@@ -58,8 +58,7 @@ static const struct cmd_option options[] = {
      "16 32", CMD_CHANGES_OUTPUT, OPT_ALPHA},
     {0, "target-modules", "LIST",
      "layers with LoRA (default: all but the head)",
-     "all-linear q_proj,v_proj", CMD_CHANGES_OUTPUT | CMD_REPEATS,
-     OPT_TARGETS},
+     "all-linear q_proj,v_proj", CMD_CHANGES_OUTPUT, OPT_TARGETS},
     {0, "dora", NULL, "train the length of weights apart (DoRA)", NULL,
      CMD_CHANGES_OUTPUT, OPT_DORA},
     {0, "rslora", NULL, "scale by A / sqrt(R)", NULL,
@@ -158,27 +157,6 @@ static int set_prompt_init(struct train_options *o, const char *value,
     return 0;
 }
 
-/* "q_proj,v_proj"; "all-linear" is what is done without the option. */
-static int add_targets(struct train_options *o, const char *value,
-                       struct pq_error *e)
-{
-    if (strcmp(value, "all-linear") == 0)
-        return 0;
-    for (const char *at = value;; at++) {
-        const size_t n = strcspn(at, ",");
-        const char *word = pq_arena_strndup(&o->words, at, n);
-        if (n == 0)
-            return pq_fail(e, PQ_EARG, "has an empty name");
-        if (!word)
-            return pq_fail_nomem(e);
-        if (cmd_list_add(&o->targets, word, e))
-            return -1;
-        at += n;
-        if (!*at)
-            return 0;
-    }
-}
-
 static int positive(const char *value, double most, double *v,
                     struct pq_error *e)
 {
@@ -249,7 +227,7 @@ static int method_option(struct train_options *o, int id, const char *value,
     case OPT_METHOD:        return set_method(o, value, e);
     case OPT_RANK:          return cmd_number(value, 1, 65536, &o->rank, e);
     case OPT_ALPHA:         return positive(value, 1e6, &o->alpha, e);
-    case OPT_TARGETS:       return add_targets(o, value, e);
+    case OPT_TARGETS:       o->target_list = value; return 0;
     case OPT_DORA:          o->dora = true; return 0;
     case OPT_RSLORA:        o->rslora = true; return 0;
     case OPT_INIT_ADAPTER:  o->init_adapter = value; return 0;
@@ -291,8 +269,9 @@ static bool has_prompt(const struct train_options *o)
 
 static int check_method(struct cmd *c, const struct train_options *o)
 {
-    if (!has_lora(o) && (o->rank || o->alpha > 0 || o->targets.n || o->dora ||
-                         o->rslora || o->pissa || o->plus > 0))
+    if (!has_lora(o) &&
+        (o->rank || o->alpha > 0 || o->target_list || o->dora || o->rslora ||
+         o->pissa || o->plus > 0))
         return cmd_usage(c, "--rank, --alpha, --target-modules, --dora, "
                             "--rslora, --init and --lora-plus are about "
                             "LoRA, which this method has not");
@@ -316,7 +295,7 @@ static int check_method(struct cmd *c, const struct train_options *o)
                             "prompt");
     if (o->init_adapter &&
         (o->method == TRAIN_HYBRID || o->rank || o->alpha > 0 ||
-         o->targets.n || o->dora || o->rslora || o->pissa ||
+         o->target_list || o->dora || o->rslora || o->pissa ||
          o->prompt_tokens || o->prompt_init))
         return cmd_usage(c, "--init-adapter says already what is trained, "
                             "and there is none for hybrid");
@@ -350,6 +329,29 @@ static int check(struct cmd *c, const struct train_options *o)
     if (o->plot && strcmp(o->plot, "-") == 0)
         return cmd_usage(c, "--plot needs a file");
     return check_method(c, o);
+}
+
+/* "q_proj,v_proj"; "all-linear" is what is done without the option. */
+static int set_targets(struct cmd *c, struct train_options *o,
+                       struct pq_error *e)
+{
+    const char *at = o->target_list;
+
+    if (!at || strcmp(at, "all-linear") == 0)
+        return 0;
+    for (;; at++) {
+        const size_t n = strcspn(at, ",");
+        if (n == 0)
+            return cmd_usage(c, "--target-modules: has an empty name");
+        const char *word = pq_arena_strndup(&o->words, at, n);
+        if (!word)
+            return pq_fail_nomem(e);
+        if (cmd_list_add(&o->targets, word, e))
+            return -1;
+        at += n;
+        if (!*at)
+            return 0;
+    }
 }
 
 static void set_defaults(struct train_options *o)
@@ -395,10 +397,11 @@ static int run(struct cmd *c, struct pq_error *e)
 
     if (rc == CMD_OK) {
         set_defaults(&t.o);
-        if (o->plot && cmd_check_beside(c, o->plot, e))
-            rc = CMD_TROUBLE;
-        else
-            rc = work(&t, e) ? CMD_TROUBLE : CMD_OK;
+        rc = set_targets(c, &t.o, e) ||
+                     (o->plot && cmd_check_beside(c, o->plot, e)) ||
+                     work(&t, e)
+                 ? CMD_TROUBLE
+                 : CMD_OK;
     }
     train_close(&t);
     return rc;

@@ -144,6 +144,7 @@ struct train_options {
     uint64_t save_every, until; /* 0: not */
     double alpha, lr, weight_decay, clip, plus, least;
     enum pq_schedule_shape shape;
+    const char *target_list; /* as given, or NULL */
     struct cmd_list targets;
     struct pq_arena words; /* of targets */
     const char *prompt_text; /* or NULL */
