@@ -404,15 +404,9 @@ static int run(struct cmd *c, struct pq_error *e)
                  : CMD_OK;
     }
     train_close(&t);
+    free((void *)t.o.targets.items);
+    pq_arena_release(&t.o.words);
     return rc;
-}
-
-static void release(void *state)
-{
-    struct train_options *o = state;
-
-    free((void *)o->targets.items);
-    pq_arena_release(&o->words);
 }
 
 static const char *const examples[] = {
@@ -433,5 +427,4 @@ const struct pq_tool tool_train = {
     .state_bytes = sizeof(struct train_options),
     .option = option,
     .run = run,
-    .release = release,
 };
