@@ -11,9 +11,9 @@ static const char config_name[] = "adapter_config.json";
 static int add_config(struct pq_catalog *out, struct pq_buf *b,
                       struct pq_error *e)
 {
-    const int rc = b->failed ? pq_fail_nomem(e)
-                             : pq_catalog_add_blob(out, config_name, b->s, b->n,
-                                                   e);
+    const int rc = b->failed
+                       ? pq_fail_nomem(e)
+                       : pq_catalog_add_blob(out, config_name, b->s, b->n, e);
 
     pq_buf_release(b);
     return rc;

@@ -30,8 +30,8 @@ static int read_lent(struct pq_source *s, uint64_t offset, void *buf, size_t n,
     if (n == 0)
         return 0;
     const size_t i = pq_catalog_tensor_at(&l->catalog, offset);
-    memcpy(buf,
-           l->data[i] + (offset - l->catalog.tensors[i].parts[0].offset), n);
+    memcpy(buf, l->data[i] + (offset - l->catalog.tensors[i].parts[0].offset),
+           n);
     return 0;
 }
 
@@ -98,9 +98,12 @@ const struct pq_tensor *pq_lent_add(struct pq_source *s, const char *name,
     t->rank = rank;
     t->shape = dims;
     t->n_elements = n;
-    t->parts[0] = (struct pq_part){.name = t->name, .dtype = PQ_F32,
-                                   .rank = rank, .shape = dims,
-                                   .bytes = bytes, .offset = l->end};
+    t->parts[0] = (struct pq_part){.name = t->name,
+                                   .dtype = PQ_F32,
+                                   .rank = rank,
+                                   .shape = dims,
+                                   .bytes = bytes,
+                                   .offset = l->end};
     l->data[i] = (const char *)data;
     l->end += bytes;
     return t;

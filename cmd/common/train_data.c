@@ -51,8 +51,7 @@ static int cut(struct train_data *d, size_t i, size_t length,
     for (size_t at = 0; at + 1 < x->n; at += length - 1) {
         const size_t n = x->n - at < length ? x->n - at : length;
         const struct train_piece p = {
-            {x->ids + at, d->labels[i] ? d->labels[i] + at : NULL, n},
-            x->line};
+            {x->ids + at, d->labels[i] ? d->labels[i] + at : NULL, n}, x->line};
         if (x->from < at + n && is_right && add_piece(d, &p, e))
             return -1;
     }
@@ -79,8 +78,8 @@ static int cut_all(struct train_data *d, const char *path, size_t length,
 }
 
 int train_data_read(struct train_data *d, const char *path,
-                    const struct pq_catalog *model, size_t vocab,
-                    size_t length, size_t positions, struct pq_error *e)
+                    const struct pq_catalog *model, size_t vocab, size_t length,
+                    size_t positions, struct pq_error *e)
 {
     d->file.model = model;
     if (cmd_data_read(path, &d->file, e) ||

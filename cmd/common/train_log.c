@@ -15,7 +15,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WIDTH = 720, HEIGHT = 360, LEFT = 64, RIGHT = 16, TOP = 40, BOTTOM = 36 };
+enum {
+    WIDTH = 720,
+    HEIGHT = 360,
+    LEFT = 64,
+    RIGHT = 16,
+    TOP = 40,
+    BOTTOM = 36
+};
 
 /* ---- lines -------------------------------------------------------------- */
 

@@ -43,8 +43,7 @@ static int print_piece(const struct train *t, const struct train_piece *p,
     struct pq_buf b = {0};
 
     for (size_t i = 0; i < p->text.n; i++) {
-        pq_buf_printf(&b, "%zu\t%zu\t%ld\t%s", p->line, i,
-                      (long)p->text.ids[i],
+        pq_buf_printf(&b, "%zu\t%zu\t%ld\t%s", p->line, i, (long)p->text.ids[i],
                       is_trained(t, &p->text, i) ? "train" : "-");
         put_token(t, &b, p->text.ids[i]);
         pq_buf_puts(&b, "\n");

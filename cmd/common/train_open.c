@@ -48,8 +48,8 @@ static int set_prompt(struct train *t, struct pq_error *e)
         return 0;
     t->data.file.model = t->model->catalog;
     if (cmd_data_tokenizer(&t->data.file, e) ||
-        pq_tokenizer_encode(t->data.file.tokenizer, text, strlen(text), 0,
-                            &ids, e))
+        pq_tokenizer_encode(t->data.file.tokenizer, text, strlen(text), 0, &ids,
+                            e))
         return pq_error_in(e, "--prompt-text");
     if (!t->o.prompt_tokens)
         t->o.prompt_tokens = ids.n;
@@ -90,10 +90,14 @@ static unsigned what(enum train_method m)
 {
     switch (m) {
     case TRAIN_FULL:
-    case TRAIN_SPARSE: return PQ_TRAIN_WEIGHTS;
-    case TRAIN_PROMPT: return PQ_TRAIN_PROMPT;
-    case TRAIN_HYBRID: return PQ_TRAIN_LORA | PQ_TRAIN_PROMPT;
-    default:           return PQ_TRAIN_LORA;
+    case TRAIN_SPARSE:
+        return PQ_TRAIN_WEIGHTS;
+    case TRAIN_PROMPT:
+        return PQ_TRAIN_PROMPT;
+    case TRAIN_HYBRID:
+        return PQ_TRAIN_LORA | PQ_TRAIN_PROMPT;
+    default:
+        return PQ_TRAIN_LORA;
     }
 }
 
@@ -135,16 +139,16 @@ static int read_data(struct train *t, struct pq_error *e)
                        "%zu positions of the model",
                        prompt, m.positions);
     if (length + prompt > m.positions)
-        return pq_fail(e, PQ_EARG,
-                       "--seq-len: the model has %zu positions%s", m.positions,
+        return pq_fail(e, PQ_EARG, "--seq-len: the model has %zu positions%s",
+                       m.positions,
                        prompt ? ", the soft prompt's among them" : "");
-    if (train_data_read(&t->data, t->o.data, t->model->catalog, m.vocab,
-                        length, m.positions - prompt, e))
+    if (train_data_read(&t->data, t->o.data, t->model->catalog, m.vocab, length,
+                        m.positions - prompt, e))
         return -1;
-    return !t->o.val ? 0
-                     : train_data_read(&t->val, t->o.val, t->model->catalog,
-                                       m.vocab, length, m.positions - prompt,
-                                       e);
+    return !t->o.val
+               ? 0
+               : train_data_read(&t->val, t->o.val, t->model->catalog, m.vocab,
+                                 length, m.positions - prompt, e);
 }
 
 /* How many steps it takes to have seen every piece so often. */
@@ -185,8 +189,8 @@ static int set_order(struct train *t, struct pq_error *e)
         return -1;
     t->steps = o->steps ? o->steps : count_steps(t);
     train_order_restart(&t->order, 0);
-    t->schedule = (struct pq_schedule){o->shape, o->warmup, t->steps, o->decay,
-                                       o->least};
+    t->schedule =
+        (struct pq_schedule){o->shape, o->warmup, t->steps, o->decay, o->least};
     if (!t->o.val_every)
         t->o.val_every = t->steps / 10 ? t->steps / 10 : 1;
     return 0;

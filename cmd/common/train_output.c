@@ -79,8 +79,8 @@ static int set_tensors(struct output *x, struct pq_error *e)
     for (size_t i = 0; i < n; i++) {
         const struct pq_train_param p = pq_train_param(x->t->core, i);
         const bool is_prompt = strcmp(p.name, "prompt_embeddings") == 0;
-        struct train_tensor *to = is_prompt ? &x->prompt
-                                            : &x->tensors[x->o.n++];
+        struct train_tensor *to =
+            is_prompt ? &x->prompt : &x->tensors[x->o.n++];
         *to = (struct train_tensor){
             p.name, {p.rows, p.cols}, p.cols ? 2 : 1, p.w};
         if (is_prompt)
@@ -153,8 +153,7 @@ static int set_config(struct output *x, struct pq_error *e)
 /* ---- a dry run ---------------------------------------------------------- */
 
 /* What it will take: text, or members for the object of the plan. */
-static int put_plan(const struct train *t, struct pq_buf *b,
-                    struct pq_error *e)
+static int put_plan(const struct train *t, struct pq_buf *b, struct pq_error *e)
 {
     const struct pq_train_info m = pq_train_about(t->core);
     size_t rows, longest;

@@ -30,8 +30,7 @@ int train_snapshot(struct train *t, float ***all,
         const size_t count = p.rows * (p.cols ? p.cols : 1);
         if (wants && !wants(p.name))
             continue;
-        if (!(*all)[i] &&
-            !((*all)[i] = pq_alloc(count, sizeof *(*all)[i])))
+        if (!(*all)[i] && !((*all)[i] = pq_alloc(count, sizeof *(*all)[i])))
             return pq_fail_nomem(e);
         memcpy((*all)[i], p.w, count * sizeof *p.w);
     }

@@ -88,8 +88,9 @@ static const struct pq_tensor *prompt_of(const struct train *t,
         if (strcmp(c->tensors[i].name, "prompt_embeddings") == 0 &&
             c->tensors[i].rank == 2)
             return &c->tensors[i];
-    pq_fail(e, PQ_EFORMAT, "%s: is no soft prompt: has no matrix "
-                           "prompt_embeddings",
+    pq_fail(e, PQ_EFORMAT,
+            "%s: is no soft prompt: has no matrix "
+            "prompt_embeddings",
             t->o.init_adapter);
     return NULL;
 }
@@ -118,14 +119,13 @@ static int read_floats(struct train *t, const struct pq_tensor *from,
 
     if (from->n_elements != n || from->shape[0] != p->rows ||
         from->codec.encoding != PQ_PLAIN || !pq_dtype_is_float(from->dtype))
-        return pq_fail(e, PQ_EARG,
-                       "%s: tensor %s: does not fit the model",
+        return pq_fail(e, PQ_EARG, "%s: tensor %s: does not fit the model",
                        t->o.init_adapter, from->name);
     const size_t bytes = (size_t)from->parts[0].bytes;
     void *raw = pq_alloc(bytes, 1);
-    int rc = raw ? pq_source_read(t->start_source, from->parts, 0, raw, bytes,
-                                  e)
-                 : pq_fail_nomem(e);
+    int rc =
+        raw ? pq_source_read(t->start_source, from->parts, 0, raw, bytes, e)
+            : pq_fail_nomem(e);
     if (!rc)
         pq_load_f32(t->c->kernels, from->dtype, raw, n, p->w);
     free(raw);
@@ -157,8 +157,7 @@ int train_start_read(struct train *t, struct pq_error *e)
 
     for (size_t i = 0; i < n; i++) {
         const struct pq_train_param p = pq_train_param(t->core, i);
-        const struct pq_tensor *from = soft ? prompt_of(t, e)
-                                            : find(t, p.name);
+        const struct pq_tensor *from = soft ? prompt_of(t, e) : find(t, p.name);
         if (!from)
             return soft ? -1
                         : pq_fail(e, PQ_EARG, "%s: has no %s",
@@ -169,8 +168,7 @@ int train_start_read(struct train *t, struct pq_error *e)
     }
     const size_t each = t->o.dora ? 3 : 2;
     if (n && !soft && used != each * t->from.n_modules)
-        return pq_fail(e, PQ_EARG,
-                       "%s: has modules that the model has not",
+        return pq_fail(e, PQ_EARG, "%s: has modules that the model has not",
                        t->o.init_adapter);
     if (n)
         pq_train_changed(t->core);

@@ -50,8 +50,7 @@ static int add(struct state *s, const char *prefix,
                struct pq_error *e)
 {
     const uint64_t shape[2] = {p->rows, p->cols};
-    const char *name =
-        pq_arena_printf(&s->out.arena, "%s.%s", prefix, p->name);
+    const char *name = pq_arena_printf(&s->out.arena, "%s.%s", prefix, p->name);
 
     if (!name)
         return pq_fail_nomem(e);
@@ -89,8 +88,7 @@ static int set_numbers(struct state *s, struct pq_error *e)
 
     pq_json_put_f64(&loss, t->best_loss);
     const int rc =
-        loss.failed ||
-        set_number(s, key_step, pq_train_steps(t->core), e) ||
+        loss.failed || set_number(s, key_step, pq_train_steps(t->core), e) ||
         set_number(s, key_taken, t->order.taken, e) ||
         set_number(s, key_seed, t->c->seed, e) ||
         set_number(s, key_texts, t->data.n, e) ||
@@ -153,8 +151,9 @@ static int get_number(const struct pq_source *s, const char *key, uint64_t *v,
 
     if (text && cmd_number(text, 0, UINT64_MAX, v, e) == 0)
         return 0;
-    return pq_fail(e, PQ_EFORMAT, "%s: is no state of a training: no number "
-                                  "under \"%s\"",
+    return pq_fail(e, PQ_EFORMAT,
+                   "%s: is no state of a training: no number "
+                   "under \"%s\"",
                    s->name, key);
 }
 
@@ -168,8 +167,9 @@ static const struct pq_tensor *find(const struct pq_source *s,
     pq_buf_printf(&b, "%s.%s", prefix, name);
     const size_t i = b.failed ? SIZE_MAX : pq_names_find(names, b.s);
     if (i == SIZE_MAX)
-        pq_fail(e, PQ_EFORMAT, "%s: is the state of another training: no "
-                               "tensor %s.%s",
+        pq_fail(e, PQ_EFORMAT,
+                "%s: is the state of another training: no "
+                "tensor %s.%s",
                 s->name, prefix, name);
     pq_buf_release(&b);
     return i == SIZE_MAX ? NULL : &s->catalog->tensors[i];
@@ -212,8 +212,7 @@ static int get_best(struct train *t, struct pq_source *s,
     return 0;
 }
 
-static int get_numbers(struct train *t, struct pq_source *s,
-                       struct pq_error *e)
+static int get_numbers(struct train *t, struct pq_source *s, struct pq_error *e)
 {
     uint64_t step, taken, seed, texts, tokens;
 

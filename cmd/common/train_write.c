@@ -96,8 +96,8 @@ static int write_model(struct writing *w, struct pq_error *e)
 {
     const struct pq_catalog *in = w->o->model->catalog;
     struct pq_names trained = {0};
-    int rc = make_room(w, in->n_tensors, e) ||
-             pq_catalog_copy_meta(&w->out, in, e);
+    int rc =
+        make_room(w, in->n_tensors, e) || pq_catalog_copy_meta(&w->out, in, e);
 
     for (size_t i = 0; !rc && i < w->o->n; i++)
         rc = pq_names_add(&trained, w->o->tensors[i].name, i, NULL, e);
@@ -124,8 +124,8 @@ static int write_floats(struct writing *w, const struct train_tensor *t,
     if (make_room(w, n, e))
         return -1;
     for (size_t i = 0; i < n; i++) {
-        const struct pq_tensor *from =
-            pq_lent_add(w->lent, t[i].name, t[i].shape, t[i].rank, t[i].data, e);
+        const struct pq_tensor *from = pq_lent_add(
+            w->lent, t[i].name, t[i].shape, t[i].rank, t[i].data, e);
         if (!from || !pq_tensor_copy(&w->out, from, e) ||
             pq_step_copy(&w->plan, w->lent, from, i, e))
             return -1;
@@ -182,8 +182,8 @@ static int write_within(const struct train_output *o, const char *name,
     const char *dir = o->c->output;
     struct pq_buf path = {0};
 
-    pq_buf_printf(&path, "%s%s%s/", dir,
-                  dir[strlen(dir) - 1] == '/' ? "" : "/", name);
+    pq_buf_printf(&path, "%s%s%s/", dir, dir[strlen(dir) - 1] == '/' ? "" : "/",
+                  name);
     int rc = path.failed ? pq_fail_nomem(e) : 0;
     if (!rc && !o->c->dry_run && mkdir(dir, 0777) && errno != EEXIST)
         rc = pq_fail_sys(e, errno, "%s", dir);
