@@ -142,7 +142,7 @@ static void print_option(FILE *f, const struct cmd_option *o)
     print_wrapped(f, o->help);
 }
 
-/* Only named where there are too many: what all tools have, and what is rare. */
+/* Only named where there are too many: what all tools have, what is rare. */
 static bool is_brief(const struct cmd_option *o)
 {
     return o->flags & CMD_BRIEF ||
