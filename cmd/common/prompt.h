@@ -48,10 +48,10 @@ struct prompt {
     struct pq_source **dirs; /* [n_dirs] the soft prompts */
     size_t n_dirs;
     size_t n, hidden;
-    float *x;       /* [n][hidden] of the first, or the mean of all */
-    double *norms;  /* [n] */
+    float *x;        /* [n][hidden] of the first, or the mean of all */
+    double *norms;   /* [n] */
     double *cosines; /* [n][n] among each other; 0 where one is zero */
-    double rank;    /* effective */
+    double rank;     /* effective */
     /* with a model */
     struct pq_source *model, *decoded; /* the same without encodings */
     const struct pq_tensor *table;     /* of `decoded` */

@@ -82,8 +82,8 @@ static int score_bare(struct pq_nn *nn, const struct pq_train_text *t,
 {
     double *nll = pq_alloc(t->n, sizeof *nll);
     const struct pq_nn_text text = {t->ids, t->n, 1, nll};
-    const int rc = nll ? pq_nn_score(nn, &text, 1, NULL, NULL, e)
-                       : pq_fail_nomem(e);
+    const int rc =
+        nll ? pq_nn_score(nn, &text, 1, NULL, NULL, e) : pq_fail_nomem(e);
 
     for (size_t i = 1; !rc && i < t->n; i++)
         if (t->labels[i] != PQ_TRAIN_IGNORE)

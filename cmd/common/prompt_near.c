@@ -76,7 +76,9 @@ int prompt_measure(struct prompt *p, struct pq_error *e)
             const double size = p->norms[i] * p->norms[k];
             const double product = dot(p->x + i * h, p->x + k * h, h);
             p->cosines[i * n + k] = p->cosines[k * n + i] =
-                !(size > 0) ? 0 : i == k ? 1 : product / size;
+                !(size > 0) ? 0
+                : i == k    ? 1
+                            : product / size;
         }
     return find_rank(p, e);
 }
@@ -104,9 +106,10 @@ static void compare_row(const struct prompt *p, const float *row, double norm,
     for (size_t i = 0; i < p->n; i++) {
         const double size = norm * p->norms[i];
         if (size > 0)
-            insert(hits + i * top, top,
-                   (struct prompt_hit){
-                       number, dot(row, p->x + i * p->hidden, p->hidden) / size});
+            insert(
+                hits + i * top, top,
+                (struct prompt_hit){
+                    number, dot(row, p->x + i * p->hidden, p->hidden) / size});
     }
 }
 
@@ -141,10 +144,9 @@ static int gather(const struct pq_step *s, unsigned pass,
         }
         const double norm = sqrt(dot(row, row, h));
         if (!isfinite(norm))
-            return pq_fail(e, PQ_EVALUE,
-                           "%s: tensor %s: row %llu is not finite",
-                           p->model->name, s->name,
-                           (unsigned long long)(number - 1));
+            return pq_fail(
+                e, PQ_EVALUE, "%s: tensor %s: row %llu is not finite",
+                p->model->name, s->name, (unsigned long long)(number - 1));
         p->row_norms[number - 1] = norm;
         compare_row(p, row, norm, number, u->partial);
     }
@@ -174,8 +176,7 @@ static int done(const struct pq_step *s, void *state, struct pq_error *e)
     return 0;
 }
 
-static int add_step(struct prompt *p, struct pq_plan *plan,
-                    struct pq_error *e)
+static int add_step(struct prompt *p, struct pq_plan *plan, struct pq_error *e)
 {
     struct pq_step *s = pq_plan_step(plan, 1, 0, e);
     const size_t h = p->hidden;

@@ -33,9 +33,9 @@ static int check_type(const struct pq_source *s, struct pq_error *e)
     while ((type = pq_json_next(&j)) == PQ_JSON_KEY) {
         const bool here = pq_json_is(&j, "peft_type");
         type = pq_json_next(&j);
-        if (here && !(type == PQ_JSON_STRING &&
-                      (pq_json_is(&j, "PROMPT_TUNING") ||
-                       pq_json_is(&j, "P_TUNING"))))
+        if (here &&
+            !(type == PQ_JSON_STRING &&
+              (pq_json_is(&j, "PROMPT_TUNING") || pq_json_is(&j, "P_TUNING"))))
             return pq_fail(e, PQ_EUNSUPPORTED,
                            "%s: is no soft prompt: peft_type is neither "
                            "PROMPT_TUNING nor P_TUNING",
@@ -53,17 +53,17 @@ static const struct pq_tensor *find_rows(const struct pq_source *s,
         const struct pq_tensor *t = &s->catalog->tensors[i];
         if (strcmp(t->name, "prompt_embeddings") != 0)
             continue;
-        if (t->rank == 2 && t->n_elements &&
-            t->codec.encoding == PQ_PLAIN && pq_dtype_is_float(t->dtype) &&
-            t->shape[0] <= PROMPT_MAX_TOKENS)
+        if (t->rank == 2 && t->n_elements && t->codec.encoding == PQ_PLAIN &&
+            pq_dtype_is_float(t->dtype) && t->shape[0] <= PROMPT_MAX_TOKENS)
             return t;
         pq_fail(e, PQ_EFORMAT,
                 "%s: tensor %s: is no matrix of floats of 1 to %u rows",
                 s->name, t->name, PROMPT_MAX_TOKENS);
         return NULL;
     }
-    pq_fail(e, PQ_EFORMAT, "%s: is no soft prompt: has no tensor "
-                           "prompt_embeddings",
+    pq_fail(e, PQ_EFORMAT,
+            "%s: is no soft prompt: has no tensor "
+            "prompt_embeddings",
             s->name);
     return NULL;
 }
@@ -90,14 +90,13 @@ static int fit(struct prompt *p, const struct pq_source *s,
 
 /* Adds the rows of one to `sum`. */
 static int add_rows(struct prompt *p, struct pq_source *s,
-                    const struct pq_tensor *t, double *sum,
-                    struct pq_error *e)
+                    const struct pq_tensor *t, double *sum, struct pq_error *e)
 {
     const size_t n = (size_t)t->n_elements;
     const size_t bytes = (size_t)t->parts[0].bytes;
     void *raw = pq_alloc(bytes, 1);
-    int rc = raw ? pq_source_read(s, t->parts, 0, raw, bytes, e)
-                 : pq_fail_nomem(e);
+    int rc =
+        raw ? pq_source_read(s, t->parts, 0, raw, bytes, e) : pq_fail_nomem(e);
 
     if (!rc)
         pq_load_f32(p->c->kernels, t->dtype, raw, n, p->x);
@@ -127,9 +126,8 @@ int prompt_open(struct prompt *p, struct pq_error *e)
             rc = -1;
         p->n_dirs += !rc;
         const struct pq_tensor *t =
-            rc || cmd_load(p->c, s, e) || check_type(*s, e)
-                ? NULL
-                : find_rows(*s, e);
+            rc || cmd_load(p->c, s, e) || check_type(*s, e) ? NULL
+                                                            : find_rows(*s, e);
         rc = t ? fit(p, *s, t, e) : -1;
         if (!rc && !sum && !(sum = pq_zalloc(p->n * p->hidden, sizeof *sum)))
             rc = pq_fail_nomem(e);
@@ -153,8 +151,8 @@ static int find_table(struct prompt *p, struct pq_error *e)
             pq_dtype_is_float(c->tensors[i].dtype))
             p->table = &c->tensors[i];
     if (!p->table)
-        return pq_fail(e, PQ_EARG,
-                       "%s: has no table of token embeddings", p->model->name);
+        return pq_fail(e, PQ_EARG, "%s: has no table of token embeddings",
+                       p->model->name);
     if (p->table->shape[1] == p->hidden)
         return 0;
     return pq_fail(e, PQ_EARG,

@@ -159,17 +159,20 @@ static void put_text(const struct prompt *p, struct pq_buf *b)
     pq_buf_printf(b, "tokens %zu  hidden %zu  effective rank %.3f\n", p->n,
                   p->hidden, p->rank);
     if (p->n > 1)
-        pq_buf_printf(b, "cosines among them: mean %.3f  largest %.3f (%zu "
-                         "and %zu)\n",
+        pq_buf_printf(b,
+                      "cosines among them: mean %.3f  largest %.3f (%zu "
+                      "and %zu)\n",
                       x.mean, x.cosine, x.a, x.b);
     if (p->model)
-        pq_buf_printf(b, "norms of the vocabulary: %.4g to %.4g  median "
-                         "%.4g\n",
+        pq_buf_printf(b,
+                      "norms of the vocabulary: %.4g to %.4g  median "
+                      "%.4g\n",
                       p->row_norms[0], p->row_norms[p->rows - 1],
                       p->row_norms[p->rows / 2]);
     if (p->loss.left)
-        pq_buf_printf(b, "loss %.4f  without the prompt %.4f  with the nearest "
-                         "tokens instead %.4f  labels %llu\n",
+        pq_buf_printf(b,
+                      "loss %.4f  without the prompt %.4f  with the nearest "
+                      "tokens instead %.4f  labels %llu\n",
                       p->loss.with, p->loss.without, p->loss.nearest,
                       (unsigned long long)p->loss.labels);
     for (size_t i = 0; i < p->n; i++)
@@ -201,10 +204,10 @@ static const char *label(const struct prompt *p, size_t i, struct pq_arena *a)
 {
     size_t n = 0;
     const uint64_t number = p->model ? hits_of(p, i)[0].number : 0;
-    const char *s = number && p->tokenizer
-                        ? pq_tokenizer_text(p->tokenizer,
-                                            (uint32_t)(number - 1), &n)
-                        : NULL;
+    const char *s =
+        number && p->tokenizer
+            ? pq_tokenizer_text(p->tokenizer, (uint32_t)(number - 1), &n)
+            : NULL;
 
     return pq_arena_printf(a, "%zu %.*s", i, (int)n, s ? s : "");
 }
@@ -220,9 +223,8 @@ int prompt_plot(const struct prompt *p, struct pq_error *e)
         if (!(labels[i] = label(p, i, &arena)))
             rc = pq_fail_nomem(e);
     if (!rc)
-        rc = cmd_heatmap_square(p->c, p->o->plot,
-                                "cosines of the tokens of a soft prompt", &x,
-                                e);
+        rc = cmd_heatmap_square(
+            p->c, p->o->plot, "cosines of the tokens of a soft prompt", &x, e);
     pq_arena_release(&arena);
     return rc;
 }

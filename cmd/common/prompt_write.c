@@ -72,7 +72,8 @@ int prompt_write_average(struct prompt *p, struct pq_error *e)
 
 /* ---- a model with more tokens ------------------------------------------- */
 
-struct export {
+struct export
+{
     struct prompt *p;
     uint64_t first, total; /* where the tokens begin; rows there will be */
     bool tied;
@@ -155,11 +156,11 @@ static int run_mean(struct export *x, struct mean_of *m, struct pq_error *e)
     if (!s)
         return -1;
     s->name = m->t->name;
-    s->in[0] = (struct pq_input){
-        .source = x->p->decoded,
-        .part = &m->t->parts[0],
-        .access = PQ_RANGE,
-        .item_bits = (uint64_t)m->columns * pq_dtype_bits(m->t->dtype)};
+    s->in[0] = (struct pq_input){.source = x->p->decoded,
+                                 .part = &m->t->parts[0],
+                                 .access = PQ_RANGE,
+                                 .item_bits = (uint64_t)m->columns *
+                                              pq_dtype_bits(m->t->dtype)};
     s->items = x->first;
     s->unit_items = m->columns < 65536 ? 65536 / m->columns : 1;
     s->scratch_bytes = (size_t)s->unit_items * m->columns * sizeof(float);
@@ -175,9 +176,8 @@ static int run_mean(struct export *x, struct mean_of *m, struct pq_error *e)
 }
 
 /* The rows that a head gets, or a table that is not tied to one. */
-static const struct pq_tensor *new_rows(struct export *x,
-                                        const struct pq_tensor *t,
-                                        struct pq_error *e)
+static const struct pq_tensor *
+new_rows(struct export *x, const struct pq_tensor *t, struct pq_error *e)
 {
     struct prompt *p = x->p;
     struct mean_of m = {x, t, (size_t)(t->n_elements / t->shape[0]), NULL};
@@ -190,9 +190,9 @@ static const struct pq_tensor *new_rows(struct export *x,
         pq_fail_nomem(e);
         return NULL;
     }
-    return run_mean(x, &m, e) ? NULL
-                              : pq_lent_add(x->models[1], t->name, shape,
-                                            t->rank, m.rows, e);
+    return run_mean(x, &m, e)
+               ? NULL
+               : pq_lent_add(x->models[1], t->name, shape, t->rank, m.rows, e);
 }
 
 /* ---- the tables ---- */
@@ -244,8 +244,7 @@ static int add_table(struct export *x, size_t i, size_t k, struct pq_error *e)
 {
     const size_t at = x->models[0] == x->p->model ? i : k;
     const struct pq_tensor *t = &x->models[0]->catalog->tensors[at];
-    const struct pq_tensor **from =
-        pq_arena_alloc(&x->arena, 2, sizeof *from);
+    const struct pq_tensor **from = pq_arena_alloc(&x->arena, 2, sizeof *from);
 
     if (!from)
         return pq_fail_nomem(e);
@@ -323,9 +322,8 @@ static int place_tokens(struct export *x, struct pq_error *e)
                        x->p->model->name, (unsigned long long)x->first,
                        (unsigned long long)rows);
     x->total = x->first + x->p->n > rows ? x->first + x->p->n : rows;
-    return x->total < PQ_ROW_MEAN
-               ? 0
-               : pq_fail(e, PQ_ELIMIT, "too many tokens");
+    return x->total < PQ_ROW_MEAN ? 0
+                                  : pq_fail(e, PQ_ELIMIT, "too many tokens");
 }
 
 /* "<prompt-0>", the first numbers that are free. */
