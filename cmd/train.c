@@ -21,7 +21,7 @@ enum {
 
 static const struct cmd_option options[] = {
     {'d', "data", "FILE", "what to train on: text, or JSONL", NULL,
-     CMD_CHANGES_OUTPUT | CMD_ARG_CONTENT, OPT_DATA},
+     CMD_CHANGES_OUTPUT | CMD_ARG_FILE, OPT_DATA},
     {0, "method", "M", "what is trained (default: lora)",
      "lora qlora full sparse prompt hybrid", CMD_CHANGES_OUTPUT, OPT_METHOD},
     {0, "steps", "N", "updates of the weights", "100 1000",
@@ -66,7 +66,7 @@ static const struct cmd_option options[] = {
     {0, "init", "I", "how LoRA begins (default: zero)", "zero pissa",
      CMD_CHANGES_OUTPUT, OPT_INIT},
     {0, "init-adapter", "DIR", "go on from this adapter", NULL,
-     CMD_CHANGES_OUTPUT | CMD_ARG_TENSORS, OPT_INIT_ADAPTER},
+     CMD_CHANGES_OUTPUT | CMD_ARG_FILE, OPT_INIT_ADAPTER},
     {0, "lora-plus", "X", "rate of B in LoRA, as a multiple of that of A",
      "4 16", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_PLUS},
     {0, "prompt-tokens", "N", "rows of the soft prompt (default: 16)",
@@ -80,7 +80,7 @@ static const struct cmd_option options[] = {
     {0, "regrow", "F", "part of the rest that is chosen anew each time",
      "0.1 0.3", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_REGROW},
     {0, "val", "FILE", "write the weights that are best on this", NULL,
-     CMD_CHANGES_OUTPUT | CMD_ARG_CONTENT, OPT_VAL},
+     CMD_CHANGES_OUTPUT | CMD_ARG_FILE, OPT_VAL},
     {0, "val-every", "N", "steps between looks at it (default: a tenth)",
      "10 100", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_VAL_EVERY},
     {0, "patience", "N", "stop after N looks without a better one", "3",

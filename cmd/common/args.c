@@ -354,43 +354,59 @@ static bool is_file(const char *path)
 }
 
 /* The name of a file may change, or its content; this is its content. */
-static void add_digest(struct cmd *c, struct pq_buf *b, const char *path)
+static int add_digest(struct cmd *c, struct pq_buf *b, const char *path,
+                      struct pq_error *e)
 {
-    const struct pq_buf *text = cmd_content(c, path, NULL);
+    const struct pq_buf *text = cmd_content(c, path, e);
     char hex[33];
 
-    pq_hash128_hex(text ? pq_hash128_of(text->s, text->n)
-                        : pq_hash128_of("", 0), hex);
+    if (!text)
+        return -1;
+    pq_hash128_hex(pq_hash128_of(text->s, text->n), hex);
     pq_buf_printf(b, "xxh3:%s", hex);
+    return 0;
+}
+
+static int hash_file(struct pq_hash *h, FILE *f, struct pq_error *e)
+{
+    char piece[1 << 16];
+    size_t n;
+
+    while ((n = fread(piece, 1, sizeof piece, f)) > 0)
+        pq_hash_add(h, piece, n);
+    return ferror(f) ? pq_fail_sys(e, errno, "cannot be read") : 0;
 }
 
 /*
- * The same of a file of any size, of which nothing is kept.  Not of a pipe,
- * which can be read once only.
+ * The same of a file of any size, of which nothing is kept.  Of a pipe, which
+ * can be read once only, it is the digest of nothing.
  */
-static void add_file_digest(struct pq_buf *b, const char *path)
+static int add_file_digest(struct pq_buf *b, const char *path,
+                           struct pq_error *e)
 {
-    struct pq_hash *h = pq_hash_new(NULL);
-    errno = 0;
-    FILE *f = is_file(path) ? fopen(path, "re") : NULL;
-    char piece[1 << 16], hex[33];
-    size_t n;
+    struct pq_hash *h = pq_hash_new(e);
+    FILE *f = h != NULL && is_file(path) ? fopen(path, "re") : NULL;
+    int rc = h == NULL ? -1 : 0;
+    char hex[33];
 
-    while (h != NULL && f != NULL &&
-           (n = fread(piece, 1, sizeof piece, f)) > 0)
-        pq_hash_add(h, piece, n);
-    b->failed |= h == NULL || (f == NULL && errno == ENOMEM);
-    if (f != NULL)
+    if (f != NULL) {
+        rc = hash_file(h, f, e);
         fclose(f);
-    if (h != NULL)
+    } else if (rc == 0 && is_file(path)) {
+        rc = pq_fail_sys(e, errno, "cannot be opened");
+    }
+    if (rc == 0) {
         pq_hash128_hex(pq_hash128(h), hex);
-    pq_buf_printf(b, "xxh3:%s", h != NULL ? hex : "");
+        pq_buf_printf(b, "xxh3:%s", hex);
+    }
     pq_hash_free(h);
+    return rc ? pq_error_in(e, "%s", path) : 0;
 }
 
 /* "-t nf4", "--double-quant"; a value that is optional is joined: "-z3". */
-static void add_given(struct cmd *c, struct pq_buf *b,
-                      const struct cmd_option *o, const char *value)
+static int add_given(struct cmd *c, struct pq_buf *b,
+                     const struct cmd_option *o, const char *value,
+                     struct pq_error *e)
 {
     const bool optional = (o->flags & CMD_ARG_OPTIONAL) != 0;
     char spelled[64];
@@ -399,14 +415,14 @@ static void add_given(struct cmd *c, struct pq_buf *b,
     pq_buf_puts(b, b->n > 0 ? " " : "");
     pq_buf_puts(b, spelled);
     if (value == NULL)
-        return;
+        return 0;
     pq_buf_puts(b, !optional ? " " : o->letter != 0 ? "" : "=");
     if ((o->flags & CMD_ARG_CONTENT) != 0)
-        add_digest(c, b, value);
-    else if ((o->flags & CMD_ARG_TENSORS) != 0)
-        add_file_digest(b, value);
-    else
-        add_quoted(b, value);
+        return add_digest(c, b, value, e);
+    if ((o->flags & CMD_ARG_FILE) != 0)
+        return add_file_digest(b, value, e);
+    add_quoted(b, value);
+    return 0;
 }
 
 /* Does a later option of the same kind make this one void? */
@@ -421,25 +437,38 @@ static bool is_void(const struct parser *p, size_t k)
 }
 
 /* The options that change the output, in the order of the table. */
-static char *provenance_options(const struct parser *p)
+static int add_all_given(const struct parser *p, struct pq_buf *b,
+                         struct pq_error *e)
 {
-    struct pq_buf b = {0};
-
     for (size_t i = 0; i < p->n; i++) {
         if ((p->all[i].flags & CMD_CHANGES_OUTPUT) == 0)
             continue;
         for (size_t k = 0; k < p->n_given; k++) {
             if (p->given[k].option != i || is_void(p, k))
                 continue;
-            add_given(p->c, &b, &p->all[i], p->given[k].value);
+            if (add_given(p->c, b, &p->all[i], p->given[k].value, e))
+                return -1;
         }
     }
-    pq_buf_add(&b, "", 0);
-    if (b.failed) {
+    pq_buf_add(b, "", 0);
+    return b->failed ? pq_fail_nomem(e) : 0;
+}
+
+/* Those as a text that is never NULL; or an exit status. */
+static int provenance_options(struct parser *p)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_buf b = {0};
+    const int rc = add_all_given(p, &b, &e);
+
+    if (rc == 0)
+        p->c->prov_options = b.s != NULL ? b.s : pq_strndup("", 0);
+    else
         pq_buf_release(&b);
-        return NULL;
-    }
-    return b.s != NULL ? b.s : pq_strndup("", 0);
+    if (rc == 0 && p->c->prov_options != NULL)
+        return GOES_ON;
+    cmd_msg(p->c, "%s", rc ? e.msg : "out of memory");
+    return CMD_TROUBLE;
 }
 
 /* ---- The life of a command ------------------------------------------- */
@@ -462,13 +491,7 @@ static int parse(struct parser *p, int argc, char **argv)
     }
     if (status == GOES_ON)
         status = take_operands(c, argc, argv);
-    if (status == GOES_ON)
-        c->prov_options = provenance_options(p);
-    if (status == GOES_ON && c->prov_options == NULL) {
-        cmd_msg(c, "out of memory");
-        return CMD_TROUBLE;
-    }
-    return status;
+    return status == GOES_ON ? provenance_options(p) : status;
 }
 
 static int run(struct cmd *c)

@@ -27,7 +27,7 @@ enum cmd_option_flags {
     CMD_REPEATS = 1u << 1,        /* may be given more than once */
     CMD_ARG_OPTIONAL = 1u << 2,   /* -z or -z3, --compress or --compress=3 */
     CMD_ARG_CONTENT = 1u << 3,    /* a text: provenance holds its digest */
-    CMD_ARG_TENSORS = 1u << 4,    /* so it does of a file of tensors */
+    CMD_ARG_FILE = 1u << 4,       /* so it does of a file of any size */
     CMD_BRIEF = 1u << 5 /* --help only names it, if not all have room */
 };
 
