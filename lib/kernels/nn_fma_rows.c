@@ -31,11 +31,11 @@ static inline void turn_words(const uint8_t *w, size_t row_bytes,
     for (int i = 0; i < 4; i++) {
         const float *a = (const float *)(const void *)(w + i * row_bytes);
         const float *b = (const float *)(const void *)(w + (i + 4) * row_bytes);
-        out[i] = _mm256_insertf128_ps(
-            _mm256_castps128_ps256(_mm_loadu_ps(a)), _mm_loadu_ps(b), 1);
-        out[i + 4] = _mm256_insertf128_ps(
-            _mm256_castps128_ps256(_mm_loadu_ps(a + 4)), _mm_loadu_ps(b + 4),
-            1);
+        out[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a)),
+                                      _mm_loadu_ps(b), 1);
+        out[i + 4] =
+            _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a + 4)),
+                                 _mm_loadu_ps(b + 4), 1);
     }
     nn_turn_4x4(out);
 }
