@@ -57,6 +57,36 @@ const uint64_t *pq_catalog_shape(struct pq_catalog *c, const uint64_t *shape,
     return copy;
 }
 
+struct pq_tensor *pq_catalog_add_plain(struct pq_catalog *c, const char *name,
+                                       enum pq_dtype dtype,
+                                       const uint64_t *shape, int rank,
+                                       uint64_t offset, struct pq_error *e)
+{
+    uint64_t n, bytes;
+
+    if (pq_shape_elements(shape, rank, &n, e) ||
+        pq_shape_bytes(shape, rank, dtype, &bytes, e))
+        return NULL;
+    struct pq_tensor *const t = pq_catalog_add(c, name, 1, e);
+    const uint64_t *const dims = t ? pq_catalog_shape(c, shape, rank) : NULL;
+    if (dims == NULL) {
+        c->n_tensors -= t != NULL;
+        pq_fail_nomem(e);
+        return NULL;
+    }
+    t->dtype = dtype;
+    t->rank = rank;
+    t->shape = dims;
+    t->n_elements = n;
+    t->parts[0] = (struct pq_part){.name = t->name,
+                                   .dtype = dtype,
+                                   .rank = rank,
+                                   .shape = dims,
+                                   .bytes = bytes,
+                                   .offset = offset};
+    return t;
+}
+
 /* Brings the table of metadata keys up to date. */
 static int index_metadata(struct pq_catalog *c, struct pq_error *e)
 {

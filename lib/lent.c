@@ -76,35 +76,17 @@ const struct pq_tensor *pq_lent_add(struct pq_source *s, const char *name,
 {
     struct lent *l = lent_of(s);
     const size_t i = l->catalog.n_tensors;
-    uint64_t n, bytes;
 
     if (i == l->cap) {
         pq_fail(e, PQ_ELIMIT, "%s: more than %zu tensors", l->source.name,
                 l->cap);
         return NULL;
     }
-    if (pq_shape_elements(shape, rank, &n, e) ||
-        pq_shape_bytes(shape, rank, PQ_F32, &bytes, e))
+    struct pq_tensor *t =
+        pq_catalog_add_plain(&l->catalog, name, PQ_F32, shape, rank, l->end, e);
+    if (!t)
         return NULL;
-    struct pq_tensor *t = pq_catalog_add(&l->catalog, name, 1, e);
-    const uint64_t *dims =
-        t ? pq_catalog_shape(&l->catalog, shape, rank) : NULL;
-    if (!dims) {
-        l->catalog.n_tensors = i;
-        pq_fail_nomem(e);
-        return NULL;
-    }
-    t->dtype = PQ_F32;
-    t->rank = rank;
-    t->shape = dims;
-    t->n_elements = n;
-    t->parts[0] = (struct pq_part){.name = t->name,
-                                   .dtype = PQ_F32,
-                                   .rank = rank,
-                                   .shape = dims,
-                                   .bytes = bytes,
-                                   .offset = l->end};
     l->data[i] = (const char *)data;
-    l->end += bytes;
+    l->end += t->parts[0].bytes;
     return t;
 }

@@ -97,35 +97,22 @@ static struct pq_tensor *add_empty(struct made *m, const char *name,
                                    int rank, struct pq_error *e)
 {
     const size_t i = m->n;
-    uint64_t n, bytes;
 
     if (i == m->cap) {
         pq_fail(e, PQ_ELIMIT, "%s: more than %zu tensors", m->source.name,
                 m->cap);
         return NULL;
     }
-    if (pq_shape_elements(shape, rank, &n, e) ||
-        pq_shape_bytes(shape, rank, dtype, &bytes, e) ||
-        pq_spool_init(&m->spools[i], &m->budget, bytes, e))
+    struct pq_tensor *t =
+        pq_catalog_add_plain(&m->catalog, name, dtype, shape, rank, m->end, e);
+    if (!t)
         return NULL;
-    struct pq_tensor *t = pq_catalog_add(&m->catalog, name, 1, e);
-    const uint64_t *dims =
-        t ? pq_catalog_shape(&m->catalog, shape, rank) : NULL;
-    if (!dims) {
-        pq_spool_release(&m->spools[i]);
-        m->catalog.n_tensors -= t != NULL;
-        pq_fail_nomem(e);
+    if (pq_spool_init(&m->spools[i], &m->budget, t->parts[0].bytes, e)) {
+        m->catalog.n_tensors--;
         return NULL;
     }
     m->starts[m->n++] = m->end;
-    t->dtype = dtype;
-    t->rank = rank;
-    t->shape = dims;
-    t->n_elements = n;
-    t->parts[0] = (struct pq_part){.name = t->name, .dtype = dtype,
-                                   .rank = rank, .shape = dims,
-                                   .bytes = bytes, .offset = m->end};
-    m->end += bytes;
+    m->end += t->parts[0].bytes;
     return t;
 }
 

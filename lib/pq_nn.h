@@ -43,8 +43,6 @@ struct pq_nn_info {
     size_t vocab;
     size_t positions;      /* max_position_embeddings */
     bool positions_are_hard; /* there is no going beyond them */
-    int32_t bos;           /* -1: the config names none */
-    uint64_t weight_bytes; /* of the weights in memory */
 };
 
 struct pq_nn_info pq_nn_about(const struct pq_nn *nn);

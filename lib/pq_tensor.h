@@ -136,6 +136,15 @@ void pq_catalog_release(struct pq_catalog *c);
 struct pq_tensor *pq_catalog_add(struct pq_catalog *c, const char *name,
                                  size_t n_parts, struct pq_error *e);
 
+/*
+ * Appends a plain tensor of one part that begins at `offset`; or NULL, and
+ * then there is none more.
+ */
+struct pq_tensor *pq_catalog_add_plain(struct pq_catalog *c, const char *name,
+                                       enum pq_dtype dtype,
+                                       const uint64_t *shape, int rank,
+                                       uint64_t offset, struct pq_error *e);
+
 /* Copies a shape into the catalogue.  NULL when memory is short. */
 PQ_MUST_USE const uint64_t *pq_catalog_shape(struct pq_catalog *c,
                                              const uint64_t *shape, int rank);

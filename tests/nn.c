@@ -5,38 +5,16 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "json.h"
 #include "pq_format.h"
 #include "pq_made.h"
 #include "pq_quant.h"
 #include "rng.h"
 
 #define SEED 1
-
-static cJSON *parse_file(const char *path)
-{
-    FILE *f = fopen(path, "rb");
-    char *text = calloc(1, 1 << 20);
-
-    cr_assert(f && text, "%s", path);
-    cr_assert_lt(fread(text, 1, (1 << 20) - 1, f), (1 << 20) - 1);
-    fclose(f);
-    cJSON *j = cJSON_Parse(text);
-    cr_assert(j, "%s", path);
-    free(text);
-    return j;
-}
-
-static const cJSON *key(const cJSON *j, const char *name)
-{
-    const cJSON *v = cJSON_GetObjectItemCaseSensitive(j, name);
-
-    cr_assert(v, "no %s", name);
-    return v;
-}
 
 static void read_logits(struct nn_case *c, struct pq_source *s)
 {
@@ -62,12 +40,12 @@ static void read_case(struct nn_case *c, const cJSON *j, struct pq_source *s)
 {
     const cJSON *v;
 
-    c->name = cJSON_GetStringValue(key(j, "name"));
-    c->config = key(j, "config");
-    c->tensors = key(j, "tensors");
-    cJSON_ArrayForEach(v, key(j, "ids")) c->ids[c->n++] =
+    c->name = cJSON_GetStringValue(json_key(j, "name"));
+    c->config = json_key(j, "config");
+    c->tensors = json_key(j, "tensors");
+    cJSON_ArrayForEach(v, json_key(j, "ids")) c->ids[c->n++] =
         (int32_t)v->valuedouble;
-    cJSON_ArrayForEach(v, key(j, "rows")) c->rows[c->n_rows++] =
+    cJSON_ArrayForEach(v, json_key(j, "rows")) c->rows[c->n_rows++] =
         (size_t)v->valuedouble;
     read_logits(c, s);
 }
@@ -82,7 +60,7 @@ struct nn_case *nn_cases(size_t *n)
 
     if (!cases) {
         const cJSON *v;
-        j = parse_file("testdata/nn/cases.json");
+        j = json_file("testdata/nn/cases.json");
         cr_assert_eq(
             pq_open_model("testdata/nn/logits.safetensors", NULL, &s, &e), 0,
             "%s", e.msg);

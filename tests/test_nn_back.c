@@ -117,11 +117,9 @@ static double norm_loss(void *arg)
     const struct norm *c = arg;
 
     if (c->layer)
-        nn_layernorm(pool, c->y, NULL, NULL, c->x, c->w, c->b, c->rows, c->n,
-                     1e-3f);
+        nn_layernorm(pool, c->y, c->x, c->w, c->b, c->rows, c->n, 1e-3f);
     else
-        nn_rmsnorm(pool, c->y, NULL, c->x, c->w, c->rows, c->n, 1e-3f,
-                   c->plus_one);
+        nn_rmsnorm(pool, c->y, c->x, c->w, c->rows, c->n, 1e-3f, c->plus_one);
     return weighed(c->y, c->r, c->rows * c->n);
 }
 
@@ -186,7 +184,7 @@ static double line_loss(void *arg)
 {
     const struct line *c = arg;
 
-    nn_linear(pool, c->y, c->x, &c->l, c->rows, false);
+    nn_linear(pool, c->y, c->x, &c->l, c->rows);
     return weighed(c->y, c->r, c->rows * c->l.out);
 }
 

@@ -11,6 +11,7 @@
 #include "nn/mat.h"
 #include "numbers.h"
 #include "pq_quant.h"
+#include "quant/quant_internal.h"
 
 static float *randoms(size_t n)
 {
@@ -152,8 +153,6 @@ static void decode_whole(const struct encoded *x, float *out)
     else
         pq_load_f32(k, m->dtype, x->data, n, out);
 }
-
-#include "quant/quant_internal.h"
 
 static void check_encoded(struct nn_pool *pool, enum pq_encoding enc,
                           enum pq_dtype dtype, size_t rows, size_t cols,

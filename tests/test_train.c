@@ -9,32 +9,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "json.h"
 #include "rng.h"
 #include "trainee.h"
 
 #define STEPS 20
 
-static const cJSON *key(const cJSON *j, const char *name)
-{
-    const cJSON *v = cJSON_GetObjectItemCaseSensitive(j, name);
-
-    cr_assert(v, "no %s", name);
-    return v;
-}
-
 static const cJSON *goldens(void)
 {
     static const cJSON *j; /* lives until the process ends */
-    FILE *f = j ? NULL : fopen("testdata/nn/train.json", "rb");
 
-    if (f) {
-        char *text = calloc(1, 1 << 20);
-        cr_assert(text && fread(text, 1, (1 << 20) - 1, f) > 0);
-        fclose(f);
-        j = cJSON_Parse(text);
-        free(text);
-    }
-    cr_assert(j, "testdata/nn/train.json");
+    j = j ? j : json_file("testdata/nn/train.json");
     return j;
 }
 
@@ -61,14 +46,14 @@ static double summary(const struct pq_train_param *p, int which)
 static void check_gradients(const cJSON *j)
 {
     const struct pq_train_options o = trainee_options(PQ_TRAIN_WEIGHTS);
-    const char *name = cJSON_GetStringValue(key(j, "name"));
-    const cJSON *all = key(j, "parameters"), *v;
+    const char *name = cJSON_GetStringValue(json_key(j, "name"));
+    const cJSON *all = json_key(j, "parameters"), *v;
     double worst = 0, total = 0;
     struct trainee s;
 
     trainee_open(&s, name, &o);
     const double loss = trainee_gradient(&s),
-                 expected = key(j, "loss")->valuedouble;
+                 expected = json_key(j, "loss")->valuedouble;
     cr_assert_float_eq(loss, expected, 2e-5, "%s: %g", name, loss);
     cr_assert_eq(pq_train_params(s.t), cJSON_GetArraySize(all), "%s", name);
     cJSON_ArrayForEach(v, all) total +=
@@ -95,12 +80,12 @@ Test(train, gradients_are_those_of_torch)
 {
     const cJSON *c;
 
-    cJSON_ArrayForEach(c, key(goldens(), "cases")) check_gradients(c);
+    cJSON_ArrayForEach(c, json_key(goldens(), "cases")) check_gradients(c);
 }
 
 static struct pq_train_options method(const char *name, int32_t *prompt)
 {
-    const cJSON *ids = key(goldens(), "prompt"), *v;
+    const cJSON *ids = json_key(goldens(), "prompt"), *v;
     struct pq_train_options o = trainee_options(PQ_TRAIN_LORA);
     size_t n = 0;
 
@@ -121,7 +106,8 @@ static void check_losses(const char *name, const cJSON *losses)
 {
     int32_t prompt[8];
     const struct pq_train_options o = method(losses->string, prompt);
-    const double lr = key(key(goldens(), "rates"), losses->string)->valuedouble;
+    const double lr =
+        json_key(json_key(goldens(), "rates"), losses->string)->valuedouble;
     struct trainee s;
     const cJSON *v;
     int i = 0;
@@ -144,12 +130,12 @@ Test(train, twenty_steps_lose_what_torch_loses)
     const cJSON *c, *m;
     int n = 0;
 
-    cJSON_ArrayForEach(c, key(goldens(), "cases"))
+    cJSON_ArrayForEach(c, json_key(goldens(), "cases"))
     {
         const cJSON *losses = cJSON_GetObjectItemCaseSensitive(c, "losses");
         cJSON_ArrayForEach(m, losses)
         {
-            check_losses(cJSON_GetStringValue(key(c, "name")), m);
+            check_losses(cJSON_GetStringValue(json_key(c, "name")), m);
             n++;
         }
     }

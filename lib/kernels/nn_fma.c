@@ -14,199 +14,89 @@
 #include <immintrin.h>
 
 #include "impl.h"
-#include "nn_fma_rows.h"
+#include "nn_fma.h"
 #include "nn_math.h"
 
 /* ---- tiles ---- */
 
-static inline void put(float *c, __m256 s, bool add)
-{
-    _mm256_storeu_ps(c, add ? _mm256_add_ps(_mm256_loadu_ps(c), s) : s);
-}
-
-/* A row of sums s##i = {s##i##0, s##i##1}, by its row of a. */
-#define ZERO(i)   __m256 s##i##0 = _mm256_setzero_ps(), s##i##1 = s##i##0
-#define FMA(i, p) \
-    x = _mm256_broadcast_ss(p); \
+/*
+ * A row i of sums and its element of a, for tiles of 16 columns and of 8,
+ * which do not look at the second half of b.
+ */
+#define ROW_OF_A(i) ((i) < 3 ? a + (i) * a_row : a3 + ((i) - 3) * a_row)
+#define ROW_OF_B_16 \
+    const __m256 b0 = _mm256_load_ps(b), b1 = _mm256_load_ps(b + 8)
+#define ROW_OF_B_8 const __m256 b0 = _mm256_load_ps(b)
+#define ZERO_16(i) __m256 s##i##0 = _mm256_setzero_ps(), s##i##1 = s##i##0
+#define ZERO_8(i)  __m256 s##i##0 = _mm256_setzero_ps()
+#define FMA_16(i) \
+    x = _mm256_broadcast_ss(ROW_OF_A(i)); \
     s##i##0 = _mm256_fmadd_ps(x, b0, s##i##0); \
     s##i##1 = _mm256_fmadd_ps(x, b1, s##i##1)
-#define PUT(i) \
-    put(c + (i) * c_row, s##i##0, add); \
-    put(c + (i) * c_row + 8, s##i##1, add)
-#define ROW_OF_B \
-    const __m256 b0 = _mm256_load_ps(b), b1 = _mm256_load_ps(b + 8); \
-    __m256 x
+#define FMA_8(i) \
+    x = _mm256_broadcast_ss(ROW_OF_A(i)); \
+    s##i##0 = _mm256_fmadd_ps(x, b0, s##i##0)
+#define PUT_16(i) \
+    nn_put_8(c + (i) * c_row, s##i##0, add); \
+    nn_put_8(c + (i) * c_row + 8, s##i##1, add)
+#define PUT_8(i) nn_put_8(c + (i) * c_row, s##i##0, add)
 
-static void tile_6x16(size_t kn, const float *a, size_t a_row, size_t a_col,
-                      const float *b, float *c, size_t c_row, bool add)
-{
-    const float *a3 = a + 3 * a_row;
-    ZERO(0);
-    ZERO(1);
-    ZERO(2);
-    ZERO(3);
-    ZERO(4);
-    ZERO(5);
+#define EACH_1(x) x(0)
+#define EACH_2(x) EACH_1(x); x(1)
+#define EACH_4(x) EACH_2(x); x(2); x(3)
+#define EACH_6(x) EACH_4(x); x(4); x(5)
 
-    for (size_t k = 0; k < kn; k++) {
-        ROW_OF_B;
-        FMA(0, a);
-        FMA(1, a + a_row);
-        FMA(2, a + 2 * a_row);
-        FMA(3, a3);
-        FMA(4, a3 + a_row);
-        FMA(5, a3 + 2 * a_row);
-        a += a_col;
-        a3 += a_col;
-        b += NN_TILE_COLS;
+#define TILE(rows, cols) \
+    static void tile_##rows##x##cols(size_t kn, const float *a, size_t a_row, \
+                                     size_t a_col, const float *b, float *c, \
+                                     size_t c_row, bool add) \
+    { \
+        const float *a3 = a + 3 * a_row; \
+        EACH_##rows(ZERO_##cols); \
+        for (size_t k = 0; k < kn; k++) { \
+            ROW_OF_B_##cols; \
+            __m256 x; \
+            EACH_##rows(FMA_##cols); \
+            a += a_col; \
+            a3 += a_col; \
+            b += NN_TILE_COLS; \
+        } \
+        EACH_##rows(PUT_##cols); \
     }
-    PUT(0);
-    PUT(1);
-    PUT(2);
-    PUT(3);
-    PUT(4);
-    PUT(5);
-}
 
-static void tile_4x16(size_t kn, const float *a, size_t a_row, size_t a_col,
-                      const float *b, float *c, size_t c_row, bool add)
-{
-    ZERO(0);
-    ZERO(1);
-    ZERO(2);
-    ZERO(3);
+TILE(6, 16)
+TILE(4, 16)
+TILE(2, 16)
+TILE(1, 16)
+TILE(6, 8)
+TILE(4, 8)
+TILE(2, 8)
+TILE(1, 8)
 
-    for (size_t k = 0; k < kn; k++) {
-        ROW_OF_B;
-        FMA(0, a);
-        FMA(1, a + a_row);
-        FMA(2, a + 2 * a_row);
-        FMA(3, a + 3 * a_row);
-        a += a_col;
-        b += NN_TILE_COLS;
-    }
-    PUT(0);
-    PUT(1);
-    PUT(2);
-    PUT(3);
-}
+typedef void tile_of(size_t kn, const float *a, size_t a_row, size_t a_col,
+                     const float *b, float *c, size_t c_row, bool add);
 
-static void tile_2x16(size_t kn, const float *a, size_t a_row, size_t a_col,
-                      const float *b, float *c, size_t c_row, bool add)
-{
-    ZERO(0);
-    ZERO(1);
-
-    for (size_t k = 0; k < kn; k++) {
-        ROW_OF_B;
-        FMA(0, a);
-        FMA(1, a + a_row);
-        a += a_col;
-        b += NN_TILE_COLS;
-    }
-    PUT(0);
-    PUT(1);
-}
-
-static void tile_1x16(size_t kn, const float *a, size_t a_col, const float *b,
-                      float *c, size_t c_row, bool add)
-{
-    ZERO(0);
-
-    for (size_t k = 0; k < kn; k++) {
-        ROW_OF_B;
-        FMA(0, a);
-        a += a_col;
-        b += NN_TILE_COLS;
-    }
-    PUT(0);
-}
-
-#undef ZERO
-#undef FMA
-#undef PUT
-#undef ROW_OF_B
-
-/* Up to 8 columns: half the work.  The second half of b is not looked at. */
-#define ZERO(i)   __m256 s##i = _mm256_setzero_ps()
-#define FMA(i, p) s##i = _mm256_fmadd_ps(_mm256_broadcast_ss(p), b0, s##i)
-#define PUT(i)    put(c + (i) * c_row, s##i, add)
-
-static void tile_6x8(size_t kn, const float *a, size_t a_row, size_t a_col,
-                     const float *b, float *c, size_t c_row, bool add)
-{
-    const float *a3 = a + 3 * a_row;
-    ZERO(0);
-    ZERO(1);
-    ZERO(2);
-    ZERO(3);
-    ZERO(4);
-    ZERO(5);
-
-    for (size_t k = 0; k < kn; k++) {
-        const __m256 b0 = _mm256_load_ps(b);
-        FMA(0, a);
-        FMA(1, a + a_row);
-        FMA(2, a + 2 * a_row);
-        FMA(3, a3);
-        FMA(4, a3 + a_row);
-        FMA(5, a3 + 2 * a_row);
-        a += a_col;
-        a3 += a_col;
-        b += NN_TILE_COLS;
-    }
-    PUT(0);
-    PUT(1);
-    PUT(2);
-    PUT(3);
-    PUT(4);
-    PUT(5);
-}
-
-static void tile_1x8(size_t kn, const float *a, size_t a_col, const float *b,
-                     float *c, bool add)
-{
-    ZERO(0);
-
-    for (size_t k = 0; k < kn; k++) {
-        const __m256 b0 = _mm256_load_ps(b);
-        FMA(0, a);
-        a += a_col;
-        b += NN_TILE_COLS;
-    }
-    put(c, s0, add);
-}
-
-#undef ZERO
-#undef FMA
-#undef PUT
-
-/* Whole columns; rows in the largest tiles that fit. */
+/* Whole columns, 8 or 16; rows in the largest tiles that fit. */
 static void tile_whole(size_t rows, size_t cols, size_t kn, const float *a,
                        size_t a_row, size_t a_col, const float *b, float *c,
                        size_t c_row, bool add)
 {
-    if (cols == 8 && rows == 6) {
-        tile_6x8(kn, a, a_row, a_col, b, c, c_row, add);
-    } else if (cols == 8) {
-        for (size_t i = 0; i < rows; i++)
-            tile_1x8(kn, a + i * a_row, a_col, b, c + i * c_row, add);
-    } else if (rows == 6) {
-        tile_6x16(kn, a, a_row, a_col, b, c, c_row, add);
-    } else {
-        size_t i = 0;
+    static const struct {
+        size_t rows;
+        tile_of *half, *full;
+    } sizes[] = {{6, tile_6x8, tile_6x16},
+                 {4, tile_4x8, tile_4x16},
+                 {2, tile_2x8, tile_2x16},
+                 {1, tile_1x8, tile_1x16}};
 
-        if (rows >= 4) {
-            tile_4x16(kn, a, a_row, a_col, b, c, c_row, add);
-            i = 4;
-        }
-        if (rows - i >= 2) {
-            tile_2x16(kn, a + i * a_row, a_row, a_col, b, c + i * c_row, c_row,
-                      add);
-            i += 2;
-        }
-        if (rows > i)
-            tile_1x16(kn, a + i * a_row, a_col, b, c + i * c_row, c_row, add);
+    for (size_t i = 0; rows > 0; i++) {
+        if (rows < sizes[i].rows)
+            continue;
+        (cols == 8 ? sizes[i].half : sizes[i].full)(kn, a, a_row, a_col, b, c,
+                                                    c_row, add);
+        rows -= sizes[i].rows;
+        a += sizes[i].rows * a_row;
+        c += sizes[i].rows * c_row;
     }
 }
 
@@ -232,20 +122,11 @@ static void tile(size_t rows, size_t cols, size_t kn, const float *a,
 /* An 8 x 8 corner: rows become columns, in three rounds of exchanges. */
 static inline void turn_8x8(const float *in, size_t in_row, float *out)
 {
-    __m256 r[8], t[8];
+    __m256 r[8];
 
     for (int i = 0; i < 8; i++)
         r[i] = _mm256_loadu_ps(in + (size_t)i * in_row);
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-        r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-        r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-    }
+    nn_turn_4x4(r);
     for (int i = 0; i < 4; i++) {
         _mm256_store_ps(out + i * NN_TILE_COLS,
                         _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
@@ -431,25 +312,6 @@ static void axpy(float *y, float a, const float *x, size_t n)
         y[i] = fmaf(a, x[i], y[i]);
 }
 
-static void scale(float *y, const float *x, float a, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        y[i] = x[i] * a;
-}
-
-static void scale_by(float *y, const float *x, float a, const float *w,
-                     size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        y[i] = (x[i] * a) * w[i];
-}
-
-static void add_all(float *y, const float *x, const float *z, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        y[i] = x[i] + z[i];
-}
-
 static void silu(float *y, const float *g, const float *u, size_t n)
 {
     size_t i = 0;
@@ -551,9 +413,9 @@ const struct nn_kernels nn_kernels_fma = {
     .sum = sum,
     .dot = dot,
     .axpy = axpy,
-    .scale = scale,
-    .scale_by = scale_by,
-    .add = add_all,
+    .scale = nn_scale_all,
+    .scale_by = nn_scale_by_all,
+    .add = nn_add_all,
     .silu = silu,
     .gelu = gelu,
     .tanh = tanh_all,

@@ -19,7 +19,7 @@
 #include <immintrin.h>
 
 #include "impl.h"
-#include "nn_fma_rows.h"
+#include "nn_fma.h"
 
 #define GROUPS 2 /* of eight rows */
 #define AHEAD  512 /* bytes */
@@ -28,27 +28,16 @@
 static inline void turn_words(const uint8_t *w, size_t row_bytes,
                               __m256 out[8])
 {
-    __m256 r[8], t[8];
-
     for (int i = 0; i < 4; i++) {
         const float *a = (const float *)(const void *)(w + i * row_bytes);
         const float *b = (const float *)(const void *)(w + (i + 4) * row_bytes);
-        r[i] = _mm256_insertf128_ps(
-            _mm256_castps128_ps256(_mm_loadu_ps(a)), _mm_loadu_ps(b), 1);
-        r[i + 4] = _mm256_insertf128_ps(
-            _mm256_castps128_ps256(_mm_loadu_ps(a + 4)), _mm_loadu_ps(b + 4),
-            1);
+        out[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a)),
+                                      _mm_loadu_ps(b), 1);
+        out[i + 4] =
+            _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a + 4)),
+                                 _mm_loadu_ps(b + 4), 1);
     }
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        out[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-        out[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-        out[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        out[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-    }
+    nn_turn_4x4(out);
 }
 
 static inline __m256 step(const float *a, __m256 w, __m256 s)
@@ -165,11 +154,6 @@ static inline __m256 scales_of(const float *scale, size_t apart)
 #define ADD_INT8(word, a, c, s)  add_int8(word, a, c, s)
 #define ADD_CODES(word, a, c, s) add_codes(word, a, &map, c, s)
 
-static inline void put(float *c, __m256 s, bool add)
-{
-    _mm256_storeu_ps(c, add ? _mm256_add_ps(_mm256_loadu_ps(c), s) : s);
-}
-
 void nn_fma_rows(const struct nn_rows *r, float *c, bool add)
 {
     const uint8_t *w = r->w;
@@ -195,8 +179,8 @@ void nn_fma_rows(const struct nn_rows *r, float *c, bool add)
                             r->scale_row),
              ADD_CODES)
     }
-    put(c, s0, add);
-    put(c + 8, s1, add);
+    nn_put_8(c, s0, add);
+    nn_put_8(c + 8, s1, add);
 }
 
 #else

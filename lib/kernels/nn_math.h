@@ -121,4 +121,26 @@ static inline void nn_adamw1(float *w, float *g, float *m, float *v,
     *g = 0;
 }
 
+/* ---- kernels that are one plain loop in all variants --------------------- */
+
+static inline void nn_scale_all(float *y, const float *x, float a, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] * a;
+}
+
+static inline void nn_scale_by_all(float *y, const float *x, float a,
+                                   const float *w, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = (x[i] * a) * w[i];
+}
+
+static inline void nn_add_all(float *y, const float *x, const float *z,
+                              size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] + z[i];
+}
+
 #endif

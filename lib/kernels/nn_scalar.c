@@ -81,25 +81,6 @@ static void axpy(float *y, float a, const float *x, size_t n)
         y[i] = fmaf(a, x[i], y[i]);
 }
 
-static void scale(float *y, const float *x, float a, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        y[i] = x[i] * a;
-}
-
-static void scale_by(float *y, const float *x, float a, const float *w,
-                     size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        y[i] = (x[i] * a) * w[i];
-}
-
-static void add_all(float *y, const float *x, const float *z, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        y[i] = x[i] + z[i];
-}
-
 static void silu(float *y, const float *g, const float *u, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -141,9 +122,9 @@ const struct nn_kernels nn_kernels_scalar = {
     .sum = sum,
     .dot = dot,
     .axpy = axpy,
-    .scale = scale,
-    .scale_by = scale_by,
-    .add = add_all,
+    .scale = nn_scale_all,
+    .scale_by = nn_scale_by_all,
+    .add = nn_add_all,
     .silu = silu,
     .gelu = gelu,
     .tanh = tanh_all,

@@ -56,8 +56,7 @@ static struct tile tile_of(const struct job *j, size_t task)
     t.first = i * NN_QUERIES;
     t.n = s->n - t.first < NN_QUERIES ? s->n - t.first : NN_QUERIES;
     t.hi = s->past + t.first + t.n;
-    const size_t p = s->past + t.first, window = j->a->window;
-    t.lo = window && p >= window ? p - window + 1 : 0;
+    t.lo = nn_first_key(j->a, s->past + t.first);
     t.lo -= t.lo % NN_BLOCK_K;
     return t;
 }
@@ -68,7 +67,7 @@ static float soften(const struct job *j, const struct nn_kernels *nn,
 {
     const struct nn_attention *a = j->a;
     const size_t p = t->s->past + t->first + i, n = p + 1 - t->lo;
-    const size_t from = a->window && p >= a->window ? p - a->window + 1 : 0;
+    const size_t from = nn_first_key(a, p);
 
     if (a->cap > 0) {
         nn->scale(s, s, a->scale / a->cap, n);

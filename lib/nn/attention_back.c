@@ -43,7 +43,7 @@ static void back_row(const struct job *j, const struct nn_kernels *nn,
 {
     const struct nn_attention *a = j->a;
     const size_t at = t->first + i, keys = t->hi - t->lo, n = at + 1 - t->lo;
-    const size_t from = a->window && at >= a->window ? at - a->window + 1 : 0;
+    const size_t from = nn_first_key(a, at);
     float *p = t->p + i * keys, *ds = t->ds + i * keys;
     const float *dO = j->dO + t->q + i * t->q_row;
     const float D = nn->dot(dO, j->o + t->q + i * t->q_row, a->d);
@@ -149,7 +149,7 @@ static struct tile tile_of(const struct job *j, const struct nn_worker *w,
     t.kv_head = head / (a->heads / a->kv_heads);
     t.n = s->n - first < NN_QUERIES ? s->n - first : NN_QUERIES;
     t.hi = first + t.n;
-    t.lo = a->window && first >= a->window ? first - a->window + 1 : 0;
+    t.lo = nn_first_key(a, first);
     t.lo -= t.lo % NN_BLOCK_K;
     t.q_row = a->heads * a->d;
     t.kv_row = a->kv_heads * a->d;

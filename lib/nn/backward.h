@@ -115,8 +115,6 @@ struct nn_loss_scratch {
     size_t chunk;  /* <= NN_LOSS_ROWS */
 };
 
-#define NN_LOSS_ROWS 256
-
 /*
  * The loss of rows with a label and its gradients, in runs of `chunk` rows:
  *   nll = lse - z[label],  z = cap tanh(x head^T / cap)

@@ -89,13 +89,6 @@ static const float *vector(struct nn_loader *l, const char *name, size_t n)
     return l->t[i].vector;
 }
 
-static void *part(struct nn_loader *l, size_t i, enum pq_role role)
-{
-    const size_t p = pq_part_number(&l->s->catalog->tensors[i], role);
-
-    return p == SIZE_MAX ? NULL : l->t[i].parts[p];
-}
-
 static struct nn_mat stored(struct nn_loader *l, size_t i)
 {
     const struct pq_tensor *t = &l->s->catalog->tensors[i];
@@ -103,11 +96,11 @@ static struct nn_mat stored(struct nn_loader *l, size_t i)
 
     m.rows = (size_t)t->shape[0];
     m.cols = m.row = (size_t)t->shape[1];
-    m.data = part(l, i, PQ_ROLE_DATA);
-    m.map = part(l, i, PQ_ROLE_QUANT_MAP);
-    m.scale = t->codec.encoding == PQ_INT8 ? part(l, i, PQ_ROLE_SCB)
+    m.data = nn_part_of(l, i, PQ_ROLE_DATA);
+    m.map = nn_part_of(l, i, PQ_ROLE_QUANT_MAP);
+    m.scale = t->codec.encoding == PQ_INT8 ? nn_part_of(l, i, PQ_ROLE_SCB)
               : t->codec.nested_block      ? l->t[i].scale
-                                           : part(l, i, PQ_ROLE_ABSMAX);
+                                           : nn_part_of(l, i, PQ_ROLE_ABSMAX);
     return m;
 }
 

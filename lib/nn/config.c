@@ -90,9 +90,9 @@ static void read_act(struct nn_reader *r, struct nn_config *c)
         nn_refuse(r, "%s %.64s is not supported", key, name);
 }
 
-static int32_t read_id(struct nn_reader *r, const char *key)
+static int32_t read_pad(struct nn_reader *r)
 {
-    const cJSON *v = nn_key(r->j, key);
+    const cJSON *v = nn_key(r->j, "pad_token_id");
 
     if (cJSON_IsArray(v))
         v = v->child;
@@ -248,8 +248,7 @@ static void read_all(struct nn_reader *r, struct nn_config *c)
     read_act(r, c);
     c->tied = nn_key_bool(r, "tie_word_embeddings",
                           c->family == NN_GPT2 || c->family == NN_GEMMA2);
-    c->bos = read_id(r, "bos_token_id");
-    c->pad = read_id(r, "pad_token_id");
+    c->pad = read_pad(r);
     if (!r->failed && (c->heads % c->kv_heads || !(c->eps >= 0)))
         nn_refuse(r, "num_attention_heads is no multiple of "
                      "num_key_value_heads, or the norm's epsilon is negative");

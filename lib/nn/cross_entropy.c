@@ -8,13 +8,11 @@
  * nn_head_loss() makes logits for a few rows at a time, [chunk][vocab], and
  * only for rows with a label.
  */
-#include "nn.h"
+#include "cross_entropy.h"
 
 #include <string.h>
 
 #include "elementary.h"
-
-#define RUN 4096 /* logits that are worked on at a time; a multiple of 8 */
 
 struct job {
     double *nll, *lse;
@@ -23,15 +21,15 @@ struct job {
     size_t vocab;
 };
 
-/* sum e^(z - max), in the lanes of one run after the other. */
-static float exp_sum(struct nn_worker *w, const float *z, size_t n, float max)
+float nn_exp_sum(const struct nn_kernels *nn, const float *z, size_t n,
+                 float max)
 {
-    float part[RUN], sum = 0;
+    float part[NN_LOGIT_RUN], sum = 0;
 
-    for (size_t i = 0; i < n; i += RUN) {
-        const size_t m = n - i < RUN ? n - i : RUN;
+    for (size_t i = 0; i < n; i += NN_LOGIT_RUN) {
+        const size_t m = n - i < NN_LOGIT_RUN ? n - i : NN_LOGIT_RUN;
         memcpy(part, z + i, m * sizeof *z);
-        sum += w->nn->exp_sum(part, m, max);
+        sum += nn->exp_sum(part, m, max);
     }
     return sum;
 }
@@ -46,7 +44,7 @@ static void score_row(void *arg, struct nn_worker *w, size_t row)
     if (label == NN_IGNORE && !j->lse)
         return;
     const float max = w->nn->max(z, j->vocab);
-    const double lse = max + nn_log(exp_sum(w, z, j->vocab, max));
+    const double lse = max + nn_log(nn_exp_sum(w->nn, z, j->vocab, max));
     if (j->lse)
         j->lse[row] = lse;
     if (label != NN_IGNORE)
@@ -62,46 +60,46 @@ void nn_cross_entropy(struct nn_pool *pool, double *nll, double *lse,
     nn_pool_run(pool, score_row, &j, rows);
 }
 
-/* Rows [*at, ...) with a label, at most `chunk`, side by side. */
-static size_t gather(const float *x, size_t h, const int32_t *labels,
-                     size_t rows, size_t chunk, size_t *at, float *out,
-                     size_t *from)
+size_t nn_next_labelled(struct nn_labelled *l, const float *x, size_t h,
+                        const int32_t *labels, size_t rows, size_t chunk,
+                        float *out)
 {
     size_t n = 0;
 
-    for (; *at < rows && n < chunk; ++*at) {
-        if (labels[*at] == NN_IGNORE)
+    chunk = chunk < NN_LOSS_ROWS ? chunk : NN_LOSS_ROWS;
+    for (; l->at < rows && n < chunk; l->at++) {
+        if (labels[l->at] == NN_IGNORE)
             continue;
-        memcpy(out + n * h, x + *at * h, h * sizeof *x);
-        from[n++] = *at;
+        memcpy(out + n * h, x + l->at * h, h * sizeof *x);
+        l->from[n] = l->at;
+        l->labels[n++] = labels[l->at];
     }
     return n;
 }
 
-#define MAX_CHUNK 256
+void nn_head_logits(struct nn_pool *pool, float *z, const float *x,
+                    const struct nn_linear *head, float cap, size_t rows)
+{
+    nn_linear(pool, z, x, head, rows);
+    if (cap > 0)
+        nn_softcap(pool, z, cap, rows * head->out);
+}
 
 void nn_head_loss(struct nn_pool *pool, double *nll, const float *x,
                   const struct nn_linear *head, float cap,
                   const int32_t *labels, size_t rows, float *z, float *gathered,
                   size_t chunk)
 {
-    size_t from[MAX_CHUNK], at = 0, n;
-    int32_t label[MAX_CHUNK];
-    double part[MAX_CHUNK];
+    const size_t h = head->in;
+    struct nn_labelled l = {.at = 0};
+    double part[NN_LOSS_ROWS];
+    size_t n;
 
     memset(nll, 0, rows * sizeof *nll);
-    chunk = chunk < MAX_CHUNK ? chunk : MAX_CHUNK;
-    for (;;) {
-        n = gather(x, head->in, labels, rows, chunk, &at, gathered, from);
-        if (n == 0)
-            return;
-        nn_linear(pool, z, gathered, head, n, false);
-        if (cap > 0)
-            nn_softcap(pool, z, cap, n * head->out);
+    while ((n = nn_next_labelled(&l, x, h, labels, rows, chunk, gathered))) {
+        nn_head_logits(pool, z, gathered, head, cap, n);
+        nn_cross_entropy(pool, part, NULL, z, l.labels, n, head->out);
         for (size_t i = 0; i < n; i++)
-            label[i] = labels[from[i]];
-        nn_cross_entropy(pool, part, NULL, z, label, n, head->out);
-        for (size_t i = 0; i < n; i++)
-            nll[from[i]] = part[i];
+            nll[l.from[i]] = part[i];
     }
 }

@@ -13,9 +13,10 @@
 
 #include <string.h>
 
+#include "cross_entropy.h"
 #include "elementary.h"
 
-#define RUN 4096 /* logits that are worked on at a time; a multiple of 8 */
+#define RUN NN_LOGIT_RUN
 
 struct job {
     float *z;
@@ -24,11 +25,6 @@ struct job {
     size_t vocab;
     float cap, weight;
 };
-
-static size_t run_of(const struct job *j, size_t at)
-{
-    return j->vocab - at < RUN ? j->vocab - at : RUN;
-}
 
 /* Logits to their gradient. */
 static void back_run(const struct job *j, const struct nn_kernels *nn, float *z,
@@ -48,35 +44,17 @@ static void back_run(const struct job *j, const struct nn_kernels *nn, float *z,
 static void back_row(void *arg, struct nn_worker *w, size_t row)
 {
     const struct job *j = arg;
-    float *z = j->z + row * j->vocab, part[RUN], sum = 0;
+    float *z = j->z + row * j->vocab;
     const size_t label = (size_t)j->labels[row];
     const float max = w->nn->max(z, j->vocab), at = z[label];
+    const float sum = nn_exp_sum(w->nn, z, j->vocab, max);
 
-    for (size_t i = 0; i < j->vocab; i += RUN) {
-        memcpy(part, z + i, run_of(j, i) * sizeof *z);
-        sum += w->nn->exp_sum(part, run_of(j, i), max);
-    }
     j->nll[row] = max + nn_log(sum) - at;
     for (size_t i = 0; i < j->vocab; i += RUN)
-        back_run(j, w->nn, z + i, run_of(j, i), max, j->weight / sum);
+        back_run(j, w->nn, z + i, j->vocab - i < RUN ? j->vocab - i : RUN, max,
+                 j->weight / sum);
     const float t = j->cap > 0 ? at / j->cap : 0;
     z[label] -= j->weight * (1.0f - t * t);
-}
-
-/* Rows [*at, ...) with a label, at most a chunk, side by side. */
-static size_t gather(const float *x, size_t h, const int32_t *labels,
-                     size_t rows, size_t chunk, size_t *at, float *out,
-                     size_t *from)
-{
-    size_t n = 0;
-
-    for (; *at < rows && n < chunk; ++*at) {
-        if (labels[*at] == NN_IGNORE)
-            continue;
-        memcpy(out + n * h, x + *at * h, h * sizeof *x);
-        from[n++] = *at;
-    }
-    return n;
 }
 
 double nn_head_loss_back(struct nn_pool *pool, float *dx, float *dhead,
@@ -84,25 +62,21 @@ double nn_head_loss_back(struct nn_pool *pool, float *dx, float *dhead,
                          float cap, float weight, const int32_t *labels,
                          size_t rows, const struct nn_loss_scratch *s)
 {
-    size_t from[NN_LOSS_ROWS], at = 0, n;
-    int32_t label[NN_LOSS_ROWS];
-    double nll[NN_LOSS_ROWS], sum = 0;
     const size_t h = head->in;
-    struct job j = {s->z, label, nll, head->out, cap, weight};
+    struct nn_labelled l = {.at = 0};
+    double nll[NN_LOSS_ROWS], sum = 0;
+    struct job j = {s->z, l.labels, nll, head->out, cap, weight};
+    size_t n;
 
     memset(dx, 0, rows * h * sizeof *dx);
-    while ((n = gather(x, h, labels, rows, s->chunk, &at, s->x, from))) {
-        nn_linear(pool, s->z, s->x, head, n, false);
-        if (cap > 0)
-            nn_softcap(pool, s->z, cap, n * head->out);
-        for (size_t i = 0; i < n; i++)
-            label[i] = labels[from[i]];
+    while ((n = nn_next_labelled(&l, x, h, labels, rows, s->chunk, s->x))) {
+        nn_head_logits(pool, s->z, s->x, head, cap, n);
         nn_pool_run(pool, back_row, &j, n);
         if (dhead)
             nn_linear_back_weight(pool, dhead, s->z, s->x, head, n);
         nn_linear_back(pool, s->dx, s->z, head, n, false);
         for (size_t i = 0; i < n; i++) {
-            memcpy(dx + from[i] * h, s->dx + i * h, h * sizeof *dx);
+            memcpy(dx + l.from[i] * h, s->dx + i * h, h * sizeof *dx);
             sum += nll[i];
         }
     }

@@ -84,7 +84,7 @@ static void back_magnitude(struct nn_pool *pool, const float *dy,
     bare.bias = NULL;
     bare.delta = &plain;
     plain.m = NULL;
-    nn_linear(pool, g->y, x, &bare, rows, false);
+    nn_linear(pool, g->y, x, &bare, rows);
     memset(g->sum, 0, l->out * sizeof *g->sum);
     nn_column_products(pool, g->sum, dy, g->y, NULL, NULL, rows, l->out);
     for (size_t o = 0; o < l->out; o++)

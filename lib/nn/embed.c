@@ -11,19 +11,17 @@
 
 #include <string.h>
 
-#define ROWS 16 /* of a task */
-
 struct job {
     float *y;
     const struct nn_mat *table, *places;
     float scale;
     const int32_t *ids;
     const size_t *positions;
-    size_t rows;
 };
 
-static void embed_row(const struct job *j, struct nn_worker *w, size_t row)
+static void embed_row(void *arg, struct nn_worker *w, size_t row)
 {
+    const struct job *j = arg;
     const size_t h = j->table->cols;
     float *y = j->y + row * h;
 
@@ -42,20 +40,11 @@ static void embed_row(const struct job *j, struct nn_worker *w, size_t row)
     }
 }
 
-static void embed_rows(void *arg, struct nn_worker *w, size_t task)
-{
-    const struct job *j = arg;
-    const size_t end = (task + 1) * ROWS;
-
-    for (size_t r = task * ROWS; r < end && r < j->rows; r++)
-        embed_row(j, w, r);
-}
-
 void nn_embed(struct nn_pool *pool, float *y, const struct nn_mat *table,
               float scale, const struct nn_mat *places, const int32_t *ids,
               const size_t *positions, size_t rows)
 {
-    struct job j = {y, table, places, scale, ids, positions, rows};
+    struct job j = {y, table, places, scale, ids, positions};
 
-    nn_pool_run(pool, embed_rows, &j, (rows + ROWS - 1) / ROWS);
+    nn_pool_run_rows(pool, embed_row, &j, rows);
 }

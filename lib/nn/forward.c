@@ -85,6 +85,38 @@ void nn_work_release(struct nn_work *w)
     memset(w, 0, sizeof *w);
 }
 
+/* ---- parts -------------------------------------------------------------- */
+
+void nn_norm(struct nn_pool *pool, const struct nn_config *c, float *y,
+             const float *x, const float *w, const float *bias, size_t rows)
+{
+    if (c->layer_norm)
+        nn_layernorm(pool, y, x, w, bias, rows, c->hidden, c->eps);
+    else
+        nn_rmsnorm(pool, y, x, w, rows, c->hidden, c->eps, c->plus_one);
+}
+
+void nn_place(struct nn_pool *pool, const struct nn_config *c, float *x,
+              const float *raw, size_t heads, const float *w,
+              const float *cosine, const float *sine, size_t rows)
+{
+    if (c->qk_norm)
+        nn_rmsnorm(pool, x, raw, w, rows * heads, c->d, c->eps, c->plus_one);
+    if (c->rope.type != NN_ROPE_NONE)
+        nn_rope(pool, x, cosine, sine, rows, heads, c->d, c->rope.half, false);
+}
+
+struct nn_attention nn_attention_of(const struct nn_model *m, size_t layer)
+{
+    const struct nn_config *c = &m->c;
+    const float by = c->scale_by_layer ? (float)(layer + 1) : 1.0f;
+    const struct nn_attention a = {c->heads,    c->kv_heads,
+                                   c->d,        c->scale / by,
+                                   c->attn_cap, c->windows[layer]};
+
+    return a;
+}
+
 /* ---- a block ------------------------------------------------------------ */
 
 /* What the parts of a pass share. */
@@ -100,14 +132,7 @@ struct pass {
 static void norm(const struct pass *p, float *y, const float *x,
                  const float *weight, const float *bias)
 {
-    const struct nn_config *c = p->c;
-
-    if (c->layer_norm)
-        nn_layernorm(p->pool, y, NULL, NULL, x, weight, bias, p->b->rows,
-                     c->hidden, c->eps);
-    else
-        nn_rmsnorm(p->pool, y, NULL, x, weight, p->b->rows, c->hidden, c->eps,
-                   c->plus_one);
+    nn_norm(p->pool, p->c, y, x, weight, bias, p->b->rows);
 }
 
 /* x += what a half of the block made in y, normed first if `post`. */
@@ -118,20 +143,6 @@ static void add_back(const struct pass *p, const float *post)
     if (post)
         norm(p, w->y, w->y, post, NULL);
     nn_add(p->pool, w->x, w->x, w->y, p->b->rows * p->c->hidden);
-}
-
-/* Heads of q or k: normed one by one, then turned. */
-static void place(const struct pass *p, float *x, size_t heads,
-                  const float *weight)
-{
-    const struct nn_config *c = p->c;
-
-    if (c->qk_norm)
-        nn_rmsnorm(p->pool, x, NULL, x, weight, p->b->rows * heads, c->d,
-                   c->eps, c->plus_one);
-    if (c->rope.type != NN_ROPE_NONE)
-        nn_rope(p->pool, x, p->w->cosine, p->w->sine, p->b->rows, heads, c->d,
-                c->rope.half, false);
 }
 
 /* Rows of a sequence to their place in the cache of a layer. */
@@ -155,22 +166,21 @@ static void attention(const struct pass *p, size_t layer)
     struct nn_work *w = p->w;
     const size_t rows = p->b->rows;
     const size_t kv = layer * p->cache->rows * c->kv_heads * c->d;
-    const float by = c->scale_by_layer ? (float)(layer + 1) : 1.0f;
-    const struct nn_attention a = {c->heads,    c->kv_heads,
-                                   c->d,        c->scale / by,
-                                   c->attn_cap, c->windows[layer]};
+    const struct nn_attention a = nn_attention_of(p->m, layer);
 
     nn_inputs_add(w->inputs, p->pool, layer, NN_IN_ATTENTION, w->y, rows);
-    nn_linear(p->pool, w->q, w->y, &l->q, rows, false);
-    nn_linear(p->pool, w->k, w->y, &l->k, rows, false);
-    nn_linear(p->pool, w->v, w->y, &l->v, rows, false);
-    place(p, w->q, c->heads, l->q_norm);
-    place(p, w->k, c->kv_heads, l->k_norm);
+    nn_linear(p->pool, w->q, w->y, &l->q, rows);
+    nn_linear(p->pool, w->k, w->y, &l->k, rows);
+    nn_linear(p->pool, w->v, w->y, &l->v, rows);
+    nn_place(p->pool, c, w->q, w->q, c->heads, l->q_norm, w->cosine, w->sine,
+             rows);
+    nn_place(p->pool, c, w->k, w->k, c->kv_heads, l->k_norm, w->cosine, w->sine,
+             rows);
     store(p, layer);
     nn_attention(p->pool, w->o, NULL, w->q, p->cache->k + kv, p->cache->v + kv,
                  &a, p->b->s, p->b->n);
     nn_inputs_add(w->inputs, p->pool, layer, NN_IN_OUT, w->o, rows);
-    nn_linear(p->pool, w->y, w->o, &l->o, rows, false);
+    nn_linear(p->pool, w->y, w->o, &l->o, rows);
 }
 
 static void mlp(const struct pass *p, size_t layer)
@@ -181,13 +191,13 @@ static void mlp(const struct pass *p, size_t layer)
     const size_t rows = p->b->rows, n = rows * c->ffn;
 
     nn_inputs_add(w->inputs, p->pool, layer, NN_IN_MLP, w->y, rows);
-    nn_linear(p->pool, w->up, w->y, &l->up, rows, false);
+    nn_linear(p->pool, w->up, w->y, &l->up, rows);
     if (c->gated)
-        nn_linear(p->pool, w->gate, w->y, &l->gate, rows, false);
+        nn_linear(p->pool, w->gate, w->y, &l->gate, rows);
     nn_activate(p->pool, w->up, c->gated ? w->gate : w->up,
                 c->gated ? w->up : NULL, n, c->act);
     nn_inputs_add(w->inputs, p->pool, layer, NN_IN_DOWN, w->up, rows);
-    nn_linear(p->pool, w->y, w->up, &l->down, rows, false);
+    nn_linear(p->pool, w->y, w->up, &l->down, rows);
 }
 
 static void block_forward(const struct pass *p, size_t layer)
@@ -241,7 +251,5 @@ void nn_forward(struct nn_pool *pool, const struct nn_model *m,
 void nn_logits(struct nn_pool *pool, const struct nn_model *m, float *z,
                const float *x, size_t n)
 {
-    nn_linear(pool, z, x, &m->head, n, false);
-    if (m->c.final_cap > 0)
-        nn_softcap(pool, z, m->c.final_cap, n * m->c.vocab);
+    nn_head_logits(pool, z, x, &m->head, m->c.final_cap, n);
 }

@@ -18,7 +18,7 @@
 #include <string.h>
 
 #define COLS     NN_TILE_COLS
-#define MIN_ROWS 96 /* of a task, below which packing b again costs too much   \
+#define MIN_ROWS 96 /* of a task; with fewer, packing b again costs too much   \
                      */
 
 struct range {

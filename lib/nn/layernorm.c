@@ -11,18 +11,17 @@
 
 #include <math.h>
 
-#define ROWS 16 /* of a task */
-
 struct job {
-    float *y, *mean, *inv_std;
+    float *y;
     const float *x, *w, *b;
-    size_t rows, n;
+    size_t n;
     float eps;
 };
 
-static void norm_row(const struct job *j, const struct nn_kernels *nn,
-                     size_t row)
+static void norm_row(void *arg, struct nn_worker *w, size_t row)
 {
+    const struct job *j = arg;
+    const struct nn_kernels *nn = w->nn;
     const float *x = j->x + row * j->n;
     float *y = j->y + row * j->n;
     const float mu = nn->sum(x, j->n) / (float)j->n;
@@ -31,28 +30,15 @@ static void norm_row(const struct job *j, const struct nn_kernels *nn,
         y[i] = x[i] - mu;
     const float var = nn->dot(y, y, j->n) / (float)j->n;
     const float rho = 1.0f / sqrtf(var + j->eps);
-    if (j->mean)
-        j->mean[row] = mu;
-    if (j->inv_std)
-        j->inv_std[row] = rho;
     nn->scale_by(y, y, rho, j->w, j->n);
     nn->add(y, y, j->b, j->n);
 }
 
-static void norm_rows(void *arg, struct nn_worker *w, size_t task)
+void nn_layernorm(struct nn_pool *pool, float *y, const float *x,
+                  const float *w, const float *b, size_t rows, size_t n,
+                  float eps)
 {
-    const struct job *j = arg;
-    const size_t end = (task + 1) * ROWS;
+    struct job j = {y, x, w, b, n, eps};
 
-    for (size_t r = task * ROWS; r < end && r < j->rows; r++)
-        norm_row(j, w->nn, r);
-}
-
-void nn_layernorm(struct nn_pool *pool, float *y, float *mean, float *inv_std,
-                  const float *x, const float *w, const float *b, size_t rows,
-                  size_t n, float eps)
-{
-    struct job j = {y, mean, inv_std, x, w, b, rows, n, eps};
-
-    nn_pool_run(pool, norm_rows, &j, (rows + ROWS - 1) / ROWS);
+    nn_pool_run_rows(pool, norm_row, &j, rows);
 }

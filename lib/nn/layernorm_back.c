@@ -12,13 +12,12 @@
 
 #include <math.h>
 
-#define ROWS 16  /* of a task */
 #define RUN  256 /* elements at a time */
 
 struct job {
     float *dx, *mean, *rho;
     const float *dy, *x, *w;
-    size_t rows, n;
+    size_t n;
     float eps;
     bool add;
 };
@@ -35,9 +34,10 @@ static void centre(const float *x, float mu, size_t at, size_t n, float *c)
         c[i] = x[at + i] - mu;
 }
 
-static void stats_row(const struct job *j, const struct nn_kernels *nn,
-                      size_t row)
+static void stats_row(void *arg, struct nn_worker *w, size_t row)
 {
+    const struct job *j = arg;
+    const struct nn_kernels *nn = w->nn;
     const float *x = j->x + row * j->n;
     const float mu = nn->sum(x, j->n) / (float)j->n;
     float c[RUN], squares = 0;
@@ -50,18 +50,10 @@ static void stats_row(const struct job *j, const struct nn_kernels *nn,
     j->rho[row] = 1.0f / sqrtf(squares / (float)j->n + j->eps);
 }
 
-static void stats_rows(void *arg, struct nn_worker *w, size_t task)
+static void back_row(void *arg, struct nn_worker *w, size_t row)
 {
     const struct job *j = arg;
-    const size_t end = (task + 1) * ROWS;
-
-    for (size_t r = task * ROWS; r < end && r < j->rows; r++)
-        stats_row(j, w->nn, r);
-}
-
-static void back_row(const struct job *j, const struct nn_kernels *nn,
-                     size_t row)
-{
+    const struct nn_kernels *nn = w->nn;
     const float *x = j->x + row * j->n, *dy = j->dy + row * j->n;
     const float mu = j->mean[row], rho = j->rho[row], n = (float)j->n;
     float *dx = j->dx + row * j->n, g[RUN], c[RUN], sum = 0, dot = 0;
@@ -85,27 +77,17 @@ static void back_row(const struct job *j, const struct nn_kernels *nn,
     }
 }
 
-static void back_rows(void *arg, struct nn_worker *w, size_t task)
-{
-    const struct job *j = arg;
-    const size_t end = (task + 1) * ROWS;
-
-    for (size_t r = task * ROWS; r < end && r < j->rows; r++)
-        back_row(j, w->nn, r);
-}
-
 void nn_layernorm_back(struct nn_pool *pool, float *dx, float *dw, float *db,
                        const float *dy, const float *x, const float *w,
                        size_t rows, size_t n, float eps, bool add, float *mean,
                        float *inv_std)
 {
-    struct job j = {dx, mean, inv_std, dy, x, w, rows, n, eps, add};
-    const size_t tasks = (rows + ROWS - 1) / ROWS;
+    struct job j = {dx, mean, inv_std, dy, x, w, n, eps, add};
 
-    nn_pool_run(pool, stats_rows, &j, tasks);
+    nn_pool_run_rows(pool, stats_row, &j, rows);
     if (dw)
         nn_column_products(pool, dw, dy, x, mean, inv_std, rows, n);
     if (db)
         nn_column_sums(pool, db, dy, rows, n);
-    nn_pool_run(pool, back_rows, &j, tasks);
+    nn_pool_run_rows(pool, back_row, &j, rows);
 }

@@ -9,7 +9,7 @@
 #include "delta.h"
 
 void nn_linear(struct nn_pool *pool, float *y, const float *x,
-               const struct nn_linear *l, size_t rows, bool add)
+               const struct nn_linear *l, size_t rows)
 {
     const bool late = l->delta && l->delta->m;
     const struct nn_product p = {.m = rows,
@@ -22,8 +22,7 @@ void nn_linear(struct nn_pool *pool, float *y, const float *x,
                                  .b_by_k = l->turned,
                                  .c = y,
                                  .c_row = l->out,
-                                 .bias = late ? NULL : l->bias,
-                                 .add = add};
+                                 .bias = late ? NULL : l->bias};
 
     nn_multiply(pool, &p);
     if (l->delta)

@@ -4,7 +4,7 @@
  * First all places are made and bound to the model (bind.c), so that a wrong
  * shape is found before anything is read; then the parts are read in the
  * order of the file.  Vectors are widened; absmax of a double quantization
- * becomes float: absmax = map[code] * nested[code's block] + offset.
+ * becomes float.
  */
 #include "load.h"
 
@@ -110,8 +110,7 @@ static int read_parts(struct nn_loader *l)
 
 /* ---- what is made of what was read -------------------------------------- */
 
-static const void *bytes_of(const struct nn_loader *l, size_t i,
-                            enum pq_role role)
+void *nn_part_of(const struct nn_loader *l, size_t i, enum pq_role role)
 {
     const size_t p = pq_part_number(&l->s->catalog->tensors[i], role);
 
@@ -122,22 +121,21 @@ static const void *bytes_of(const struct nn_loader *l, size_t i,
 static int undo_nested(struct nn_loader *l, size_t i)
 {
     const struct pq_tensor *t = &l->s->catalog->tensors[i];
-    const uint8_t *codes = bytes_of(l, i, PQ_ROLE_ABSMAX);
-    const float *nested = bytes_of(l, i, PQ_ROLE_NESTED_ABSMAX);
-    const float *map = bytes_of(l, i, PQ_ROLE_NESTED_QUANT_MAP);
+    const uint8_t *codes = nn_part_of(l, i, PQ_ROLE_ABSMAX);
+    const float *nested = nn_part_of(l, i, PQ_ROLE_NESTED_ABSMAX);
+    const float *map = nn_part_of(l, i, PQ_ROLE_NESTED_QUANT_MAP);
     const struct pq_part *state = pq_part_of(t, PQ_ROLE_QUANT_STATE);
     double offset;
 
     if (!codes || !nested || !map || !state)
         return pq_fail(l->e, PQ_EFORMAT,
                        "tensor %s: a part of its encoding is missing", t->name);
-    if (pq_state_offset(bytes_of(l, i, PQ_ROLE_QUANT_STATE),
+    if (pq_state_offset(nn_part_of(l, i, PQ_ROLE_QUANT_STATE),
                         (size_t)state->bytes, &offset, l->e))
         return pq_error_in(l->e, "tensor %s", t->name);
-    for (uint64_t b = 0; b < pq_blocks_of(t->n_elements, t->codec.block); b++) {
-        const float v = map[codes[b]] * nested[b / t->codec.nested_block];
-        l->t[i].scale[b] = v + (float)offset;
-    }
+    pq_nested_undo(codes, map, nested, 0,
+                   pq_blocks_of(t->n_elements, t->codec.block),
+                   t->codec.nested_block, offset, l->t[i].scale);
     return 0;
 }
 

@@ -25,6 +25,9 @@ struct nn_loader {
     bool failed;
 };
 
+/* Where a part of tensor i is read to, or NULL. */
+void *nn_part_of(const struct nn_loader *l, size_t i, enum pq_role role);
+
 /* bind.c: every tensor of the model finds its numbers, not yet read. */
 PQ_MUST_USE int nn_bind_model(struct nn_loader *l);
 /* Not weights: masks and tables that some files carry. */

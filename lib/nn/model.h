@@ -94,6 +94,20 @@ struct nn_batch {
 void nn_forward(struct nn_pool *pool, const struct nn_model *m,
                 const struct nn_batch *b, struct nn_cache *cache,
                 struct nn_work *w);
+
+/* Parts of a pass, for nn_forward() and for training (tape.h). */
+
+/* A norm of the hidden size. */
+void nn_norm(struct nn_pool *pool, const struct nn_config *c,
+             float *y /* [rows][hidden] */, const float *x /* [rows][hidden] */,
+             const float *w, const float *bias, size_t rows);
+/* Heads of q or k: normed one by one if qk_norm, then turned; in place. */
+void nn_place(struct nn_pool *pool, const struct nn_config *c,
+              float *x /* [rows][heads][d] */,
+              const float *raw /* [rows][heads][d], x unless qk_norm */,
+              size_t heads, const float *w, const float *cosine,
+              const float *sine, size_t rows);
+struct nn_attention nn_attention_of(const struct nn_model *m, size_t layer);
 /* Logits of n rows of hidden states, final cap included. */
 void nn_logits(struct nn_pool *pool, const struct nn_model *m,
                float *z /* [n][vocab] */, const float *x /* [n][hidden] */,

@@ -22,17 +22,15 @@ extern "C" {
 
 /* ---- rmsnorm.c ---------------------------------------------------------- */
 
-/* `plus_one`: the weight is 1 + w.  inv_rms may be NULL; in place. */
+/* `plus_one`: the weight is 1 + w.  In place. */
 void nn_rmsnorm(struct nn_pool *pool, float *y /* [rows][n] */,
-                float *inv_rms /* [rows] */, const float *x /* [rows][n] */,
-                const float *w /* [n] */, size_t rows, size_t n, float eps,
-                bool plus_one);
+                const float *x /* [rows][n] */, const float *w /* [n] */,
+                size_t rows, size_t n, float eps, bool plus_one);
 
 /* ---- layernorm.c -------------------------------------------------------- */
 
-/* mean and inv_std may be NULL; in place. */
+/* In place. */
 void nn_layernorm(struct nn_pool *pool, float *y /* [rows][n] */,
-                  float *mean /* [rows] */, float *inv_std /* [rows] */,
                   const float *x /* [rows][n] */, const float *w /* [n] */,
                   const float *b /* [n] */, size_t rows, size_t n, float eps);
 
@@ -47,13 +45,10 @@ struct nn_linear {
     const struct nn_delta *delta; /* an adapter (delta.h), or NULL */
 };
 
-/*
- * y = x w^T + bias with the adapter, or y + that if `add`, which is not for
- * layers with DoRA.
- */
+/* y = x w^T + bias, with the adapter. */
 void nn_linear(struct nn_pool *pool, float *y /* [rows][out] */,
                const float *x /* [rows][in] */, const struct nn_linear *l,
-               size_t rows, bool add);
+               size_t rows);
 
 /* ---- embed.c ------------------------------------------------------------ */
 
@@ -98,6 +93,12 @@ struct nn_attention {
     size_t window; /* keys that a query sees, itself among them; 0 = all */
 };
 
+/* The first key that the query at key index p sees. */
+static inline size_t nn_first_key(const struct nn_attention *a, size_t p)
+{
+    return a->window && p >= a->window ? p - a->window + 1 : 0;
+}
+
 #define NN_QUERIES 64 /* in a tile */
 
 /* Spare floats that a worker needs for at most `keys` keys in a sequence. */
@@ -137,7 +138,8 @@ void nn_softcap(struct nn_pool *pool, float *x /* [n] */, float cap, size_t n);
 
 /* ---- cross_entropy.c ---------------------------------------------------- */
 
-#define NN_IGNORE (-100) /* a label that is not scored */
+#define NN_IGNORE    (-100) /* a label that is not scored */
+#define NN_LOSS_ROWS 256    /* rows of logits at a time, at most */
 
 /* lse = log sum e^z, nll = lse - z[label] in nats, 0 where it is ignored. */
 void nn_cross_entropy(struct nn_pool *pool, double *nll /* [rows] */,
@@ -145,9 +147,13 @@ void nn_cross_entropy(struct nn_pool *pool, double *nll /* [rows] */,
                       const float *z /* [rows][vocab] */,
                       const int32_t *labels /* [rows] */, size_t rows,
                       size_t vocab);
+/* z = x head^T, cap tanh(z / cap) unless cap is 0. */
+void nn_head_logits(struct nn_pool *pool, float *z /* [rows][vocab] */,
+                    const float *x /* [rows][h] */,
+                    const struct nn_linear *head, float cap, size_t rows);
 /*
- * The same from the hidden states, in runs of `chunk` rows: the logits of
- * all rows never exist together.  Rows without a label cost nothing.
+ * Cross entropy from the hidden states, in runs of `chunk` rows: the logits
+ * of all rows never exist together.  Rows without a label cost nothing.
  */
 void nn_head_loss(struct nn_pool *pool, double *nll /* [rows] */,
                   const float *x /* [rows][h] */, const struct nn_linear *head,

@@ -58,7 +58,7 @@ struct nn_config {
     float embed_scale;
     const size_t *windows; /* [layers], 0 = all keys */
     struct nn_rope_config rope;
-    int32_t bos, pad; /* -1 = none */
+    int32_t pad; /* -1 = none */
 };
 
 /* Strings and arrays are kept in the arena; messages begin with config.json. */

@@ -83,6 +83,34 @@ void nn_pool_run(struct nn_pool *p, nn_task *f, void *arg, size_t n)
     pthread_mutex_unlock(&p->lock);
 }
 
+/* ---- rows --------------------------------------------------------------- */
+
+#define ROWS 16 /* of a task */
+
+struct rows {
+    nn_task *f;
+    void *arg;
+    size_t n;
+};
+
+static void run_rows(void *arg, struct nn_worker *w, size_t task)
+{
+    const struct rows *r = arg;
+    const size_t end = (task + 1) * ROWS;
+
+    for (size_t i = task * ROWS; i < end && i < r->n; i++)
+        r->f(r->arg, w, i);
+}
+
+void nn_pool_run_rows(struct nn_pool *p, nn_task *f, void *arg, size_t rows)
+{
+    struct rows r = {f, arg, rows};
+
+    nn_pool_run(p, run_rows, &r, (rows + ROWS - 1) / ROWS);
+}
+
+/* ---- making it ---------------------------------------------------------- */
+
 static float *aligned_floats(size_t n)
 {
     uint64_t bytes;
@@ -175,9 +203,4 @@ void nn_pool_free(struct nn_pool *p)
 size_t nn_pool_threads(const struct nn_pool *p)
 {
     return p->n_threads;
-}
-
-const struct nn_kernels *nn_pool_kernels(const struct nn_pool *p)
-{
-    return p->workers[0].nn;
 }

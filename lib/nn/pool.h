@@ -40,12 +40,13 @@ PQ_MUST_USE struct nn_pool *nn_pool_new(size_t n_threads,
                                         struct pq_error *e);
 void nn_pool_free(struct nn_pool *p); /* NULL is fine */
 size_t nn_pool_threads(const struct nn_pool *p);
-const struct nn_kernels *nn_pool_kernels(const struct nn_pool *p);
 /* Gives each worker a spare buffer of at least n floats. */
 PQ_MUST_USE int nn_pool_spare(struct nn_pool *p, size_t n, struct pq_error *e);
 
 /* Runs tasks 0 .. n - 1 and returns when all are done. */
 void nn_pool_run(struct nn_pool *p, nn_task *f, void *arg, size_t n);
+/* The same where a task is little work, a row: several are drawn at a time. */
+void nn_pool_run_rows(struct nn_pool *p, nn_task *f, void *arg, size_t rows);
 
 #ifdef __cplusplus
 }

@@ -10,26 +10,23 @@
 
 #include <math.h>
 
-#define ROWS 16 /* of a task */
-
 struct job {
-    float *y, *inv_rms;
+    float *y;
     const float *x, *w;
-    size_t rows, n;
+    size_t n;
     float eps;
     bool plus_one;
 };
 
-static void norm_row(const struct job *j, const struct nn_kernels *nn,
-                     size_t row)
+static void norm_row(void *arg, struct nn_worker *w, size_t row)
 {
+    const struct job *j = arg;
+    const struct nn_kernels *nn = w->nn;
     const float *x = j->x + row * j->n;
     float *y = j->y + row * j->n;
     const float mean = nn->dot(x, x, j->n) / (float)j->n;
     const float rho = 1.0f / sqrtf(mean + j->eps);
 
-    if (j->inv_rms)
-        j->inv_rms[row] = rho;
     if (!j->plus_one) {
         nn->scale_by(y, x, rho, j->w, j->n);
         return;
@@ -38,19 +35,10 @@ static void norm_row(const struct job *j, const struct nn_kernels *nn,
         y[i] = (x[i] * rho) * (1.0f + j->w[i]);
 }
 
-static void norm_rows(void *arg, struct nn_worker *w, size_t task)
+void nn_rmsnorm(struct nn_pool *pool, float *y, const float *x, const float *w,
+                size_t rows, size_t n, float eps, bool plus_one)
 {
-    const struct job *j = arg;
-    const size_t end = (task + 1) * ROWS;
+    struct job j = {y, x, w, n, eps, plus_one};
 
-    for (size_t r = task * ROWS; r < end && r < j->rows; r++)
-        norm_row(j, w->nn, r);
-}
-
-void nn_rmsnorm(struct nn_pool *pool, float *y, float *inv_rms, const float *x,
-                const float *w, size_t rows, size_t n, float eps, bool plus_one)
-{
-    struct job j = {y, inv_rms, x, w, rows, n, eps, plus_one};
-
-    nn_pool_run(pool, norm_rows, &j, (rows + ROWS - 1) / ROWS);
+    nn_pool_run_rows(pool, norm_row, &j, rows);
 }

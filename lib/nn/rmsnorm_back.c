@@ -12,27 +12,23 @@
 
 #include <math.h>
 
-#define ROWS 16  /* of a task */
 #define RUN  256 /* elements of g at a time */
 
 struct job {
     float *dx, *rho;
     const float *dy, *x, *w;
-    size_t rows, n;
+    size_t n;
     float eps;
     bool plus_one, add;
 };
 
-static void rho_rows(void *arg, struct nn_worker *w, size_t task)
+static void rho_row(void *arg, struct nn_worker *w, size_t row)
 {
     const struct job *j = arg;
-    const size_t end = (task + 1) * ROWS;
+    const float *x = j->x + row * j->n;
+    const float mean = w->nn->dot(x, x, j->n) / (float)j->n;
 
-    for (size_t r = task * ROWS; r < end && r < j->rows; r++) {
-        const float *x = j->x + r * j->n;
-        const float mean = w->nn->dot(x, x, j->n) / (float)j->n;
-        j->rho[r] = 1.0f / sqrtf(mean + j->eps);
-    }
+    j->rho[row] = 1.0f / sqrtf(mean + j->eps);
 }
 
 /* g[i] = dy[at + i] u[at + i] */
@@ -45,9 +41,10 @@ static void weigh(const struct job *j, const float *dy, size_t at, size_t n,
         g[i] = dy[at + i] * (j->plus_one ? 1.0f + w[i] : w[i]);
 }
 
-static void back_row(const struct job *j, const struct nn_kernels *nn,
-                     size_t row)
+static void back_row(void *arg, struct nn_worker *w, size_t row)
 {
+    const struct job *j = arg;
+    const struct nn_kernels *nn = w->nn;
     const float *x = j->x + row * j->n, *dy = j->dy + row * j->n;
     float *dx = j->dx + row * j->n, g[RUN], dot = 0;
     const float rho = j->rho[row];
@@ -68,25 +65,15 @@ static void back_row(const struct job *j, const struct nn_kernels *nn,
     }
 }
 
-static void back_rows(void *arg, struct nn_worker *w, size_t task)
-{
-    const struct job *j = arg;
-    const size_t end = (task + 1) * ROWS;
-
-    for (size_t r = task * ROWS; r < end && r < j->rows; r++)
-        back_row(j, w->nn, r);
-}
-
 void nn_rmsnorm_back(struct nn_pool *pool, float *dx, float *dw,
                      const float *dy, const float *x, const float *w,
                      size_t rows, size_t n, float eps, bool plus_one, bool add,
                      float *inv_rms)
 {
-    struct job j = {dx, inv_rms, dy, x, w, rows, n, eps, plus_one, add};
-    const size_t tasks = (rows + ROWS - 1) / ROWS;
+    struct job j = {dx, inv_rms, dy, x, w, n, eps, plus_one, add};
 
-    nn_pool_run(pool, rho_rows, &j, tasks);
+    nn_pool_run_rows(pool, rho_row, &j, rows);
     if (dw)
         nn_column_products(pool, dw, dy, x, NULL, inv_rms, rows, n);
-    nn_pool_run(pool, back_rows, &j, tasks);
+    nn_pool_run_rows(pool, back_row, &j, rows);
 }

@@ -12,8 +12,6 @@
 
 #include "elementary.h"
 
-#define ROWS 16 /* of a task */
-
 void nn_rope_table(float *cosine, float *sine, const size_t *positions,
                    size_t rows, const float *inv, size_t half, float a)
 {
@@ -30,7 +28,7 @@ void nn_rope_table(float *cosine, float *sine, const size_t *positions,
 struct job {
     float *x;
     const float *cosine, *sine;
-    size_t rows, heads, d, half;
+    size_t heads, d, half;
     bool back;
 };
 
@@ -46,22 +44,20 @@ static void turn_head(const struct job *j, float *x, size_t row)
     }
 }
 
-static void turn_rows(void *arg, struct nn_worker *w, size_t task)
+static void turn_row(void *arg, struct nn_worker *w, size_t row)
 {
     const struct job *j = arg;
-    const size_t end = (task + 1) * ROWS;
 
     (void)w;
-    for (size_t r = task * ROWS; r < end && r < j->rows; r++)
-        for (size_t i = 0; i < j->heads; i++)
-            turn_head(j, j->x + (r * j->heads + i) * j->d, r);
+    for (size_t i = 0; i < j->heads; i++)
+        turn_head(j, j->x + (row * j->heads + i) * j->d, row);
 }
 
 void nn_rope(struct nn_pool *pool, float *x, const float *cosine,
              const float *sine, size_t rows, size_t heads, size_t d,
              size_t half, bool back)
 {
-    struct job j = {x, cosine, sine, rows, heads, d, half, back};
+    struct job j = {x, cosine, sine, heads, d, half, back};
 
-    nn_pool_run(pool, turn_rows, &j, (rows + ROWS - 1) / ROWS);
+    nn_pool_run_rows(pool, turn_row, &j, rows);
 }

@@ -7,22 +7,29 @@
  *
  *   1. hold the held + k smallest |w|, among equals the first
  *   2. free the k with the largest |g| among those held, the first of equals
- *
- * The rank is found by the bits of the magnitudes, which order as the
- * numbers do: four passes, a byte each.
  */
 #include "sparse.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "surgery/prune_internal.h"
+
 int nn_sparse_init(struct nn_sparse *x, const struct nn_params *p,
                    const struct pq_train_sparsity *s, struct pq_error *e)
 {
+    size_t most = 0;
+
+    for (size_t i = 0; i < p->n; i++)
+        if (p->p[i].masked && p->p[i].n > most)
+            most = p->p[i].n;
     x->s = *s;
     x->mask = pq_alloc(p->total, 1);
-    if (!x->mask)
+    x->room = pq_alloc(most, sizeof *x->room);
+    if (!x->mask || !x->room) {
+        nn_sparse_release(x);
         return pq_fail_nomem(e);
+    }
     memset(x->mask, 1, p->total);
     return 0;
 }
@@ -30,7 +37,9 @@ int nn_sparse_init(struct nn_sparse *x, const struct nn_params *p,
 void nn_sparse_release(struct nn_sparse *x)
 {
     free(x->mask);
+    free(x->room);
     x->mask = NULL;
+    x->room = NULL;
 }
 
 static uint32_t magnitude(float x)
@@ -41,65 +50,38 @@ static uint32_t magnitude(float x)
     return u & 0x7fffffffu;
 }
 
-/* What is ranked: weights, or the gradients of those that are held. */
-struct ranked {
-    const float *x;
-    const uint8_t *mask; /* only where it is 0; NULL: all */
-    size_t n;
-};
-
-/* The magnitude of number k when they are sorted; *below are smaller. */
-static uint32_t rank_of(const struct ranked *r, size_t k, size_t *below)
-{
-    uint32_t prefix = 0;
-
-    *below = 0;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        const uint32_t high = shift == 24 ? 0 : ~0u << (shift + 8);
-        size_t counts[256] = {0}, digit = 0;
-        for (size_t i = 0; i < r->n; i++) {
-            const uint32_t u = magnitude(r->x[i]);
-            if ((!r->mask || !r->mask[i]) && (u & high) == prefix)
-                counts[u >> shift & 255]++;
-        }
-        while (k - *below >= counts[digit])
-            *below += counts[digit++];
-        prefix |= (uint32_t)digit << shift;
-    }
-    return prefix;
-}
-
 /* Holds the k smallest of n weights. */
 static void hold(const float *w, uint8_t *mask, size_t n, size_t k)
 {
-    const struct ranked r = {w, NULL, n};
-    size_t below, ties = 0;
+    struct pq_cut c;
 
-    memset(mask, 1, n);
-    if (k == 0)
-        return;
-    const uint32_t at = rank_of(&r, k - 1, &below);
+    pq_prune_select(w, n, k, &c);
     for (size_t i = 0; i < n; i++) {
         const uint32_t u = magnitude(w[i]);
-        if (u < at || (u == at && ties++ < k - below))
-            mask[i] = 0;
+        const bool tie = u == c.bits && c.left > 0;
+        mask[i] = u > c.bits || (u == c.bits && !tie);
+        c.left -= tie;
     }
 }
 
 /* Frees the k with the largest gradients of `held` that are held. */
-static void grow(const float *g, uint8_t *mask, size_t n, size_t held, size_t k)
+static void grow(const float *g, uint8_t *mask, size_t n, size_t held, size_t k,
+                 float *room /* [held] */)
 {
-    const struct ranked r = {g, mask, n};
-    size_t below, above = 0, ties = 0;
+    size_t above = 0, ties = 0, m = 0;
+    struct pq_cut c;
 
     if (k == 0)
         return;
-    const uint32_t at = rank_of(&r, held - k, &below);
     for (size_t i = 0; i < n; i++)
-        above += !mask[i] && magnitude(g[i]) > at;
+        if (!mask[i])
+            room[m++] = g[i];
+    pq_prune_select(room, held, held - k + 1, &c);
+    for (size_t i = 0; i < held; i++)
+        above += magnitude(room[i]) > c.bits;
     for (size_t i = 0; i < n; i++) {
         const uint32_t u = magnitude(g[i]);
-        if (!mask[i] && (u > at || (u == at && ties++ < k - above)))
+        if (!mask[i] && (u > c.bits || (u == c.bits && ties++ < k - above)))
             mask[i] = 1;
     }
 }
@@ -138,7 +120,7 @@ static void update(const struct nn_sparse *x, const struct nn_params *p,
     for (size_t i = 0; i < q->n; i++)
         if (!mask[i])
             w[i] = m[i] = v[i] = 0;
-    grow(p->g + q->at, mask, q->n, held + k, k);
+    grow(p->g + q->at, mask, q->n, held + k, k, x->room);
 }
 
 void nn_sparse_update(const struct nn_sparse *x, const struct nn_params *p,

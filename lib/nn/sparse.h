@@ -14,6 +14,7 @@ extern "C" {
 struct nn_sparse {
     struct pq_train_sparsity s;
     uint8_t *mask; /* [total], 1 = free; NULL: nothing is held */
+    float *room;   /* for the gradients of a parameter that are held */
 };
 
 PQ_MUST_USE int nn_sparse_init(struct nn_sparse *x, const struct nn_params *p,

@@ -176,58 +176,22 @@ void nn_tape_release(struct nn_tape *t)
 
 /* ---- a block ------------------------------------------------------------ */
 
-void nn_tape_norm(struct nn_tape *t, float *y, const float *x, const float *w,
-                  const float *bias, size_t rows)
-{
-    const struct nn_config *c = &t->m->c;
-
-    if (c->layer_norm)
-        nn_layernorm(t->pool, y, NULL, NULL, x, w, bias, rows, c->hidden,
-                     c->eps);
-    else
-        nn_rmsnorm(t->pool, y, NULL, x, w, rows, c->hidden, c->eps,
-                   c->plus_one);
-}
-
-struct nn_attention nn_tape_attention(const struct nn_model *m, size_t layer)
-{
-    const struct nn_config *c = &m->c;
-    const float by = c->scale_by_layer ? (float)(layer + 1) : 1.0f;
-    const struct nn_attention a = {c->heads,    c->kv_heads,
-                                   c->d,        c->scale / by,
-                                   c->attn_cap, c->windows[layer]};
-
-    return a;
-}
-
-/* Heads of q or k: normed one by one (from raw), then turned. */
-static void place(struct nn_tape *t, float *x, const float *raw, size_t heads,
-                  const float *weight, size_t rows)
-{
-    const struct nn_config *c = &t->m->c;
-
-    if (c->qk_norm)
-        nn_rmsnorm(t->pool, x, NULL, raw, weight, rows * heads, c->d, c->eps,
-                   c->plus_one);
-    if (c->rope.type != NN_ROPE_NONE)
-        nn_rope(t->pool, x, t->cosine, t->sine, rows, heads, c->d, c->rope.half,
-                false);
-}
-
 static void attention(struct nn_tape *t, const struct nn_train_batch *b,
                       size_t layer)
 {
     const struct nn_layer *l = &t->m->layers[layer];
     const struct nn_config *c = &t->m->c;
     struct nn_kept *k = &t->kept[layer];
-    const struct nn_attention a = nn_tape_attention(t->m, layer);
+    const struct nn_attention a = nn_attention_of(t->m, layer);
     float *q = c->qk_norm ? k->q0 : k->q, *key = c->qk_norm ? k->k0 : k->k;
 
-    nn_linear(t->pool, q, t->y, &l->q, b->rows, false);
-    nn_linear(t->pool, key, t->y, &l->k, b->rows, false);
-    nn_linear(t->pool, k->v, t->y, &l->v, b->rows, false);
-    place(t, k->q, q, c->heads, l->q_norm, b->rows);
-    place(t, k->k, key, c->kv_heads, l->k_norm, b->rows);
+    nn_linear(t->pool, q, t->y, &l->q, b->rows);
+    nn_linear(t->pool, key, t->y, &l->k, b->rows);
+    nn_linear(t->pool, k->v, t->y, &l->v, b->rows);
+    nn_place(t->pool, c, k->q, q, c->heads, l->q_norm, t->cosine, t->sine,
+             b->rows);
+    nn_place(t->pool, c, k->k, key, c->kv_heads, l->k_norm, t->cosine, t->sine,
+             b->rows);
     nn_attention(t->pool, k->o, k->lse, k->q, k->k, k->v, &a, b->s, b->n);
 }
 
@@ -238,9 +202,9 @@ static void add_half(struct nn_tape *t, float *out, const float *x,
 {
     float *y = post ? half : t->y;
 
-    nn_linear(t->pool, y, in, l, rows, false);
+    nn_linear(t->pool, y, in, l, rows);
     if (post)
-        nn_tape_norm(t, t->y, y, post, NULL, rows);
+        nn_norm(t->pool, &t->m->c, t->y, y, post, NULL, rows);
     nn_add(t->pool, out, x, t->y, rows * t->m->c.hidden);
 }
 
@@ -251,13 +215,13 @@ void nn_tape_block(struct nn_tape *t, const struct nn_train_batch *b,
     const struct nn_layer *l = &t->m->layers[layer];
     struct nn_kept *k = &t->kept[layer];
 
-    nn_tape_norm(t, t->y, k->x, l->norm1, l->norm1_bias, b->rows);
+    nn_norm(t->pool, c, t->y, k->x, l->norm1, l->norm1_bias, b->rows);
     attention(t, b, layer);
     add_half(t, k->mid, k->x, k->o, &l->o, k->half1, l->post1, b->rows);
-    nn_tape_norm(t, t->y, k->mid, l->norm2, l->norm2_bias, b->rows);
-    nn_linear(t->pool, k->up, t->y, &l->up, b->rows, false);
+    nn_norm(t->pool, c, t->y, k->mid, l->norm2, l->norm2_bias, b->rows);
+    nn_linear(t->pool, k->up, t->y, &l->up, b->rows);
     if (c->gated)
-        nn_linear(t->pool, k->gate, t->y, &l->gate, b->rows, false);
+        nn_linear(t->pool, k->gate, t->y, &l->gate, b->rows);
     if (again && !l->post2)
         return;
     nn_activate(t->pool, t->act, c->gated ? k->gate : k->up,
@@ -328,8 +292,8 @@ static void forward(struct nn_tape *t, const struct nn_train_batch *b)
         add_noise(t, b);
     for (size_t i = 0; i < m->c.layers; i++)
         nn_tape_block(t, b, i, false);
-    nn_tape_norm(t, t->y, t->kept[m->c.layers].x, m->norm, m->norm_bias,
-                 b->rows);
+    nn_norm(t->pool, &m->c, t->y, t->kept[m->c.layers].x, m->norm, m->norm_bias,
+            b->rows);
 }
 
 double nn_tape_score(struct nn_tape *t, const struct nn_train_batch *b)

@@ -91,12 +91,9 @@ double nn_tape_gradient(struct nn_tape *t, const struct nn_train_batch *b,
                         float weight);
 
 /* tape.c, for tape_back.c: */
-void nn_tape_norm(struct nn_tape *t, float *y, const float *x, const float *w,
-                  const float *bias, size_t rows);
 /* `again`: all but what leads only to the next layer's x. */
 void nn_tape_block(struct nn_tape *t, const struct nn_train_batch *b,
                    size_t layer, bool again);
-struct nn_attention nn_tape_attention(const struct nn_model *m, size_t layer);
 /* tape_back.c */
 void nn_tape_back(struct nn_tape *t, const struct nn_train_batch *b);
 

@@ -102,7 +102,7 @@ static void back_mlp(struct nn_tape *t, const struct nn_layer *l,
         nn_activate(t->pool, t->act, gate, up, n, c->act);
     back_linear(t, t->dact, dy, t->act, &l->down, rows, false);
     if (wants_input(t, &l->up) || (c->gated && wants_input(t, &l->gate)))
-        nn_tape_norm(t, t->y, k->mid, l->norm2, l->norm2_bias, rows);
+        nn_norm(t->pool, c, t->y, k->mid, l->norm2, l->norm2_bias, rows);
     if (c->gated) {
         /* act is free: it becomes dgate, dact becomes dup */
         nn_activate_back(t->pool, t->act, t->dact, t->dact, gate, up, n,
@@ -121,7 +121,7 @@ static void back_attention(struct nn_tape *t, const struct nn_train_batch *b,
 {
     const struct nn_config *c = &t->m->c;
     const struct nn_kept *k = &t->kept[layer];
-    const struct nn_attention a = nn_tape_attention(t->m, layer);
+    const struct nn_attention a = nn_attention_of(t->m, layer);
     const size_t rows = b->rows;
     const float *dy = enter(t, k->half1, l->post1, rows);
 
@@ -131,7 +131,7 @@ static void back_attention(struct nn_tape *t, const struct nn_train_batch *b,
     back_place(t, t->dq, k->q0, c->heads, l->q_norm, rows);
     back_place(t, t->dk, k->k0, c->kv_heads, l->k_norm, rows);
     if (wants_input(t, &l->q) || wants_input(t, &l->k) || wants_input(t, &l->v))
-        nn_tape_norm(t, t->y, k->x, l->norm1, l->norm1_bias, rows);
+        nn_norm(t->pool, c, t->y, k->x, l->norm1, l->norm1_bias, rows);
     /* where nothing below is trained, this is the end */
     float *dx = layer > t->plan.lowest || t->plan.below ? t->dy : NULL;
     back_linear(t, dx, t->dq, t->y, &l->q, rows, false);

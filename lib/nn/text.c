@@ -103,8 +103,8 @@ void pq_nn_free(struct pq_nn *nn)
 struct pq_nn_info pq_nn_about(const struct pq_nn *nn)
 {
     const struct nn_config *c = &nn->m.c;
-    const struct pq_nn_info info = {c->type,           c->vocab, c->positions,
-                                    c->learned_places, c->bos,   nn->m.bytes};
+    const struct pq_nn_info info = {c->type, c->vocab, c->positions,
+                                    c->learned_places};
 
     return info;
 }

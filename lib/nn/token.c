@@ -32,7 +32,7 @@ int tok_find_bytes(struct pq_tokenizer *t, struct pq_error *e)
 void tok_watch_cut(struct pq_tokenizer *t, struct tok_text left,
                    struct tok_text right)
 {
-    static const struct tok_text mark = {"\xe2\x96\x81", 3};
+    static const struct tok_text mark = {TOK_MARK, TOK_MARK_BYTES};
     const bool from = left.n >= mark.n &&
                       memcmp(left.s + left.n - mark.n, mark.s, mark.n) == 0;
     if (tok_starts(right, mark) && !from)

@@ -21,6 +21,9 @@
 
 #define NONE PQ_TOKEN_NONE
 
+#define TOK_MARK       "\xe2\x96\x81" /* U+2581, SentencePiece's space */
+#define TOK_MARK_BYTES (sizeof TOK_MARK - 1)
+
 /* Bytes of a text; not NUL-terminated. */
 struct tok_text {
     const char *s;
@@ -139,6 +142,14 @@ struct tok_find {
 /* 1 and the match [*from, *to), or 0 at the end, or -1. */
 PQ_MUST_USE int tok_find_next(struct tok_find *f, size_t *from, size_t *to,
                               struct pq_error *e);
+/* From the start of a text, by what a step looks for. */
+struct tok_step;
+struct tok_find tok_find_start(const struct tok_step *x, struct tok_text in,
+                               struct tok_matcher **m);
+/* Appends the text with the content of the step in place of its matches. */
+PQ_MUST_USE int tok_replace(const struct tok_step *x, struct tok_text in,
+                            struct tok_matcher **m, struct pq_buf *out,
+                            struct pq_error *e);
 void tok_matcher_free(struct tok_matcher *m);
 
 /* ---- what the sections of a tokenizer say ------------------------------- */
@@ -243,6 +254,8 @@ struct pq_tokenizer {
 
 struct cJSON;
 
+/* Is it the id of a token? */
+bool tok_json_id(const struct cJSON *v, uint32_t *id);
 /* The sections, NULL or null for none; each into its place in the tokenizer. */
 PQ_MUST_USE int tok_read_normalizer(struct pq_tokenizer *t,
                                     const struct cJSON *c, struct pq_error *e);

@@ -273,13 +273,13 @@ static int cached_word(struct tok_run *r, struct tok_text w)
  * something else. */
 static size_t cut_at(struct tok_text w, size_t from)
 {
-    static const char mark[] = "\xe2\x96\x81";
     bool other = false;
     for (size_t i = from; i < w.n;) {
-        if (w.n - i >= 3 && memcmp(w.s + i, mark, 3) == 0) {
+        if (w.n - i >= TOK_MARK_BYTES &&
+            memcmp(w.s + i, TOK_MARK, TOK_MARK_BYTES) == 0) {
             if (other)
                 return i;
-            i += 3;
+            i += TOK_MARK_BYTES;
         } else {
             other = true;
             i++;

@@ -152,19 +152,6 @@ static void end_bytes(struct held *h, struct pq_buf *out)
     b->n = 0;
 }
 
-static void replace(const struct tok_step *x, struct tok_text in,
-                    struct pq_buf *out)
-{
-    struct tok_find f = {.literal = x->pattern, .in = in};
-    size_t done = 0, from, to;
-    while (tok_find_next(&f, &from, &to, NULL) == 1) {
-        pq_buf_add(out, in.s + done, from - done);
-        pq_buf_add(out, x->content.s, x->content.n);
-        done = to;
-    }
-    pq_buf_add(out, in.s + done, in.n - done);
-}
-
 /* The first token loses its replacements, unless none were put there. */
 static void metaspace(const struct tok_step *x, struct held *h,
                       struct tok_text in, struct pq_buf *out)
@@ -272,7 +259,8 @@ static void pass(struct pq_decoder *d, size_t i, struct tok_text in, bool last,
         byte_level(h, in, last, b);
         break;
     case TOK_REPLACE:
-        replace(x, in, b);
+        if (tok_replace(x, in, NULL, b, NULL) != 0)
+            b->failed = true; /* it does not: decoders have no patterns */
         break;
     case TOK_METASPACE:
         metaspace(x, h, in, b);

@@ -288,13 +288,10 @@ static int read_added(struct file *f, const cJSON *c, struct tok_added *x)
 {
     const cJSON *const id = cJSON_GetObjectItemCaseSensitive(c, "id");
     const cJSON *const s = cJSON_GetObjectItemCaseSensitive(c, "content");
-    if (!cJSON_IsNumber(id) || !(id->valuedouble >= 0) ||
-        id->valuedouble >= PQ_TOKEN_IDS ||
-        id->valuedouble != (double)(uint32_t)id->valuedouble)
+    if (!tok_json_id(id, &x->id))
         return wrong(f, "added_tokens: id");
     if (!cJSON_IsString(s))
         return wrong(f, "added_tokens: content");
-    x->id = (uint32_t)id->valuedouble;
     x->content.n = strlen(s->valuestring);
     x->content.s = pq_arena_strndup(&f->t->arena, s->valuestring, x->content.n);
     if (x->content.s == NULL)
@@ -329,7 +326,6 @@ static int read_added_list(struct file *f, const cJSON *c)
 
 static int read_bpe(struct file *f)
 {
-    static const char mark[] = "\xe2\x96\x81";
     struct pq_tokenizer *const t = f->t;
     struct tok_text unk = {NULL, 0};
     struct pq_buf b = {0};
@@ -339,7 +335,7 @@ static int read_bpe(struct file *f)
         read_text(f, UNK_TOKEN, &unk) != 0 || refuse_keys(f) != 0)
         return -1;
     t->cut = !t->byte_level && !t->ignore_merges &&
-             tok_vocab_find(&t->vocab, mark, 3) != NONE;
+             tok_vocab_find(&t->vocab, TOK_MARK, TOK_MARK_BYTES) != NONE;
     if (tok_read_merges(f) != 0)
         return -1;
     if (unk.s != NULL) {

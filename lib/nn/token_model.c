@@ -342,7 +342,7 @@ static size_t cut_piece(const struct model *m, size_t i, uint32_t rank,
 static int fill_merges(struct model *m)
 {
     size_t n_scores, n = 0;
-    m->t->cut = tok_vocab_find(&m->t->vocab, "\xe2\x96\x81", 3) != NONE;
+    m->t->cut = tok_vocab_find(&m->t->vocab, TOK_MARK, TOK_MARK_BYTES) != NONE;
     for (size_t i = 0; i < m->n; i++)
         n += cut_piece(m, i, 0, false);
     if (tok_merges_room(&m->t->merges, n, m->e) != 0)
@@ -395,7 +395,8 @@ static struct tok_step *add_step(struct tok_steps *s, enum tok_kind kind)
 
 static int fill_steps(struct model *m)
 {
-    static const struct tok_text mark = {"\xe2\x96\x81", 3}, space = {" ", 1};
+    static const struct tok_text mark = {TOK_MARK, TOK_MARK_BYTES};
+    static const struct tok_text space = {" ", 1};
     struct pq_tokenizer *const t = m->t;
     struct tok_step *x;
     if (m->charsmap.n > 0) {

@@ -193,25 +193,6 @@ static void put_spaces(const struct tok_step *x, struct tok_text in,
 
 /* ---- all of them --------------------------------------------------------- */
 
-static int replace(struct tok_run *r, const struct tok_step *x,
-                   struct tok_text in, struct pq_buf *out)
-{
-    struct tok_find f = {.re = x->re,
-                         .literal = x->pattern,
-                         .in = in,
-                         .last = (size_t)-1,
-                         .m = &r->matcher};
-    size_t done = 0, from, to;
-    int rc;
-    while ((rc = tok_find_next(&f, &from, &to, r->e)) == 1) {
-        pq_buf_add(out, in.s + done, from - done);
-        pq_buf_add(out, x->content.s, x->content.n);
-        done = to;
-    }
-    pq_buf_add(out, in.s + done, in.n - done);
-    return rc;
-}
-
 static int run_step(struct tok_run *r, const struct tok_step *x,
                     struct tok_text in, bool *first, struct pq_buf *out)
 {
@@ -220,7 +201,7 @@ static int run_step(struct tok_run *r, const struct tok_step *x,
         lowercase(in, out);
         return 0;
     case TOK_REPLACE:
-        return replace(r, x, in, out);
+        return tok_replace(x, in, &r->matcher, out, r->e);
     case TOK_PREPEND:
         if (in.n > 0)
             pq_buf_add(out, x->content.s, x->content.n);

@@ -13,8 +13,21 @@
 
 #include "pq_file.h"
 
-/* A file of the directory, whole; *b stays empty when it does not exist. */
-static int read_file(int dirfd, const char *name, struct pq_buf *b,
+/* Where the files are: in a directory, or with a catalogue. */
+struct place {
+    int dirfd;
+    const struct pq_catalog *catalog; /* or NULL */
+};
+
+/* A file, if there is one. */
+struct content {
+    bool there;
+    const char *s; /* [n] */
+    size_t n;
+    char *own; /* to be freed */
+};
+
+static int read_file(int dirfd, const char *name, struct content *c,
                      struct pq_error *e)
 {
     struct pq_in in = {.fd = -1};
@@ -39,7 +52,19 @@ static int read_file(int dirfd, const char *name, struct pq_buf *b,
         return pq_error_in(e, "%s", name);
     }
     s[n] = '\0';
-    *b = (struct pq_buf){.s = s, .n = n, .cap = n + 1};
+    *c = (struct content){true, s, n, s};
+    return 0;
+}
+
+static int get_file(const struct place *p, const char *name, struct content *c,
+                    struct pq_error *e)
+{
+    *c = (struct content){.there = false};
+    if (p->catalog == NULL)
+        return read_file(p->dirfd, name, c, e);
+    const struct pq_blob *const b = pq_catalog_blob(p->catalog, name);
+    if (b != NULL)
+        *c = (struct content){true, b->data, b->bytes, NULL};
     return 0;
 }
 
@@ -51,116 +76,89 @@ static void read_flag(const cJSON *config, const char *key, int *flag)
         *flag = cJSON_IsTrue(v);
 }
 
-static const char config_name[] = "tokenizer_config.json";
-
 /* What a tokenizer_config.json says about BOS and EOS of a tokenizer.model. */
-static int parse_bounds(const char *s, size_t n, int *bos, int *eos,
-                        struct pq_error *e)
+static int read_bounds(const struct place *p, int *bos, int *eos,
+                       struct pq_error *e)
 {
-    if (pq_json_check(s, n, e) != 0)
-        return pq_error_in(e, "%s", config_name);
-    cJSON *const c = cJSON_ParseWithLength(s, n);
-    if (c == NULL)
-        return pq_fail_nomem(e);
+    static const char name[] = "tokenizer_config.json";
+    struct content config;
+    if (get_file(p, name, &config, e) != 0)
+        return -1;
+    if (!config.there)
+        return 0;
+    cJSON *c = NULL;
+    int rc = pq_json_check(config.s, config.n, e);
+    if (rc != 0)
+        pq_error_in(e, "%s", name);
+    else if ((c = cJSON_ParseWithLength(config.s, config.n)) == NULL)
+        rc = pq_fail_nomem(e);
     read_flag(c, "add_bos_token", bos);
     read_flag(c, "add_eos_token", eos);
     cJSON_Delete(c);
-    return 0;
-}
-
-static int read_bounds(int dirfd, int *bos, int *eos, struct pq_error *e)
-{
-    struct pq_buf b = {0};
-    if (read_file(dirfd, config_name, &b, e) != 0)
-        return -1;
-    const int rc = b.s != NULL ? parse_bounds(b.s, b.n, bos, eos, e) : 0;
-    pq_buf_release(&b);
+    free(config.own);
     return rc;
 }
 
 /* 1: there is such a file, and it was read. */
-static int try_model(int dirfd, const char *name, struct pq_tokenizer **t,
-                     struct pq_error *e)
+static int try_model(const struct place *p, const char *name,
+                     struct pq_tokenizer **t, struct pq_error *e)
 {
-    struct pq_buf b = {0};
-    if (read_file(dirfd, name, &b, e) != 0)
+    struct content c;
+    if (get_file(p, name, &c, e) != 0)
         return -1;
-    if (b.s == NULL)
+    if (!c.there)
         return 0;
     int bos = -1, eos = -1; /* as the kind of model has it */
-    int rc = read_bounds(dirfd, &bos, &eos, e);
-    if (rc == 0) {
-        rc = tok_model_parse(b.s, b.n, bos, eos, t, e);
-        if (rc != 0)
-            pq_error_in(e, "%s", name);
-    }
-    pq_buf_release(&b);
+    int rc = read_bounds(p, &bos, &eos, e);
+    if (rc == 0 && (rc = tok_model_parse(c.s, c.n, bos, eos, t, e)) != 0)
+        pq_error_in(e, "%s", name);
+    free(c.own);
     return rc == 0 ? 1 : -1;
 }
 
-static int try_json(int dirfd, struct pq_tokenizer **t, struct pq_error *e)
+static int try_json(const struct place *p, struct pq_tokenizer **t,
+                    struct pq_error *e)
 {
     static const char name[] = "tokenizer.json";
-    struct pq_buf b = {0};
-    if (read_file(dirfd, name, &b, e) != 0)
+    struct content c;
+    if (get_file(p, name, &c, e) != 0)
         return -1;
-    if (b.s == NULL)
+    if (!c.there)
         return 0;
-    const int rc = pq_tokenizer_parse(b.s, b.n, t, e);
-    pq_buf_release(&b);
+    const int rc = pq_tokenizer_parse(c.s, c.n, t, e);
+    free(c.own);
     return rc == 0 ? 1 : pq_error_in(e, "%s", name);
+}
+
+static int open_at(const struct place *p, struct pq_tokenizer **t,
+                   struct pq_error *e)
+{
+    int rc = try_json(p, t, e);
+    if (rc == 0)
+        rc = try_model(p, "tokenizer.model", t, e);
+    if (rc == 0)
+        rc = try_model(p, "spiece.model", t, e);
+    if (rc == 0)
+        pq_fail(e, PQ_EARG, "neither tokenizer.json nor tokenizer.model");
+    return rc == 1 ? 0 : -1;
 }
 
 int pq_tokenizer_open(const char *dir, struct pq_tokenizer **t,
                       struct pq_error *e)
 {
-    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
+    const struct place p = {.dirfd =
+                                open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    if (p.dirfd < 0)
         return pq_fail_sys(e, errno, "%s", dir);
-    int rc = try_json(fd, t, e);
-    if (rc == 0)
-        rc = try_model(fd, "tokenizer.model", t, e);
-    if (rc == 0)
-        rc = try_model(fd, "spiece.model", t, e);
-    close(fd);
-    if (rc == 0)
-        pq_fail(e, PQ_EARG, "neither tokenizer.json nor tokenizer.model");
-    return rc == 1 ? 0 : pq_error_in(e, "%s", dir);
-}
-
-/* ---- of the files that travel with tensors ------------------------------ */
-
-/* 1: there is such a file, and it was read. */
-static int try_blob(const struct pq_catalog *c, const char *name,
-                    struct pq_tokenizer **t, struct pq_error *e)
-{
-    const struct pq_blob *const b = pq_catalog_blob(c, name);
-    const struct pq_blob *const config = pq_catalog_blob(c, config_name);
-    int bos = -1, eos = -1; /* as the kind of model has it */
-
-    if (b == NULL)
-        return 0;
-    if (config != NULL &&
-        parse_bounds(config->data, config->bytes, &bos, &eos, e) != 0)
-        return -1;
-    return tok_model_parse(b->data, b->bytes, bos, eos, t, e) == 0
-               ? 1
-               : pq_error_in(e, "%s", name);
+    const int rc = open_at(&p, t, e);
+    close(p.dirfd);
+    return rc == 0 ? 0 : pq_error_in(e, "%s", dir);
 }
 
 int pq_tokenizer_of_model(const struct pq_catalog *c, struct pq_tokenizer **t,
                           struct pq_error *e)
 {
-    const struct pq_blob *const json = pq_catalog_blob(c, "tokenizer.json");
+    const struct place p = {-1, c};
 
-    if (json != NULL)
-        return pq_tokenizer_parse(json->data, json->bytes, t, e) == 0
-                   ? 0
-                   : pq_error_in(e, "tokenizer.json");
-    int rc = try_blob(c, "tokenizer.model", t, e);
-    if (rc == 0)
-        rc = try_blob(c, "spiece.model", t, e);
-    if (rc == 0)
-        pq_fail(e, PQ_EARG, "neither tokenizer.json nor tokenizer.model");
-    return rc == 1 ? 0 : -1;
+    return open_at(&p, t, e);
 }

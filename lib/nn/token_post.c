@@ -38,13 +38,12 @@ static int add_id(struct bounds *b, bool after, const cJSON *id,
                   const char *key, struct pq_error *e)
 {
     size_t *const n = after ? &b->n_after : &b->n_before;
-    if (!cJSON_IsNumber(id) || !(id->valuedouble >= 0) ||
-        id->valuedouble >= PQ_TOKEN_IDS ||
-        id->valuedouble != (double)(uint32_t)id->valuedouble)
+    uint32_t x;
+    if (!tok_json_id(id, &x))
         return wrong(e, key);
     if (*n == MAX_BOUNDS)
         return too_many(e);
-    (after ? b->after : b->before)[(*n)++] = (uint32_t)id->valuedouble;
+    (after ? b->after : b->before)[(*n)++] = x;
     return 0;
 }
 

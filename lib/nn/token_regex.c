@@ -293,3 +293,28 @@ int tok_find_next(struct tok_find *f, size_t *from, size_t *to,
     }
     return 0;
 }
+
+struct tok_find tok_find_start(const struct tok_step *x, struct tok_text in,
+                               struct tok_matcher **m)
+{
+    return (struct tok_find){.re = x->re,
+                             .literal = x->pattern,
+                             .in = in,
+                             .last = (size_t)-1,
+                             .m = m};
+}
+
+int tok_replace(const struct tok_step *x, struct tok_text in,
+                struct tok_matcher **m, struct pq_buf *out, struct pq_error *e)
+{
+    struct tok_find f = tok_find_start(x, in, m);
+    size_t done = 0, from, to;
+    int rc;
+    while ((rc = tok_find_next(&f, &from, &to, e)) == 1) {
+        pq_buf_add(out, in.s + done, from - done);
+        pq_buf_add(out, x->content.s, x->content.n);
+        done = to;
+    }
+    pq_buf_add(out, in.s + done, in.n - done);
+    return rc;
+}

@@ -81,11 +81,7 @@ static struct joiner join_parts(struct tok_run *r, size_t step,
 static int split(struct tok_run *r, size_t step, struct tok_text in, bool first)
 {
     struct joiner j = join_parts(r, step, in, first);
-    struct tok_find f = {.re = j.x->re,
-                         .literal = j.x->pattern,
-                         .in = in,
-                         .last = (size_t)-1,
-                         .m = &r->matcher};
+    struct tok_find f = tok_find_start(j.x, in, &r->matcher);
     size_t done = 0, from, to;
     int rc;
     while ((rc = tok_find_next(&f, &from, &to, r->e)) == 1) {

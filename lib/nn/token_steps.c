@@ -67,15 +67,22 @@ static int get_bool(struct reader *r, const cJSON *c, const char *key,
     return v && !cJSON_IsBool(v) ? wrong(r, key) : 0;
 }
 
+bool tok_json_id(const cJSON *v, uint32_t *id)
+{
+    if (!cJSON_IsNumber(v) || !(v->valuedouble >= 0) ||
+        v->valuedouble >= PQ_TOKEN_IDS)
+        return false;
+    *id = (uint32_t)v->valuedouble;
+    return *id == v->valuedouble;
+}
+
 static int get_size(struct reader *r, const cJSON *c, const char *key,
                     size_t *out)
 {
-    const cJSON *const v = get(c, key);
-    if (!cJSON_IsNumber(v) || !(v->valuedouble >= 0) ||
-        v->valuedouble >= PQ_TOKEN_IDS ||
-        v->valuedouble != (double)(size_t)v->valuedouble)
+    uint32_t v;
+    if (!tok_json_id(get(c, key), &v))
         return wrong(r, key);
-    *out = (size_t)v->valuedouble;
+    *out = v;
     return 0;
 }
 

@@ -52,17 +52,14 @@ static int restore_absmax(const struct pq_quant_step *p,
                           const struct pq_unit *u, uint64_t n, float *absmax,
                           struct pq_error *e)
 {
-    const uint8_t *codes = u->in[ABSMAX];
-    const float *scale = u->in[NESTED_ABSMAX], *map = u->in[NESTED_MAP];
+    const float *nested = u->in[NESTED_ABSMAX];
     const uint64_t block = p->in->codec.nested_block;
     double offset;
 
     if (pq_state_offset(u->in[STATE], (size_t)u->in_bytes[STATE], &offset, e))
         return -1;
-    for (uint64_t i = 0; i < n; i++) {
-        const float v = map[codes[i]] * scale[(u->first + i) / block];
-        absmax[i] = v + (float)offset;
-    }
+    pq_nested_undo(u->in[ABSMAX], u->in[NESTED_MAP], nested + u->first / block,
+                   u->first, n, block, offset, absmax);
     return 0;
 }
 

@@ -86,10 +86,9 @@ static int read_nested(struct view *v, const struct pq_tensor *t,
                         (last - from + 1) * sizeof *scale, e) ||
              inner_read(v, map_part, 0, map, sizeof map, e) ||
              pq_state_offset(text, (size_t)state->bytes, &offset, e);
-    for (uint64_t i = 0; !rc && i < n; i++) {
-        const float a = map[c->small[i]] * scale[(first + i) / block - from];
-        c->scales[i] = a + (float)offset;
-    }
+    if (!rc)
+        pq_nested_undo(c->small, map, scale, first, n, block, offset,
+                       c->scales);
     free(text);
     free(scale);
     return rc ? -1 : 0;

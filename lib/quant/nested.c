@@ -100,6 +100,17 @@ static int write_nested(struct nested *d, struct pq_error *e)
     return pq_trail_write(d->trail, part, 0, d->nested_absmax, bytes, e);
 }
 
+void pq_nested_undo(const uint8_t *codes, const float *map, const float *nested,
+                    uint64_t first, uint64_t n, uint64_t block, double offset,
+                    float *absmax)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        const float v =
+            map[codes[i]] * nested[(first + i) / block - first / block];
+        absmax[i] = v + (float)offset;
+    }
+}
+
 int pq_nested_finish(const struct pq_step *s, void *state, struct pq_trail *t,
                      struct pq_error *e)
 {

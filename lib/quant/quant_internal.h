@@ -80,6 +80,11 @@ void pq_decode_blocks(const struct pq_kernels *k, const struct pq_tensor *t,
                       const float *map /* [16 or 256] */, size_t n, float *y);
 
 /* Double quantization of absmax: see nested.c. */
+/* absmax of blocks [first, first + n); `nested` begins with that of `first`. */
+void pq_nested_undo(const uint8_t *codes /* [n] */,
+                    const float *map /* [256] */, const float *nested,
+                    uint64_t first, uint64_t n, uint64_t block, double offset,
+                    float *absmax /* [n] */);
 int pq_nested_finish(const struct pq_step *s, void *state, struct pq_trail *t,
                      struct pq_error *e);
 /* What a reader gets back for n absmax values after double quantization. */
