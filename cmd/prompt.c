@@ -125,17 +125,16 @@ static int work(struct prompt *p, struct pq_error *e)
 
 static int run(struct cmd *c, struct pq_error *e)
 {
-    struct prompt_options o = *(const struct prompt_options *)c->state;
-    struct prompt p = {.c = c, .o = &o};
-    int rc = check(c, &o);
+    struct prompt_options *o = c->state;
+    struct prompt p = {.c = c, .o = o};
 
-    o.top = o.top ? o.top : 3;
-    if (rc == CMD_OK)
-        rc = (o.plot && cmd_check_beside(c, o.plot, e)) || work(&p, e)
-                 ? CMD_TROUBLE
-                 : CMD_OK;
+    if (check(c, o))
+        return CMD_TROUBLE;
+    o->top = o->top ? o->top : 3;
+    const int rc =
+        (o->plot && cmd_check_beside(c, o->plot, e)) || work(&p, e);
     prompt_close(&p);
-    return rc;
+    return rc ? CMD_TROUBLE : CMD_OK;
 }
 
 static const char *const examples[] = {

@@ -95,19 +95,6 @@ static int set_memory(struct cmd *c, const char *value, struct pq_error *e)
     return 0;
 }
 
-static int set_progress(struct cmd *c, const char *value, struct pq_error *e)
-{
-    static const char *const when[] = {"auto", "always", "never"};
-
-    for (int i = 0; i < 3; i++) {
-        if (strcmp(value, when[i]) == 0) {
-            c->progress_when = i;
-            return 0;
-        }
-    }
-    return pq_fail(e, PQ_EARG, "'%s' is none of auto, always and never", value);
-}
-
 static int set_format(struct cmd *c, const char *value, struct pq_error *e)
 {
     const struct pq_format *f = pq_format_named(value);
@@ -166,7 +153,8 @@ static int set_shared(struct parser *p, int id, const char *value,
     case CMD_ID_EXCLUDE:       return cmd_list_add(&c->exclude, value, e);
     case CMD_ID_THREADS:       return set_threads(c, value, e);
     case CMD_ID_MEMORY:        return set_memory(c, value, e);
-    case CMD_ID_PROGRESS:      return set_progress(c, value, e);
+    case CMD_ID_PROGRESS:      return cmd_one_of(value, "auto always never",
+                                                 &c->progress_when, e);
     case CMD_ID_JSON:          c->json = true; return 0;
     case CMD_ID_SEED:          c->seed_given = true;
                                return cmd_number(value, 0, UINT64_MAX,

@@ -153,6 +153,9 @@ PQ_MUST_USE int cmd_number(const char *s, uint64_t min, uint64_t max,
                            uint64_t *v, struct pq_error *e);
 PQ_MUST_USE int cmd_real(const char *s, double min, double max, double *v,
                          struct pq_error *e);
+/* Which of `words`, "auto always never", s is, from 0; or fail. */
+PQ_MUST_USE int cmd_one_of(const char *s, const char *words, int *v,
+                           struct pq_error *e);
 PQ_MUST_USE int cmd_list_add(struct cmd_list *l, const char *s,
                              struct pq_error *e);
 
@@ -228,7 +231,10 @@ void cmd_signals_exit(void);
 
 /* For pq_run.progress; arg is the cmd.  Shows a bar on a terminal. */
 void cmd_progress(void *arg, uint64_t done, uint64_t total);
-/* The same of steps; `tokens` are those of this run.  Call it before, too. */
+/*
+ * The same of steps; `tokens` are those of this run.  Call it before, too:
+ * from then on the line is theirs, and cmd_progress() shows nothing.
+ */
 void cmd_progress_steps(const struct cmd *c, uint64_t done, uint64_t total,
                         uint64_t tokens, double loss);
 /* Clears the bar's line; a signal handler may, too. */

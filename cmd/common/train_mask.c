@@ -14,7 +14,7 @@
 static bool is_trained(const struct train *t, const struct pq_train_text *x,
                        size_t i)
 {
-    if (i == 0 && !t->o.prompt_tokens)
+    if (i == 0 && !t->o->prompt_tokens)
         return false; /* nothing stands before it */
     return !x->labels || x->labels[i] != PQ_TRAIN_IGNORE;
 }

@@ -50,11 +50,8 @@ static int run(struct turning *x, struct pq_source **made, struct pq_error *e)
     size_t parts = 0;
     bool mixed;
 
-    /* steps point at the tensors: the array must not move */
-    x->out.tensors = pq_zalloc(in->n_tensors, sizeof *x->out.tensors);
-    if (!x->out.tensors)
-        return pq_fail_nomem(e);
-    x->out.cap_tensors = in->n_tensors;
+    if (pq_catalog_reserve(&x->out, in->n_tensors, e))
+        return -1;
     x->conv1d = cmd_config_has_conv1d(in, e);
     for (size_t i = 0; i < in->n_tensors; i++)
         if (e->code || add(x, &in->tensors[i], e))
