@@ -408,11 +408,7 @@ static int print_json(const struct job *j, struct pq_error *e)
         put_pair(&b, &j->pairs[i]);
     }
     pq_buf_puts(&b, "]}\n");
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (!rc)
-        cmd_print_n(b.s, b.n);
-    pq_buf_release(&b);
-    return rc;
+    return cmd_print_buf(&b, e);
 }
 
 /* ---- the life of the tool ---------------------------------------------- */

@@ -307,11 +307,7 @@ static int print_json(const struct cmd *c, const struct cmd_stats *st,
         put_tensor(&b, &s->catalog->tensors[i], st, i);
     }
     pq_buf_puts(&b, "]}\n");
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (!rc)
-        cmd_print_n(b.s, b.n);
-    pq_buf_release(&b);
-    return rc;
+    return cmd_print_buf(&b, e);
 }
 
 static int find_out(struct cmd *c, struct pq_source *s, struct cmd_stats *st,

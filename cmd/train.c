@@ -301,14 +301,13 @@ static int check_method(struct cmd *c, const struct train_options *o)
 
 static int check(struct cmd *c, const struct train_options *o)
 {
-    const bool piped = c->n_operands == 0 || strcmp(c->operands[0], "-") == 0;
-    const bool standard = !c->output || strcmp(c->output, "-") == 0;
+    const bool standard = !c->output || cmd_is_standard(c->output);
 
     if (!o->data)
         return cmd_usage(c, "say with -d what to train on");
-    if (piped && strcmp(o->data, "-") == 0)
-        return cmd_usage(c, "model and data cannot both be standard input");
-    if (o->val && strcmp(o->val, "-") == 0)
+    if (cmd_check_data(c, o->data))
+        return CMD_TROUBLE;
+    if (cmd_is_standard(o->val))
         return cmd_usage(c, "--val needs a file");
     if (o->steps && o->epochs)
         return cmd_usage(c, "give one of --steps and --epochs");
@@ -321,7 +320,7 @@ static int check(struct cmd *c, const struct train_options *o)
         return cmd_usage(c, "say with -o where the result goes");
     if (standard && (o->save_every || o->resume || o->until))
         return cmd_usage(c, "--save-every, --resume and --until need -o");
-    if (o->plot && strcmp(o->plot, "-") == 0)
+    if (cmd_is_standard(o->plot))
         return cmd_usage(c, "--plot needs a file");
     return check_method(c, o);
 }

@@ -355,34 +355,34 @@ static int add_digest(struct cmd *c, struct pq_buf *b, const char *path,
     return 0;
 }
 
-static int hash_file(struct pq_hash *h, FILE *f, struct pq_error *e)
+static int hash_file(struct pq_hash *h, const char *path, struct pq_error *e)
 {
+    FILE *f = fopen(path, "re");
     char piece[1 << 16];
     size_t n;
 
+    if (f == NULL)
+        return pq_fail_sys(e, errno, "cannot be opened");
     while ((n = fread(piece, 1, sizeof piece, f)) > 0)
         pq_hash_add(h, piece, n);
-    return ferror(f) ? pq_fail_sys(e, errno, "cannot be read") : 0;
+    const int rc = ferror(f) ? pq_fail_sys(e, errno, "cannot be read") : 0;
+    fclose(f);
+    return rc;
 }
 
 /*
  * The same of a file of any size, of which nothing is kept.  Of a pipe, which
- * can be read once only, it is the digest of nothing.
+ * can be read once only, and of a directory it is the digest of nothing.
  */
 static int add_file_digest(struct pq_buf *b, const char *path,
                            struct pq_error *e)
 {
     struct pq_hash *h = pq_hash_new(e);
-    FILE *f = h != NULL && is_file(path) ? fopen(path, "re") : NULL;
     int rc = h == NULL ? -1 : 0;
     char hex[33];
 
-    if (f != NULL) {
-        rc = hash_file(h, f, e);
-        fclose(f);
-    } else if (rc == 0 && is_file(path)) {
-        rc = pq_fail_sys(e, errno, "cannot be opened");
-    }
+    if (rc == 0 && is_file(path))
+        rc = hash_file(h, path, e);
     if (rc == 0) {
         pq_hash128_hex(pq_hash128(h), hex);
         pq_buf_printf(b, "xxh3:%s", hex);

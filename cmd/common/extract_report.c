@@ -91,11 +91,7 @@ static int print_json(const struct extract *x, double error,
         put_pair(&b, &x->pairs[i]);
     }
     pq_buf_puts(&b, "]}\n");
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (!rc)
-        cmd_print_n(b.s, b.n);
-    pq_buf_release(&b);
-    return rc;
+    return cmd_print_buf(&b, e);
 }
 
 int extract_report(struct extract *x, struct pq_error *e)

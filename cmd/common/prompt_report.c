@@ -190,11 +190,7 @@ int prompt_report(const struct prompt *p, struct pq_error *e)
         put_json(p, &b);
     else if (!p->c->quiet)
         put_text(p, &b);
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (!rc && b.n > 0)
-        cmd_print_n(b.s, b.n);
-    pq_buf_release(&b);
-    return rc;
+    return cmd_print_buf(&b, e);
 }
 
 /* ---- a picture ---------------------------------------------------------- */

@@ -48,11 +48,7 @@ static int print_piece(const struct train *t, const struct train_piece *p,
         put_token(t, &b, p->text.ids[i]);
         pq_buf_puts(&b, "\n");
     }
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (!rc)
-        cmd_print_n(b.s, b.n);
-    pq_buf_release(&b);
-    return rc;
+    return cmd_print_buf(&b, e);
 }
 
 int train_show_mask(struct train *t, struct pq_error *e)

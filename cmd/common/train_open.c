@@ -24,8 +24,7 @@ static int open_model(struct train *t, struct pq_error *e)
 {
     const enum train_method m = t->o->method;
 
-    if (cmd_open_kept(t->c, 0, &t->model, e) ||
-        pq_fold(t->model, t->c->memory / 4, t->c->tmpdir, e))
+    if (cmd_open_kept(t->c, 0, &t->model, e) || cmd_fold(t->c, t->model, e))
         return -1;
     const bool encoded = is_encoded(t->model->catalog);
     if (encoded && (m == TRAIN_FULL || m == TRAIN_SPARSE))

@@ -65,7 +65,7 @@ static int run(struct turning *x, struct pq_source **made, struct pq_error *e)
                    pq_made_sink(*made, &x->out, &x->plan.sink, e) ||
                    cmd_run_part(t->c, &x->plan, e) ||
                    pq_catalog_copy_meta((*made)->catalog, in, e) ||
-                   pq_fold(*made, t->c->memory / 4, t->c->tmpdir, e) ||
+                   cmd_fold(t->c, *made, e) ||
                    cmd_config_set_bnb((*made)->catalog, &first, &mixed, e)
                ? -1
                : 0;
