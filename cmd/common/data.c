@@ -401,6 +401,7 @@ void cmd_data_release(struct cmd_data *d)
     for (size_t i = 0; i < d->n; i++)
         free(d->items[i].ids);
     free(d->items);
-    pq_tokenizer_free(d->tokenizer);
+    if (!d->lent)
+        pq_tokenizer_free(d->tokenizer);
     memset(d, 0, sizeof *d);
 }

@@ -58,6 +58,8 @@ static int read_data(struct scoring *s, struct pq_error *e)
                        "a prompt of %zu tokens leaves no room for text in the "
                        "%zu positions of the model",
                        p->n, m.positions);
+    s->data.file.tokenizer = p->tokenizer;
+    s->data.file.lent = p->tokenizer != NULL;
     return train_data_read(&s->data, p->o->data, p->model->catalog, m.vocab,
                            room < MAX_LENGTH ? room : MAX_LENGTH, 0, e) ||
                    set_labels(s, e)

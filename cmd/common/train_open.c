@@ -144,6 +144,8 @@ static int read_data(struct train *t, struct pq_error *e)
     if (train_data_read(&t->data, t->o->data, t->model->catalog, m.vocab, length,
                         m.positions - prompt, e))
         return -1;
+    t->val.file.tokenizer = t->data.file.tokenizer;
+    t->val.file.lent = t->data.file.tokenizer != NULL;
     return !t->o->val
                ? 0
                : train_data_read(&t->val, t->o->val, t->model->catalog, m.vocab,

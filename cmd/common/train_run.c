@@ -39,9 +39,7 @@ int train_snapshot(struct train *t, float ***all,
 
 static bool is_b(const char *name)
 {
-    const char *dot = strstr(name, ".lora_B.");
-
-    return dot != NULL;
+    return strstr(name, ".lora_B.") != NULL;
 }
 
 static void push_b(struct train *t)

@@ -10,7 +10,6 @@
 #include "training.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- what kind it is ---------------------------------------------------- */
@@ -78,23 +77,6 @@ static int take_kind(struct train *t, struct pq_error *e)
     return 0;
 }
 
-/* The rows of a soft prompt. */
-static const struct pq_tensor *prompt_of(const struct train *t,
-                                         struct pq_error *e)
-{
-    const struct pq_catalog *c = t->start_source->catalog;
-
-    for (size_t i = 0; i < c->n_tensors; i++)
-        if (strcmp(c->tensors[i].name, "prompt_embeddings") == 0 &&
-            c->tensors[i].rank == 2)
-            return &c->tensors[i];
-    pq_fail(e, PQ_EFORMAT,
-            "%s: is no soft prompt: has no matrix "
-            "prompt_embeddings",
-            t->o->init_adapter);
-    return NULL;
-}
-
 int train_start_open(struct train *t, struct pq_error *e)
 {
     if (!t->o->init_adapter)
@@ -105,9 +87,11 @@ int train_start_open(struct train *t, struct pq_error *e)
     if (t->o->method != TRAIN_PROMPT)
         return pq_peft_read(&t->from, t->start_source, e) ? -1
                                                           : take_kind(t, e);
-    const struct pq_tensor *p = prompt_of(t, e);
-    t->o->prompt_tokens = p ? p->shape[0] : 0;
-    return p ? 0 : -1;
+    t->from_prompt = pq_peft_prompt(t->start_source, e);
+    if (!t->from_prompt)
+        return -1;
+    t->o->prompt_tokens = t->from_prompt->shape[0];
+    return 0;
 }
 
 /* ---- its numbers -------------------------------------------------------- */
@@ -121,15 +105,7 @@ static int read_floats(struct train *t, const struct pq_tensor *from,
         from->codec.encoding != PQ_PLAIN || !pq_dtype_is_float(from->dtype))
         return pq_fail(e, PQ_EARG, "%s: tensor %s: does not fit the model",
                        t->o->init_adapter, from->name);
-    const size_t bytes = (size_t)from->parts[0].bytes;
-    void *raw = pq_alloc(bytes, 1);
-    int rc =
-        raw ? pq_source_read(t->start_source, from->parts, 0, raw, bytes, e)
-            : pq_fail_nomem(e);
-    if (!rc)
-        pq_load_f32(t->c->kernels, from->dtype, raw, n, p->w);
-    free(raw);
-    return rc;
+    return pq_read_f32(t->c->kernels, t->start_source, from, p->w, e);
 }
 
 /* The tensor that a parameter begins as; NULL: the adapter has none. */
@@ -157,11 +133,11 @@ int train_start_read(struct train *t, struct pq_error *e)
 
     for (size_t i = 0; i < n; i++) {
         const struct pq_train_param p = pq_train_param(t->core, i);
-        const struct pq_tensor *from = soft ? prompt_of(t, e) : find(t, p.name);
+        const struct pq_tensor *from =
+            soft ? t->from_prompt : find(t, p.name);
         if (!from)
-            return soft ? -1
-                        : pq_fail(e, PQ_EARG, "%s: has no %s",
-                                  t->o->init_adapter, p.name);
+            return pq_fail(e, PQ_EARG, "%s: has no %s", t->o->init_adapter,
+                           p.name);
         if (read_floats(t, from, &p, e))
             return -1;
         used++;

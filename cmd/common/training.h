@@ -161,7 +161,8 @@ struct train {
     struct pq_source *inner; /* of --method qlora: what that was made of */
     struct pq_train *core;
     struct pq_source *start_source; /* of --init-adapter */
-    struct pq_peft from;            /* what that holds, if it is LoRA */
+    struct pq_peft from;            /* what that holds, if it is LoRA, */
+    const struct pq_tensor *from_prompt; /* or a soft prompt */
     struct train_data data, val;
     struct train_order order;
     struct train_log log;
