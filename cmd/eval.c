@@ -23,7 +23,7 @@
 #include "pq_json.h"
 #include "pq_made.h"
 #include "pq_nn.h"
-#include "pq_quant.h"
+#include "report.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -398,20 +398,17 @@ static void put_tokens(const struct job *j, struct pq_buf *b)
 static void put_json(const struct job *j, double nll, double ppl,
                      struct pq_buf *b)
 {
-    pq_buf_puts(b, "{\"pq\":1,\"tool\":\"pq-eval\",\"nll\":");
-    pq_json_put_f64(b, nll);
-    pq_buf_puts(b, ",\"perplexity\":");
-    pq_json_put_f64(b, ppl);
+    cmd_put_number(b, "{\"pq\":1,\"tool\":\"pq-eval\",\"nll\":", nll);
+    cmd_put_number(b, ",\"perplexity\":", ppl);
     pq_buf_printf(b,
                   ",\"tokens\":%llu,\"texts\":%zu,\"window\":%zu,"
                   "\"stride\":%zu",
                   (unsigned long long)j->tokens, j->data.n, j->window,
                   j->stride);
     if (j->base) {
-        pq_buf_puts(b, ",\"kl\":");
-        pq_json_put_f64(b, j->kl / (double)j->tokens);
-        pq_buf_puts(b, ",\"same_top\":");
-        pq_json_put_f64(b, (double)j->same / (double)j->tokens);
+        cmd_put_number(b, ",\"kl\":", j->kl / (double)j->tokens);
+        cmd_put_number(b, ",\"same_top\":",
+                       (double)j->same / (double)j->tokens);
     }
     if (j->choices.questions)
         pq_buf_printf(b, ",\"questions\":%zu,\"right\":%zu,"

@@ -200,10 +200,8 @@ static void put_moments(struct pq_buf *b, const struct cmd_stat *m)
     pq_json_put_f32(b, m->m.min);
     pq_buf_puts(b, ",\"max\":");
     pq_json_put_f32(b, m->m.max);
-    pq_buf_puts(b, ",\"mean\":");
-    pq_json_put_f64(b, m->mean);
-    pq_buf_puts(b, ",\"std\":");
-    pq_json_put_f64(b, m->std);
+    cmd_put_number(b, ",\"mean\":", m->mean);
+    cmd_put_number(b, ",\"std\":", m->std);
     pq_buf_printf(b, ",\"zeros\":%llu,\"nan\":%llu,\"inf\":%llu",
                   (unsigned long long)m->m.zeros, (unsigned long long)m->m.nans,
                   (unsigned long long)m->m.infs);

@@ -221,7 +221,8 @@ int pq_peft_write(struct pq_plan *plan, struct pq_catalog *out,
                   const struct pq_quant *q, struct pq_error *e)
 {
     struct peft_shape *shapes = pq_zalloc(n, sizeof *shapes);
-    int rc = shapes ? pq_catalog_reserve(out, 3 * n + more, e) : pq_fail_nomem(e);
+    int rc = shapes ? pq_catalog_reserve(out, 3 * n + more, e)
+                    : pq_fail_nomem(e);
 
     for (size_t i = 0; !rc && i < n; i++) {
         shapes[i] = shape_of(&modules[i]);

@@ -297,6 +297,15 @@ PQ_MUST_USE int cmd_check_selection(const struct cmd *c,
 PQ_MUST_USE int cmd_load(struct cmd *c, struct pq_source **s,
                          struct pq_error *e);
 /*
+ * Copies plain tensors, those that `wants` is true for or all (NULL), into a
+ * made source.
+ */
+PQ_MUST_USE int cmd_copy(struct cmd *c, struct pq_source *from,
+                         bool (*wants)(const void *arg,
+                                       const struct pq_tensor *t),
+                         const void *arg, struct pq_source *to,
+                         struct pq_error *e);
+/*
  * Decides format and place of the output from -o, -O, the input and what
  * stdout is; adds provenance; makes the sink.  Refuses a terminal.  Of `w`
  * (NULL: all zero) sync, threads and cancel are filled in here.  Sets

@@ -124,8 +124,7 @@ int prompt_open_model(struct prompt *p, struct pq_error *e)
     const uint64_t share = c->memory / 4;
 
     return pq_open_model(p->o->model, &cmd_cancel, &p->model, e) ||
-                   cmd_keep(c, &p->model, e) ||
-                   cmd_fold(c, p->model, e) ||
+                   cmd_keep(c, &p->model, e) || cmd_fold(c, p->model, e) ||
                    pq_decoded_new(p->model, c->kernels, share, c->tmpdir,
                                   &p->decoded, e) ||
                    find_table(p, e) || open_tokenizer(p, e)

@@ -7,7 +7,7 @@
  * The curve is an SVG: steps to the right, losses upwards on a linear scale
  * from the least to the most; the losses of --val as dots.
  */
-#include "pq_json.h"
+#include "report.h"
 #include "training.h"
 
 #include <math.h>
@@ -37,12 +37,6 @@ static int keep(struct train_log *l, const struct train_point *p,
     return 0;
 }
 
-static void put_number(struct pq_buf *b, const char *key, double v)
-{
-    pq_buf_puts(b, key);
-    pq_json_put_f64(b, v);
-}
-
 static int print_line(struct pq_buf *b, struct pq_error *e)
 {
     const int rc = cmd_print_buf(b, e);
@@ -65,10 +59,10 @@ int train_log_step(struct train_log *l, const struct train_point *p,
     if (!l->c->json)
         return 0;
     pq_buf_printf(&b, "{\"step\":%llu", (unsigned long long)p->step);
-    put_number(&b, ",\"loss\":", p->loss);
-    put_number(&b, ",\"lr\":", p->lr);
+    cmd_put_number(&b, ",\"loss\":", p->loss);
+    cmd_put_number(&b, ",\"lr\":", p->lr);
     pq_buf_printf(&b, ",\"tokens\":%llu", (unsigned long long)p->tokens);
-    put_number(&b, ",\"grad_norm\":", p->norm);
+    cmd_put_number(&b, ",\"grad_norm\":", p->norm);
     pq_buf_puts(&b, "}\n");
     return print_line(&b, e);
 }
@@ -86,7 +80,7 @@ int train_log_val(struct train_log *l, const struct train_point *p,
     if (!l->c->json)
         return 0;
     pq_buf_printf(&b, "{\"step\":%llu", (unsigned long long)p->step);
-    put_number(&b, ",\"val_loss\":", p->loss);
+    cmd_put_number(&b, ",\"val_loss\":", p->loss);
     pq_buf_printf(&b, ",\"val_tokens\":%llu}\n", (unsigned long long)p->tokens);
     return print_line(&b, e);
 }

@@ -52,7 +52,8 @@ static int set_prompt(struct train *t, struct pq_error *e)
         return pq_error_in(e, "--prompt-text");
     if (!t->o->prompt_tokens)
         t->o->prompt_tokens = ids.n;
-    t->prompt_ids = pq_alloc((size_t)t->o->prompt_tokens, sizeof *t->prompt_ids);
+    t->prompt_ids =
+        pq_alloc((size_t)t->o->prompt_tokens, sizeof *t->prompt_ids);
     int rc = t->prompt_ids ? 0 : pq_fail_nomem(e);
     if (!rc && ids.n == 0)
         rc = pq_fail(e, PQ_EARG, "--prompt-text: holds no token");
@@ -141,8 +142,8 @@ static int read_data(struct train *t, struct pq_error *e)
         return pq_fail(e, PQ_EARG, "--seq-len: the model has %zu positions%s",
                        m.positions,
                        prompt ? ", the soft prompt's among them" : "");
-    if (train_data_read(&t->data, t->o->data, t->model->catalog, m.vocab, length,
-                        m.positions - prompt, e))
+    if (train_data_read(&t->data, t->o->data, t->model->catalog, m.vocab,
+                        length, m.positions - prompt, e))
         return -1;
     t->val.file.tokenizer = t->data.file.tokenizer;
     t->val.file.lent = t->data.file.tokenizer != NULL;

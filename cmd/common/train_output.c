@@ -7,7 +7,7 @@
  *     s B A - s B0 A0 = s [B, -B0] [A; A0]
  */
 #include "config.h"
-#include "pq_json.h"
+#include "pq_names.h"
 #include "training.h"
 
 #include <math.h>
@@ -143,7 +143,7 @@ static int set_config(struct output *x, struct pq_error *e)
         a->rank *= 2;
         a->alpha *= o->rslora ? sqrt(2) : 2;
     }
-    a->conv1d = strcmp(pq_train_about(x->t->core).type, "gpt2") == 0;
+    a->conv1d = pq_model_has_conv1d(pq_train_about(x->t->core).type);
     if (cmd_config_string(in, "_name_or_path", x->base, sizeof x->base, e) &&
         x->base[0])
         a->base = x->base;

@@ -133,8 +133,7 @@ int train_start_read(struct train *t, struct pq_error *e)
 
     for (size_t i = 0; i < n; i++) {
         const struct pq_train_param p = pq_train_param(t->core, i);
-        const struct pq_tensor *from =
-            soft ? t->from_prompt : find(t, p.name);
+        const struct pq_tensor *from = soft ? t->from_prompt : find(t, p.name);
         if (!from)
             return pq_fail(e, PQ_EARG, "%s: has no %s", t->o->init_adapter,
                            p.name);

@@ -146,7 +146,7 @@ struct train_options {
     enum pq_schedule_shape shape;
     const char *target_list; /* as given, or NULL */
     struct cmd_list targets;
-    struct pq_arena words; /* of targets; the tool's release() frees both */
+    struct pq_arena words;   /* of targets; the tool's release() frees both */
     const char *prompt_text; /* or NULL */
     int prompt_init;
     bool rslora, dora, pissa, pack, in_order, show_mask, recompute, resume;
