@@ -345,14 +345,10 @@ static void print_text(const struct job *j)
 
 static void put_figures(struct pq_buf *b, const struct pq_figures *f)
 {
-    pq_buf_puts(b, ",\"max_abs\":");
-    pq_json_put_f64(b, f->max_abs);
-    pq_buf_puts(b, ",\"relative_frobenius\":");
-    pq_json_put_f64(b, pq_figures_relative(f));
-    pq_buf_puts(b, ",\"cosine\":");
-    pq_json_put_f64(b, pq_figures_cosine(f));
-    pq_buf_puts(b, ",\"changed_fraction\":");
-    pq_json_put_f64(b, pq_figures_changed(f));
+    cmd_put_number(b, ",\"max_abs\":", f->max_abs);
+    cmd_put_number(b, ",\"relative_frobenius\":", pq_figures_relative(f));
+    cmd_put_number(b, ",\"cosine\":", pq_figures_cosine(f));
+    cmd_put_number(b, ",\"changed_fraction\":", pq_figures_changed(f));
 }
 
 static void put_pair(struct pq_buf *b, const struct pair *x)
@@ -382,8 +378,7 @@ static void put_pair(struct pq_buf *b, const struct pair *x)
             pq_buf_puts(b, "null");
         else
             pq_buf_printf(b, "%zu", x->rank);
-        pq_buf_puts(b, ",\"energy\":");
-        pq_json_put_f64(b, x->energy);
+        cmd_put_number(b, ",\"energy\":", x->energy);
     }
     pq_buf_puts(b, "}");
 }
@@ -408,11 +403,7 @@ static int print_json(const struct job *j, struct pq_error *e)
         put_pair(&b, &j->pairs[i]);
     }
     pq_buf_puts(&b, "]}\n");
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (!rc)
-        cmd_print_n(b.s, b.n);
-    pq_buf_release(&b);
-    return rc;
+    return cmd_print_buf(&b, e);
 }
 
 /* ---- the life of the tool ---------------------------------------------- */

@@ -23,7 +23,7 @@
 #include "pq_json.h"
 #include "pq_made.h"
 #include "pq_nn.h"
-#include "pq_quant.h"
+#include "report.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -323,8 +323,7 @@ static int against(struct job *j, struct pq_error *e)
         return 0;
     if (pq_open_model(j->o->against, &cmd_cancel, &s, e))
         return -1;
-    const int rc = pq_fold(s, j->c->memory / 4, j->c->tmpdir, e) ||
-                   pq_nn_open(s, &o, &j->base, e);
+    const int rc = cmd_fold(j->c, s, e) || pq_nn_open(s, &o, &j->base, e);
     pq_source_free(s);
     return rc || compare_all(j, e) ? -1 : 0;
 }
@@ -399,20 +398,17 @@ static void put_tokens(const struct job *j, struct pq_buf *b)
 static void put_json(const struct job *j, double nll, double ppl,
                      struct pq_buf *b)
 {
-    pq_buf_puts(b, "{\"pq\":1,\"tool\":\"pq-eval\",\"nll\":");
-    pq_json_put_f64(b, nll);
-    pq_buf_puts(b, ",\"perplexity\":");
-    pq_json_put_f64(b, ppl);
+    cmd_put_number(b, "{\"pq\":1,\"tool\":\"pq-eval\",\"nll\":", nll);
+    cmd_put_number(b, ",\"perplexity\":", ppl);
     pq_buf_printf(b,
                   ",\"tokens\":%llu,\"texts\":%zu,\"window\":%zu,"
                   "\"stride\":%zu",
                   (unsigned long long)j->tokens, j->data.n, j->window,
                   j->stride);
     if (j->base) {
-        pq_buf_puts(b, ",\"kl\":");
-        pq_json_put_f64(b, j->kl / (double)j->tokens);
-        pq_buf_puts(b, ",\"same_top\":");
-        pq_json_put_f64(b, (double)j->same / (double)j->tokens);
+        cmd_put_number(b, ",\"kl\":", j->kl / (double)j->tokens);
+        cmd_put_number(b, ",\"same_top\":",
+                       (double)j->same / (double)j->tokens);
     }
     if (j->choices.questions)
         pq_buf_printf(b, ",\"questions\":%zu,\"right\":%zu,"
@@ -451,11 +447,7 @@ static int answer(const struct job *j, struct pq_error *e)
         put_json(j, nll, ppl, &b);
     else if (!j->c->quiet)
         put_text(j, nll, ppl, &b);
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (!rc && b.n > 0)
-        cmd_print_n(b.s, b.n);
-    pq_buf_release(&b);
-    if (rc)
+    if (cmd_print_buf(&b, e))
         return CMD_TROUBLE;
     return j->o->max_ppl > 0 && !(ppl <= j->o->max_ppl) ? CMD_NO : CMD_OK;
 }
@@ -472,11 +464,7 @@ static int print_tokens(const struct job *j, struct pq_error *e)
         for (size_t k = 0; k < x->n; k++)
             pq_buf_printf(&b, k ? ",%ld" : "%ld", (long)x->ids[k]);
         pq_buf_puts(&b, "]}\n");
-        if (!b.failed)
-            cmd_print_n(b.s, b.n);
-        const int rc = b.failed ? pq_fail_nomem(e) : 0;
-        pq_buf_release(&b);
-        if (rc)
+        if (cmd_print_buf(&b, e))
             return -1;
     }
     return 0;
@@ -516,24 +504,21 @@ static int evaluate(struct job *j, struct pq_error *e)
 static int run(struct cmd *c, struct pq_error *e)
 {
     struct job j = {.c = c, .o = c->state};
-    const bool piped = c->n_operands == 0 || strcmp(c->operands[0], "-") == 0;
 
     if (!j.o->data)
         return cmd_usage(c, "say with -d what to score");
-    if (j.o->logits && strcmp(j.o->logits, "-") == 0)
+    if (cmd_is_standard(j.o->logits))
         return cmd_usage(c, "--logits needs a file");
     if (j.o->norms && j.o->hessian)
         return cmd_usage(c, "--norms-out and --hessian-out need a run each");
-    if (j.o->norms || j.o->hessian) {
-        const char *path = j.o->norms ? j.o->norms : j.o->hessian;
-        if (strcmp(path, "-") == 0)
-            return cmd_usage(c, "%s needs a file",
-                             j.o->norms ? "--norms-out" : "--hessian-out");
-    }
-    if (j.o->against && strcmp(j.o->against, "-") == 0)
+    if (cmd_is_standard(j.o->norms))
+        return cmd_usage(c, "--norms-out needs a file");
+    if (cmd_is_standard(j.o->hessian))
+        return cmd_usage(c, "--hessian-out needs a file");
+    if (cmd_is_standard(j.o->against))
         return cmd_usage(c, "the model of --against cannot be standard input");
-    if (piped && strcmp(j.o->data, "-") == 0)
-        return cmd_usage(c, "model and data cannot both be standard input");
+    if (cmd_check_data(c, j.o->data))
+        return CMD_TROUBLE;
     const int rc = evaluate(&j, e);
     for (size_t i = 0; j.nll && i < j.data.n; i++)
         free(j.nll[i]);

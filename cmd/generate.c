@@ -336,11 +336,7 @@ static int print_json(const struct text *t, struct pq_error *e)
         pq_buf_puts(&b, "null");
     pq_buf_printf(&b, ",\"prompt_tokens\":%zu,\"why\":\"%s\"}\n", t->prompt,
                   t->why);
-    if (!b.failed)
-        cmd_print_n(b.s, b.n);
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    pq_buf_release(&b);
-    return rc;
+    return cmd_print_buf(&b, e);
 }
 
 static int finish(const struct text *t, struct pq_error *e)
@@ -465,12 +461,11 @@ static int run(struct cmd *c, struct pq_error *e)
 {
     struct job j = {.c = c, .o = c->state};
     const struct pq_sampling *s = &j.o->sampling;
-    const bool piped = c->n_operands == 0 || strcmp(c->operands[0], "-") == 0;
 
     if (!j.o->data && j.o->prompts.n == 0)
         return cmd_usage(c, "say with -p or -d what to continue");
-    if (piped && j.o->data && strcmp(j.o->data, "-") == 0)
-        return cmd_usage(c, "model and data cannot both be standard input");
+    if (cmd_check_data(c, j.o->data))
+        return CMD_TROUBLE;
     if (!(s->temperature > 0) && (s->top_k || s->top_p > 0 || s->min_p > 0))
         return cmd_usage(c, "%s needs a --temperature above 0",
                          s->top_k       ? "--top-k"

@@ -200,10 +200,8 @@ static void put_moments(struct pq_buf *b, const struct cmd_stat *m)
     pq_json_put_f32(b, m->m.min);
     pq_buf_puts(b, ",\"max\":");
     pq_json_put_f32(b, m->m.max);
-    pq_buf_puts(b, ",\"mean\":");
-    pq_json_put_f64(b, m->mean);
-    pq_buf_puts(b, ",\"std\":");
-    pq_json_put_f64(b, m->std);
+    cmd_put_number(b, ",\"mean\":", m->mean);
+    cmd_put_number(b, ",\"std\":", m->std);
     pq_buf_printf(b, ",\"zeros\":%llu,\"nan\":%llu,\"inf\":%llu",
                   (unsigned long long)m->m.zeros, (unsigned long long)m->m.nans,
                   (unsigned long long)m->m.infs);
@@ -307,11 +305,7 @@ static int print_json(const struct cmd *c, const struct cmd_stats *st,
         put_tensor(&b, &s->catalog->tensors[i], st, i);
     }
     pq_buf_puts(&b, "]}\n");
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (!rc)
-        cmd_print_n(b.s, b.n);
-    pq_buf_release(&b);
-    return rc;
+    return cmd_print_buf(&b, e);
 }
 
 static int find_out(struct cmd *c, struct pq_source *s, struct cmd_stats *st,

@@ -56,16 +56,11 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
 
 /* ---- what goes together ------------------------------------------------- */
 
-static bool is_stdin(const char *path)
-{
-    return path && strcmp(path, "-") == 0;
-}
-
 static int check_inputs(struct cmd *c, const struct prompt_options *o)
 {
-    const bool piped = c->n_operands == 0 || is_stdin(c->operands[0]);
-
-    if (piped + is_stdin(o->model) + is_stdin(o->data) > 1)
+    if (cmd_input_is_stdin(c) + cmd_is_standard(o->model) +
+            cmd_is_standard(o->data) >
+        1)
         return cmd_usage(c, "only one of prompt, model and data can be "
                             "standard input");
     if (o->data && !o->model)
@@ -93,7 +88,7 @@ static int check(struct cmd *c, const struct prompt_options *o)
     if (writes && (o->data || o->top || o->plot))
         return cmd_usage(c, "-d, --top and --plot tell of a prompt, and here "
                             "one is written");
-    if (is_stdin(o->plot))
+    if (cmd_is_standard(o->plot))
         return cmd_usage(c, "--plot needs a file");
     if (!writes && (c->output || c->output_format || c->force || c->dry_run ||
                     !c->sync || !c->provenance))
@@ -125,17 +120,15 @@ static int work(struct prompt *p, struct pq_error *e)
 
 static int run(struct cmd *c, struct pq_error *e)
 {
-    struct prompt_options o = *(const struct prompt_options *)c->state;
-    struct prompt p = {.c = c, .o = &o};
-    int rc = check(c, &o);
+    struct prompt_options *o = c->state;
+    struct prompt p = {.c = c, .o = o};
 
-    o.top = o.top ? o.top : 3;
-    if (rc == CMD_OK)
-        rc = (o.plot && cmd_check_beside(c, o.plot, e)) || work(&p, e)
-                 ? CMD_TROUBLE
-                 : CMD_OK;
+    if (check(c, o))
+        return CMD_TROUBLE;
+    o->top = o->top ? o->top : 3;
+    const int rc = (o->plot && cmd_check_beside(c, o->plot, e)) || work(&p, e);
     prompt_close(&p);
-    return rc;
+    return rc ? CMD_TROUBLE : CMD_OK;
 }
 
 static const char *const examples[] = {

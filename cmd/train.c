@@ -19,11 +19,17 @@ enum {
     OPT_INIT_ADAPTER, OPT_SAVE_EVERY, OPT_RESUME, OPT_UNTIL
 };
 
+/* In the order of their enums. */
+#define METHODS      "lora qlora full sparse prompt hybrid"
+#define SCHEDULES    "constant linear cosine wsd"
+#define INITS        "zero pissa"
+#define PROMPT_INITS "vocab text random"
+
 static const struct cmd_option options[] = {
     {'d', "data", "FILE", "what to train on: text, or JSONL", NULL,
      CMD_CHANGES_OUTPUT | CMD_ARG_FILE, OPT_DATA},
     {0, "method", "M", "what is trained (default: lora)",
-     "lora qlora full sparse prompt hybrid", CMD_CHANGES_OUTPUT, OPT_METHOD},
+     METHODS, CMD_CHANGES_OUTPUT, OPT_METHOD},
     {0, "steps", "N", "updates of the weights", "100 1000",
      CMD_CHANGES_OUTPUT, OPT_STEPS},
     {0, "epochs", "N", "times that the data are seen (default: 1)", "1 3",
@@ -41,7 +47,7 @@ static const struct cmd_option options[] = {
     {0, "lr", "X", "learning rate (default: by the method)",
      "5e-5 2e-4 1e-2", CMD_CHANGES_OUTPUT, OPT_LR},
     {0, "schedule", "S", "how the rate falls (default: linear)",
-     "constant linear cosine wsd", CMD_CHANGES_OUTPUT, OPT_SCHEDULE},
+     SCHEDULES, CMD_CHANGES_OUTPUT, OPT_SCHEDULE},
     {0, "warmup", "N", "steps in which the rate rises (default: 0)", "10 100",
      CMD_CHANGES_OUTPUT, OPT_WARMUP},
     {0, "decay", "N", "last steps in which that of wsd falls", "100",
@@ -63,7 +69,7 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT, OPT_DORA},
     {0, "rslora", NULL, "scale by A / sqrt(R)", NULL,
      CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_RSLORA},
-    {0, "init", "I", "how LoRA begins (default: zero)", "zero pissa",
+    {0, "init", "I", "how LoRA begins (default: zero)", INITS,
      CMD_CHANGES_OUTPUT, OPT_INIT},
     {0, "init-adapter", "DIR", "go on from this adapter", NULL,
      CMD_CHANGES_OUTPUT | CMD_ARG_FILE, OPT_INIT_ADAPTER},
@@ -72,7 +78,7 @@ static const struct cmd_option options[] = {
     {0, "prompt-tokens", "N", "rows of the soft prompt (default: 16)",
      "8 16 32", CMD_CHANGES_OUTPUT, OPT_PROMPT_TOKENS},
     {0, "prompt-init", "I", "what it begins as (default: vocab)",
-     "vocab text random", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_PROMPT_INIT},
+     PROMPT_INITS, CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_PROMPT_INIT},
     {0, "prompt-text", "TEXT", "of --prompt-init text", NULL,
      CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_PROMPT_TEXT},
     {'s', "sparsity", "S", "part of the weights that is zero in the end",
@@ -101,23 +107,12 @@ static const struct cmd_option options[] = {
 
 /* ---- values ------------------------------------------------------------- */
 
-static int one_of(const char *value, const char *const *names, int n, int *v,
-                  struct pq_error *e)
-{
-    for (*v = 0; *v < n; ++*v)
-        if (*value && strcmp(value, names[*v]) == 0)
-            return 0;
-    return pq_fail(e, PQ_EARG, "'%s' is none that is known", value);
-}
-
 static int set_method(struct train_options *o, const char *value,
                       struct pq_error *e)
 {
-    static const char *const names[] = {"lora",   "qlora",  "full",
-                                        "sparse", "prompt", "hybrid"};
     int v;
 
-    if (one_of(value, names, 6, &v, e))
+    if (cmd_one_of(value, METHODS, &v, e))
         return -1;
     o->method = (enum train_method)v;
     return 0;
@@ -126,10 +121,9 @@ static int set_method(struct train_options *o, const char *value,
 static int set_schedule(struct train_options *o, const char *value,
                         struct pq_error *e)
 {
-    static const char *const names[] = {"constant", "linear", "cosine", "wsd"};
     int v;
 
-    if (one_of(value, names, 4, &v, e))
+    if (cmd_one_of(value, SCHEDULES, &v, e))
         return -1;
     o->shape = (enum pq_schedule_shape)v;
     o->shape_given = true;
@@ -139,10 +133,9 @@ static int set_schedule(struct train_options *o, const char *value,
 static int set_init(struct train_options *o, const char *value,
                     struct pq_error *e)
 {
-    static const char *const names[] = {"zero", "pissa"};
     int v;
 
-    if (one_of(value, names, 2, &v, e))
+    if (cmd_one_of(value, INITS, &v, e))
         return -1;
     o->pissa = v == 1;
     return 0;
@@ -151,9 +144,11 @@ static int set_init(struct train_options *o, const char *value,
 static int set_prompt_init(struct train_options *o, const char *value,
                            struct pq_error *e)
 {
-    static const char *const names[] = {"", "vocab", "text", "random"};
+    int v;
 
-    return one_of(value, names, 4, &o->prompt_init, e);
+    if (cmd_one_of(value, PROMPT_INITS, &v, e))
+        return -1;
+    o->prompt_init = PROMPT_INIT_VOCAB + v;
     return 0;
 }
 
@@ -306,14 +301,13 @@ static int check_method(struct cmd *c, const struct train_options *o)
 
 static int check(struct cmd *c, const struct train_options *o)
 {
-    const bool piped = c->n_operands == 0 || strcmp(c->operands[0], "-") == 0;
-    const bool standard = !c->output || strcmp(c->output, "-") == 0;
+    const bool standard = !c->output || cmd_is_standard(c->output);
 
     if (!o->data)
         return cmd_usage(c, "say with -d what to train on");
-    if (piped && strcmp(o->data, "-") == 0)
-        return cmd_usage(c, "model and data cannot both be standard input");
-    if (o->val && strcmp(o->val, "-") == 0)
+    if (cmd_check_data(c, o->data))
+        return CMD_TROUBLE;
+    if (cmd_is_standard(o->val))
         return cmd_usage(c, "--val needs a file");
     if (o->steps && o->epochs)
         return cmd_usage(c, "give one of --steps and --epochs");
@@ -326,7 +320,7 @@ static int check(struct cmd *c, const struct train_options *o)
         return cmd_usage(c, "say with -o where the result goes");
     if (standard && (o->save_every || o->resume || o->until))
         return cmd_usage(c, "--save-every, --resume and --until need -o");
-    if (o->plot && strcmp(o->plot, "-") == 0)
+    if (cmd_is_standard(o->plot))
         return cmd_usage(c, "--plot needs a file");
     return check_method(c, o);
 }
@@ -380,33 +374,36 @@ static int work(struct train *t, struct pq_error *e)
 {
     if (train_open(t, e))
         return -1;
-    if (t->o.show_mask)
+    if (t->o->show_mask)
         return train_show_mask(t, e);
     if (t->c->dry_run)
         return train_save(t, e);
     if (train_run(t, e) || train_save(t, e))
         return -1;
-    return t->o.plot ? train_log_plot(&t->log, t->o.plot, e) : 0;
+    return t->o->plot ? train_log_plot(&t->log, t->o->plot, e) : 0;
 }
 
 static int run(struct cmd *c, struct pq_error *e)
 {
-    const struct train_options *o = c->state;
-    struct train t = {.c = c, .o = *o, .log = {.c = c}};
-    int rc = check(c, o);
+    struct train_options *o = c->state;
+    struct train t = {.c = c, .o = o, .log = {.c = c}};
 
-    if (rc == CMD_OK) {
-        set_defaults(&t.o);
-        rc = set_targets(c, &t.o, e) ||
-                     (o->plot && cmd_check_beside(c, o->plot, e)) ||
-                     work(&t, e)
-                 ? CMD_TROUBLE
-                 : CMD_OK;
-    }
+    if (check(c, o))
+        return CMD_TROUBLE;
+    set_defaults(o);
+    const int rc = set_targets(c, o, e) ||
+                   (o->plot && cmd_check_beside(c, o->plot, e)) ||
+                   work(&t, e);
     train_close(&t);
-    free((void *)t.o.targets.items);
-    pq_arena_release(&t.o.words);
-    return rc;
+    return rc ? CMD_TROUBLE : CMD_OK;
+}
+
+static void release(void *state)
+{
+    struct train_options *o = state;
+
+    free(o->targets.items);
+    pq_arena_release(&o->words);
 }
 
 static const char *const examples[] = {
@@ -427,4 +424,5 @@ const struct pq_tool tool_train = {
     .state_bytes = sizeof(struct train_options),
     .option = option,
     .run = run,
+    .release = release,
 };

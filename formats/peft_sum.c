@@ -222,7 +222,7 @@ int pq_peft_sum(struct pq_plan *plan, struct pq_catalog *out,
 {
     const struct sum s = {plan, out, dtype, q};
     struct peft_shape *shapes = pq_zalloc(u->n, sizeof *shapes);
-    int rc = shapes ? peft_reserve(out, 3 * u->n + more, e)
+    int rc = shapes ? pq_catalog_reserve(out, 3 * u->n + more, e)
                     : pq_fail_nomem(e);
 
     for (size_t i = 0; !rc && i < u->n; i++) {
@@ -316,7 +316,7 @@ int pq_peft_average(struct pq_plan *plan, struct pq_catalog *out,
                     const struct pq_quant *q, struct pq_error *e)
 {
     const struct sum s = {plan, out, dtype, q};
-    int rc = peft_reserve(out, 3 * u->n, e);
+    int rc = pq_catalog_reserve(out, 3 * u->n, e);
 
     for (size_t i = 0; !rc && i < u->n; i++)
         rc = average(&s, u, &u->modules[i], e);

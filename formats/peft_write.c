@@ -18,18 +18,6 @@
 
 static const char config_name[] = "adapter_config.json";
 
-int peft_reserve(struct pq_catalog *out, size_t n, struct pq_error *e)
-{
-    struct pq_tensor *all =
-        pq_resize(out->tensors, out->n_tensors + n, sizeof *all);
-
-    if (!all)
-        return pq_fail_nomem(e);
-    out->tensors = all;
-    out->cap_tensors = out->n_tensors + n;
-    return 0;
-}
-
 /* ---- tensors ----------------------------------------------------------- */
 
 static const char *member_name(struct pq_arena *a, const struct peft_shape *m,
@@ -233,7 +221,8 @@ int pq_peft_write(struct pq_plan *plan, struct pq_catalog *out,
                   const struct pq_quant *q, struct pq_error *e)
 {
     struct peft_shape *shapes = pq_zalloc(n, sizeof *shapes);
-    int rc = shapes ? peft_reserve(out, 3 * n + more, e) : pq_fail_nomem(e);
+    int rc = shapes ? pq_catalog_reserve(out, 3 * n + more, e)
+                    : pq_fail_nomem(e);
 
     for (size_t i = 0; !rc && i < n; i++) {
         shapes[i] = shape_of(&modules[i]);

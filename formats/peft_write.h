@@ -25,9 +25,6 @@ const struct pq_tensor *peft_declare(struct pq_catalog *out,
                                      const struct peft_shape *m,
                                      enum peft_member which,
                                      enum pq_dtype dtype, struct pq_error *e);
-/* Room for n more tensors, once and for all. */
-PQ_MUST_USE int peft_reserve(struct pq_catalog *out, size_t n,
-                             struct pq_error *e);
 /*
  * Makes adapter_config.json say what the modules [n] are, each of scale 1;
  * makes one if `out` has none.

@@ -287,6 +287,14 @@ struct pq_peft_trained {
     size_t n_targets;
 };
 
+/*
+ * The rows of a soft prompt, [tokens][hidden] plain floats of any type; NULL
+ * where the source is none.  Without an adapter_config.json the tensor's name
+ * is enough.
+ */
+const struct pq_tensor *pq_peft_prompt(const struct pq_source *s,
+                                       struct pq_error *e);
+
 /* Gives `out` the adapter_config.json of a LoRA, as PEFT writes it. */
 PQ_MUST_USE int pq_peft_trained_config(struct pq_catalog *out,
                                        const struct pq_peft_trained *t,

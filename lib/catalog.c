@@ -28,6 +28,18 @@ void pq_catalog_release(struct pq_catalog *c)
     *c = (struct pq_catalog){0};
 }
 
+int pq_catalog_reserve(struct pq_catalog *c, size_t n, struct pq_error *e)
+{
+    struct pq_tensor *const all =
+        pq_resize(c->tensors, c->n_tensors + n, sizeof *all);
+
+    if (all == NULL)
+        return pq_fail_nomem(e);
+    c->tensors = all;
+    c->cap_tensors = c->n_tensors + n;
+    return 0;
+}
+
 struct pq_tensor *pq_catalog_add(struct pq_catalog *c, const char *name,
                                  size_t n_parts, struct pq_error *e)
 {

@@ -183,6 +183,11 @@ void pq_load_f32(const struct pq_kernels *k, enum pq_dtype dtype,
                  const void *in, size_t n, float *out);
 void pq_store_f32(const struct pq_kernels *k, enum pq_dtype dtype,
                   const float *in, size_t n, void *out);
+/* All of a plain tensor of floats, of a source that is not sequential. */
+PQ_MUST_USE int pq_read_f32(const struct pq_kernels *k, struct pq_source *s,
+                            const struct pq_tensor *t,
+                            float *out /* [n_elements] */,
+                            struct pq_error *e);
 
 #ifdef __cplusplus
 }

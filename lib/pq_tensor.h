@@ -145,6 +145,13 @@ struct pq_tensor *pq_catalog_add_plain(struct pq_catalog *c, const char *name,
                                        const uint64_t *shape, int rank,
                                        uint64_t offset, struct pq_error *e);
 
+/*
+ * Room for n more tensors, which do not move as they are added: steps may
+ * point at them.
+ */
+PQ_MUST_USE int pq_catalog_reserve(struct pq_catalog *c, size_t n,
+                                   struct pq_error *e);
+
 /* Copies a shape into the catalogue.  NULL when memory is short. */
 PQ_MUST_USE const uint64_t *pq_catalog_shape(struct pq_catalog *c,
                                              const uint64_t *shape, int rank);

@@ -121,6 +121,12 @@ struct pq_train_param pq_train_param(struct pq_train *t, size_t i);
 /* To be told after w was written. */
 void pq_train_changed(struct pq_train *t);
 
+/*
+ * From now on only the first `rows` rows of the soft prompt, at most all,
+ * stand before each text; 0: none.
+ */
+void pq_train_use_prompt(struct pq_train *t, size_t rows);
+
 /* ---- training ----------------------------------------------------------- */
 
 #define PQ_TRAIN_IGNORE (-100) /* a label that is not learned */

@@ -83,6 +83,39 @@ Test(train_methods, the_gradient_of_a_hybrid_is_the_slope_of_its_loss)
     check_slope("phi3", &o);
 }
 
+/* Fewer rows before a text are those of a shorter prompt; none, no prompt. */
+Test(train_methods, a_part_of_a_soft_prompt_can_be_used)
+{
+    struct pq_train_options o = trainee_options(PQ_TRAIN_PROMPT);
+    struct pq_error e = PQ_ERROR_INIT;
+    struct trainee a, b;
+    double x, y;
+
+    o.prompt_rows = 4;
+    trainee_open(&a, "llama", &o);
+    for (size_t rows = 3; rows > 0; rows--) {
+        o.prompt_rows = rows;
+        trainee_open(&b, "llama", &o);
+        memcpy(pq_train_param(b.t, 0).w, pq_train_param(a.t, 0).w,
+               rows * pq_train_about(a.t).hidden * sizeof(float));
+        pq_train_use_prompt(a.t, rows);
+        cr_assert_eq(pq_train_score(a.t, a.texts, 2, &x, &e), 0);
+        cr_assert_eq(pq_train_score(b.t, b.texts, 2, &y, &e), 0);
+        cr_assert_eq(x, y, "%zu rows: %.17g, %.17g", rows, x, y);
+        cr_assert_eq(pq_train_labels(a.t, a.texts, 2), b.labels);
+        pq_train_free(b.t);
+    }
+    o = trainee_options(PQ_TRAIN_LORA); /* begins as nothing */
+    trainee_open(&b, "llama", &o);
+    pq_train_use_prompt(a.t, 0);
+    cr_assert_eq(pq_train_score(a.t, a.texts, 2, &x, &e), 0);
+    cr_assert_eq(pq_train_score(b.t, b.texts, 2, &y, &e), 0);
+    cr_assert_eq(x, y, "no rows: %.17g, %.17g", x, y);
+    cr_assert_eq(pq_train_labels(a.t, a.texts, 2), b.labels);
+    pq_train_free(a.t);
+    pq_train_free(b.t);
+}
+
 /* PiSSA takes out of the weights what it puts in the adapter. */
 Test(train_methods, pissa_begins_with_the_model_as_it_is)
 {

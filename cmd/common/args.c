@@ -95,19 +95,6 @@ static int set_memory(struct cmd *c, const char *value, struct pq_error *e)
     return 0;
 }
 
-static int set_progress(struct cmd *c, const char *value, struct pq_error *e)
-{
-    static const char *const when[] = {"auto", "always", "never"};
-
-    for (int i = 0; i < 3; i++) {
-        if (strcmp(value, when[i]) == 0) {
-            c->progress_when = i;
-            return 0;
-        }
-    }
-    return pq_fail(e, PQ_EARG, "'%s' is none of auto, always and never", value);
-}
-
 static int set_format(struct cmd *c, const char *value, struct pq_error *e)
 {
     const struct pq_format *f = pq_format_named(value);
@@ -166,7 +153,8 @@ static int set_shared(struct parser *p, int id, const char *value,
     case CMD_ID_EXCLUDE:       return cmd_list_add(&c->exclude, value, e);
     case CMD_ID_THREADS:       return set_threads(c, value, e);
     case CMD_ID_MEMORY:        return set_memory(c, value, e);
-    case CMD_ID_PROGRESS:      return set_progress(c, value, e);
+    case CMD_ID_PROGRESS:      return cmd_one_of(value, "auto always never",
+                                                 &c->progress_when, e);
     case CMD_ID_JSON:          c->json = true; return 0;
     case CMD_ID_SEED:          c->seed_given = true;
                                return cmd_number(value, 0, UINT64_MAX,
@@ -367,34 +355,34 @@ static int add_digest(struct cmd *c, struct pq_buf *b, const char *path,
     return 0;
 }
 
-static int hash_file(struct pq_hash *h, FILE *f, struct pq_error *e)
+static int hash_file(struct pq_hash *h, const char *path, struct pq_error *e)
 {
+    FILE *f = fopen(path, "re");
     char piece[1 << 16];
     size_t n;
 
+    if (f == NULL)
+        return pq_fail_sys(e, errno, "cannot be opened");
     while ((n = fread(piece, 1, sizeof piece, f)) > 0)
         pq_hash_add(h, piece, n);
-    return ferror(f) ? pq_fail_sys(e, errno, "cannot be read") : 0;
+    const int rc = ferror(f) ? pq_fail_sys(e, errno, "cannot be read") : 0;
+    fclose(f);
+    return rc;
 }
 
 /*
  * The same of a file of any size, of which nothing is kept.  Of a pipe, which
- * can be read once only, it is the digest of nothing.
+ * can be read once only, and of a directory it is the digest of nothing.
  */
 static int add_file_digest(struct pq_buf *b, const char *path,
                            struct pq_error *e)
 {
     struct pq_hash *h = pq_hash_new(e);
-    FILE *f = h != NULL && is_file(path) ? fopen(path, "re") : NULL;
     int rc = h == NULL ? -1 : 0;
     char hex[33];
 
-    if (f != NULL) {
-        rc = hash_file(h, f, e);
-        fclose(f);
-    } else if (rc == 0 && is_file(path)) {
-        rc = pq_fail_sys(e, errno, "cannot be opened");
-    }
+    if (rc == 0 && is_file(path))
+        rc = hash_file(h, path, e);
     if (rc == 0) {
         pq_hash128_hex(pq_hash128(h), hex);
         pq_buf_printf(b, "xxh3:%s", hex);

@@ -153,10 +153,20 @@ PQ_MUST_USE int cmd_number(const char *s, uint64_t min, uint64_t max,
                            uint64_t *v, struct pq_error *e);
 PQ_MUST_USE int cmd_real(const char *s, double min, double max, double *v,
                          struct pq_error *e);
+/* Which of `words`, "auto always never", s is, from 0; or fail. */
+PQ_MUST_USE int cmd_one_of(const char *s, const char *words, int *v,
+                           struct pq_error *e);
 PQ_MUST_USE int cmd_list_add(struct cmd_list *l, const char *s,
                              struct pq_error *e);
 
 /* ---- content.c ------------------------------------------------------- */
+
+/* Is a path "-", standard input or output?  NULL is not. */
+bool cmd_is_standard(const char *path);
+/* Is operand 0 standard input, named or for want of one? */
+bool cmd_input_is_stdin(const struct cmd *c);
+/* A usage error where both the model and `data` (or NULL) are. */
+int cmd_check_data(const struct cmd *c, const char *data);
 
 /*
  * All of a small file that an option names, "-" of standard input; NULL on
@@ -168,6 +178,13 @@ const struct pq_buf *cmd_content(struct cmd *c, const char *path,
 /* Has standard input been read for that? */
 bool cmd_content_was_stdin(const struct cmd *c);
 void cmd_content_release(struct cmd *c);
+/*
+ * Writes a small file, a picture, whole or not at all; `path` "-" or NULL is
+ * standard output.
+ */
+PQ_MUST_USE int cmd_write_content(const struct cmd *c, const char *path,
+                                  const struct pq_buf *text,
+                                  struct pq_error *e);
 
 /* ---- help.c ---------------------------------------------------------- */
 
@@ -206,6 +223,8 @@ int cmd_usage(const struct cmd *c, const char *fmt, ...) PQ_PRINTF(2, 3);
 /* Text on stdout; a write error is remembered and makes the exit status 2. */
 void cmd_print(const char *fmt, ...) PQ_PRINTF(1, 2);
 void cmd_print_n(const char *s, size_t n);
+/* The same of a buffer, which is released; fails where memory was short. */
+PQ_MUST_USE int cmd_print_buf(struct pq_buf *b, struct pq_error *e);
 /* Control characters in s[0..n) become '?'. */
 void cmd_mask(char *s, size_t n);
 /* Flushes and closes stdout; -1 with the reason when anything was lost. */
@@ -228,7 +247,10 @@ void cmd_signals_exit(void);
 
 /* For pq_run.progress; arg is the cmd.  Shows a bar on a terminal. */
 void cmd_progress(void *arg, uint64_t done, uint64_t total);
-/* The same of steps; `tokens` are those of this run.  Call it before, too. */
+/*
+ * The same of steps; `tokens` are those of this run.  Call it before, too:
+ * from then on the line is theirs, and cmd_progress() shows nothing.
+ */
 void cmd_progress_steps(const struct cmd *c, uint64_t done, uint64_t total,
                         uint64_t tokens, double loss);
 /* Clears the bar's line; a signal handler may, too. */
@@ -252,6 +274,9 @@ PQ_MUST_USE int cmd_open_input(struct cmd *c, size_t i, struct pq_source **s,
                                struct pq_error *e);
 PQ_MUST_USE int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
                                struct pq_error *e);
+/* Makes one tensor of what is encoded in several entries, as there. */
+PQ_MUST_USE int cmd_fold(const struct cmd *c, struct pq_source *s,
+                         struct pq_error *e);
 /*
  * As cmd_open_plain(), for several runs; what a pipe brings is kept, and what
  * memory that takes is no longer in c->memory.
@@ -270,6 +295,15 @@ PQ_MUST_USE int cmd_check_selection(const struct cmd *c,
  * sequential is copied, and its share of c->memory is gone.
  */
 PQ_MUST_USE int cmd_load(struct cmd *c, struct pq_source **s,
+                         struct pq_error *e);
+/*
+ * Copies plain tensors, those that `wants` is true for or all (NULL), into a
+ * made source.
+ */
+PQ_MUST_USE int cmd_copy(struct cmd *c, struct pq_source *from,
+                         bool (*wants)(const void *arg,
+                                       const struct pq_tensor *t),
+                         const void *arg, struct pq_source *to,
                          struct pq_error *e);
 /*
  * Decides format and place of the output from -o, -O, the input and what

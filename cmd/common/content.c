@@ -1,10 +1,11 @@
 /*
- * Small files that options name: rules, recipes.
+ * Small files that options name: rules, recipes; pictures.
  *
- * Each is read once and kept, because its digest goes into the provenance
- * and a pipe gives its bytes only once.
+ * What is read is read once and kept, because its digest goes into the
+ * provenance and a pipe gives its bytes only once.
  */
 #include "cmd.h"
+#include "pq_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,9 +15,21 @@
 
 #define MOST (UINT64_C(16) << 20) /* bytes; more is some other file */
 
-static bool is_standard(const char *path)
+bool cmd_is_standard(const char *path)
 {
-    return strcmp(path, "-") == 0;
+    return path != NULL && strcmp(path, "-") == 0;
+}
+
+bool cmd_input_is_stdin(const struct cmd *c)
+{
+    return c->n_operands == 0 || cmd_is_standard(c->operands[0]);
+}
+
+int cmd_check_data(const struct cmd *c, const char *data)
+{
+    return cmd_input_is_stdin(c) && cmd_is_standard(data)
+               ? cmd_usage(c, "model and data cannot both be standard input")
+               : CMD_OK;
 }
 
 static int read_all(int fd, struct pq_buf *b, struct pq_error *e)
@@ -37,7 +50,7 @@ static int read_all(int fd, struct pq_buf *b, struct pq_error *e)
 
 static int read_path(const char *path, struct pq_buf *b, struct pq_error *e)
 {
-    const int fd = is_standard(path) ? 0 : open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = cmd_is_standard(path) ? 0 : open(path, O_RDONLY | O_CLOEXEC);
 
     if (fd < 0)
         return pq_fail_sys(e, errno, "%s", path);
@@ -73,7 +86,7 @@ const struct pq_buf *cmd_content(struct cmd *c, const char *path,
 bool cmd_content_was_stdin(const struct cmd *c)
 {
     for (size_t i = 0; i < c->n_contents; i++)
-        if (is_standard(c->contents[i].path))
+        if (cmd_is_standard(c->contents[i].path))
             return true;
     return false;
 }
@@ -83,4 +96,23 @@ void cmd_content_release(struct cmd *c)
     for (size_t i = 0; i < c->n_contents; i++)
         pq_buf_release(&c->contents[i].text);
     free(c->contents);
+}
+
+int cmd_write_content(const struct cmd *c, const char *path,
+                      const struct pq_buf *text, struct pq_error *e)
+{
+    struct pq_out out = {.cancel = &cmd_cancel};
+
+    if (text->failed)
+        return pq_fail_nomem(e);
+    cmd_guard(true);
+    const int rc = pq_out_open(&out, path, c->sync ? PQ_OUT_SYNC : 0u, e) ||
+                           pq_out_write(&out, text->s, text->n, e) ||
+                           pq_out_commit(&out, e)
+                       ? -1
+                       : 0;
+    if (rc)
+        pq_out_abort(&out);
+    cmd_guard(false);
+    return rc;
 }

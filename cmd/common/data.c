@@ -3,6 +3,7 @@
  */
 #include "data.h"
 
+#include "cmd.h"
 #include "pq_json.h"
 
 #include <errno.h>
@@ -361,7 +362,7 @@ static int read_file(FILE *f, struct pq_buf *b, struct pq_error *e)
 
 int cmd_data_read(const char *path, struct cmd_data *d, struct pq_error *e)
 {
-    const bool standard = strcmp(path, "-") == 0;
+    const bool standard = cmd_is_standard(path);
     FILE *f = standard ? stdin : fopen(path, "rb");
     struct pq_buf b = {0};
 
@@ -400,6 +401,7 @@ void cmd_data_release(struct cmd_data *d)
     for (size_t i = 0; i < d->n; i++)
         free(d->items[i].ids);
     free(d->items);
-    pq_tokenizer_free(d->tokenizer);
+    if (!d->lent)
+        pq_tokenizer_free(d->tokenizer);
     memset(d, 0, sizeof *d);
 }

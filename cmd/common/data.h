@@ -33,6 +33,7 @@ struct cmd_data {
     const struct pq_catalog *model; /* whose tokenizer texts need; borrowed */
     bool prompts; /* to be continued: a completion or choices are left alone */
     struct pq_tokenizer *tokenizer; /* once there was a text, or NULL */
+    bool lent;                      /* that is another's, and stays */
     struct cmd_example *items;      /* [n], all of the file */
     size_t n, cap;
     uint64_t bytes; /* of the file */
@@ -40,7 +41,8 @@ struct cmd_data {
 
 /*
  * Reads all of a file, "-" is standard input.  Messages name file and line.
- * Set `model` and `prompts` of a zeroed *d; release it also after a failure.
+ * Set `model` and `prompts` of a zeroed *d, and `tokenizer` and `lent` where
+ * that of the model is read already; release it also after a failure.
  */
 PQ_MUST_USE int cmd_data_read(const char *path, struct cmd_data *d,
                               struct pq_error *e);

@@ -31,7 +31,7 @@ static int open_model(struct extract *x, size_t i, struct pq_source **s,
     struct cmd *c = x->c;
     bool encoded = false;
 
-    if (cmd_open_kept(c, i, s, e) || pq_fold(*s, c->memory / 4, c->tmpdir, e) ||
+    if (cmd_open_kept(c, i, s, e) || cmd_fold(c, *s, e) ||
         cmd_config_refuse_foreign(*s, e))
         return -1;
     if (pq_peft_is_adapter((*s)->catalog))

@@ -63,10 +63,9 @@ static void put_pair(struct pq_buf *b, const struct extract_pair *p)
         pq_buf_printf(b, ",\"rank\":%zu,\"energy\":", p->factor->rank);
         pq_json_put_f64(b, energy(p));
     }
-    pq_buf_puts(b, ",\"norm\":");
-    pq_json_put_f64(b, sqrt(p->left.norm_sq));
-    pq_buf_puts(b, ",\"error\":");
-    pq_json_put_f64(b, relative(p->left.left_sq, p->left.norm_sq));
+    cmd_put_number(b, ",\"norm\":", sqrt(p->left.norm_sq));
+    cmd_put_number(b, ",\"error\":",
+                   relative(p->left.left_sq, p->left.norm_sq));
     pq_buf_puts(b, "}");
 }
 
@@ -91,11 +90,7 @@ static int print_json(const struct extract *x, double error,
         put_pair(&b, &x->pairs[i]);
     }
     pq_buf_puts(&b, "]}\n");
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (!rc)
-        cmd_print_n(b.s, b.n);
-    pq_buf_release(&b);
-    return rc;
+    return cmd_print_buf(&b, e);
 }
 
 int extract_report(struct extract *x, struct pq_error *e)

@@ -75,11 +75,8 @@ static int add_all(struct extract *x, struct pq_error *e)
 
     for (size_t i = 0; i < x->n; i++)
         n += 2 * is_written(&x->pairs[i]);
-    /* steps point at these tensors: the array must not move */
-    x->out.tensors = pq_zalloc(n, sizeof *x->out.tensors);
-    if (!x->out.tensors)
-        return pq_fail_nomem(e);
-    x->out.cap_tensors = n;
+    if (pq_catalog_reserve(&x->out, n, e))
+        return -1;
     x->out.files = &file;
     x->out.n_files = 1;
     for (size_t i = 0; !rc && i < x->n; i++) {

@@ -7,12 +7,12 @@
  *     lm_head                                [.]
  *
  * The scale goes from 0 to what the caller says or the largest finite value,
- * from light to dark in a ramp of one hue direction, so that it survives grey print and colour
- * blindness.  A cell says its tensor and value when pointed at.
+ * from light to dark in a ramp of one hue direction, so that it survives grey
+ * print and colour blindness.  A cell says its tensor and value when pointed
+ * at.
  */
 #include "heatmap.h"
 
-#include "pq_file.h"
 #include "pq_json.h"
 #include "pq_names.h"
 
@@ -292,23 +292,6 @@ static void draw(struct map *m, const char *title)
     pq_buf_puts(b, "</svg>\n");
 }
 
-static int write_svg(const struct cmd *c, const char *path,
-                     const struct pq_buf *svg, struct pq_error *e)
-{
-    struct pq_out out = {.cancel = &cmd_cancel};
-
-    cmd_guard(true);
-    int rc = pq_out_open(&out, path, c->sync ? PQ_OUT_SYNC : 0u, e);
-    if (!rc)
-        rc = pq_out_write(&out, svg->s, svg->n, e);
-    if (!rc)
-        rc = pq_out_commit(&out, e);
-    if (rc)
-        pq_out_abort(&out);
-    cmd_guard(false);
-    return rc;
-}
-
 int cmd_heatmap(const struct cmd *c, const char *path, const char *title,
                 const struct cmd_heat *cells, size_t n, double most,
                 struct pq_error *e)
@@ -319,10 +302,8 @@ int cmd_heatmap(const struct cmd *c, const char *path, const char *title,
 
     if (!rc)
         draw(&m, title);
-    if (!rc && m.svg.failed)
-        rc = pq_fail_nomem(e);
     if (!rc)
-        rc = write_svg(c, path, &m.svg, e);
+        rc = cmd_write_content(c, path, &m.svg, e);
     pq_names_release(&m.rows);
     pq_arena_release(&m.arena);
     pq_buf_release(&m.svg);
@@ -345,8 +326,7 @@ int cmd_heatmap_square(const struct cmd *c, const char *path,
                                                  : longest;
     set_widths(&m, longest);
     draw(&m, title);
-    const int rc = m.svg.failed ? pq_fail_nomem(e)
-                                : write_svg(c, path, &m.svg, e);
+    const int rc = cmd_write_content(c, path, &m.svg, e);
     pq_buf_release(&m.svg);
     return rc;
 }

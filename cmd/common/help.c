@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 enum {
     WIDTH = 80,
     HELP_COLUMN = 26,

@@ -54,7 +54,7 @@ static int open_input(struct cmd_job *j, struct pq_error *e)
     if (cmd_open_plain(c, 0, &j->in, e) ||
         (j->keep && j->keep(j) && cmd_keep(c, &j->in, e)))
         return -1;
-    return pq_fold(j->in, c->memory / 4, c->tmpdir, e);
+    return cmd_fold(c, j->in, e);
 }
 
 int cmd_job_reads(struct cmd_job *j, struct pq_source *s, struct pq_error *e)

@@ -64,20 +64,15 @@ static int set_method(struct merge_options *o, const char *value,
 static int set_rescale(struct merge_options *o, const char *value,
                        struct pq_error *e)
 {
-    static const char *const names[] = {[PQ_RESCALE_NONE] = "none",
-                                        [PQ_RESCALE_NORM] = "norm",
-                                        [PQ_RESCALE_CHANCE] = "chance"};
+    int rescale; /* as in enum pq_rescale */
 
-    for (int i = PQ_RESCALE_NONE; i <= PQ_RESCALE_CHANCE; i++)
-        if (strcmp(value, names[i]) == 0) {
-            o->params.rescale = i;
-            o->given |= PQ_TAKES_RESCALE;
-            if (i == PQ_RESCALE_CHANCE)
-                o->given |= PQ_TAKES_CHANCE;
-            return 0;
-        }
-    return pq_fail(e, PQ_EARG, "'%.40s' is none of none, norm and chance",
-                   value);
+    if (cmd_one_of(value, "none norm chance", &rescale, e))
+        return -1;
+    o->params.rescale = rescale;
+    o->given |= PQ_TAKES_RESCALE;
+    if (rescale == PQ_RESCALE_CHANCE)
+        o->given |= PQ_TAKES_CHANCE;
+    return 0;
 }
 
 int merge_set_option(struct merge_options *o, int id, const char *value,

@@ -58,12 +58,17 @@ int cmd_open_plain(struct cmd *c, size_t i, struct pq_source **s,
     return -1;
 }
 
+int cmd_fold(const struct cmd *c, struct pq_source *s, struct pq_error *e)
+{
+    return pq_fold(s, hold_share(c), c->tmpdir, e);
+}
+
 int cmd_open_input(struct cmd *c, size_t i, struct pq_source **s,
                    struct pq_error *e)
 {
     if (cmd_open_plain(c, i, s, e) != 0)
         return -1;
-    if (pq_fold(*s, hold_share(c), c->tmpdir, e) == 0)
+    if (cmd_fold(c, *s, e) == 0)
         return 0;
     pq_source_free(*s);
     *s = NULL;
@@ -464,11 +469,7 @@ static int print_json(const struct cmd *c, const struct pq_plan *p,
     pq_buf_printf(&b, ",\"%s\":%llu}\n",
                   p->sink->at_most ? "bytes_max" : "bytes",
                   (unsigned long long)p->sink->total_bytes);
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (rc == 0)
-        cmd_print_n(b.s, b.n);
-    pq_buf_release(&b);
-    return rc;
+    return cmd_print_buf(&b, e);
 }
 
 void cmd_forward_failure(const struct cmd *c, const struct pq_error *why)

@@ -92,6 +92,16 @@ void cmd_print_n(const char *s, size_t n)
         note_loss();
 }
 
+int cmd_print_buf(struct pq_buf *b, struct pq_error *e)
+{
+    const int rc = b->failed ? pq_fail_nomem(e) : 0;
+
+    if (rc == 0 && b->n > 0)
+        cmd_print_n(b->s, b->n);
+    pq_buf_release(b);
+    return rc;
+}
+
 int cmd_close_stdout(struct pq_error *e)
 {
     const bool failed = ferror(stdout) != 0;

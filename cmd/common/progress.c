@@ -21,6 +21,7 @@ static struct {
     bool started;
     int shown; /* columns that are on the screen now */
     double start, last;
+    bool steps;     /* are shown: what is written meanwhile is not */
     uint64_t first; /* steps that were done before */
 } bar;
 
@@ -126,7 +127,7 @@ void cmd_progress(void *arg, uint64_t done, uint64_t total)
     char line[256];
     double seconds;
 
-    if (is_due(c, &seconds))
+    if (!bar.steps && is_due(c, &seconds))
         show(line,
              format_line(line, sizeof line, c->program, done, total, seconds));
 }
@@ -137,6 +138,7 @@ void cmd_progress_steps(const struct cmd *c, uint64_t done, uint64_t total,
     char line[256];
     double seconds;
 
+    bar.steps = true;
     if (!bar.started)
         bar.first = done;
     if (!is_due(c, &seconds))

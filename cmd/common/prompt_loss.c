@@ -5,7 +5,6 @@
  * without a prompt nothing stands before it.  A text that is too long is cut
  * into pieces, for each of which the prompt stands before it.
  */
-#include "pq_nn.h"
 #include "prompt.h"
 #include "training.h"
 
@@ -48,75 +47,46 @@ static int set_labels(struct scoring *s, struct pq_error *e)
     return 0;
 }
 
-static int read_data(struct scoring *s, const struct pq_nn_info *m,
-                     struct pq_error *e)
+static int read_data(struct scoring *s, struct pq_error *e)
 {
     const struct prompt *p = s->p;
-    const size_t room = m->positions > p->n ? m->positions - p->n : 0;
+    const struct pq_train_info m = pq_train_about(s->core);
+    const size_t room = m.positions > p->n ? m.positions - p->n : 0;
 
     if (room < 2)
         return pq_fail(e, PQ_EARG,
                        "a prompt of %zu tokens leaves no room for text in the "
                        "%zu positions of the model",
-                       p->n, m->positions);
-    return train_data_read(&s->data, p->o->data, p->model->catalog, m->vocab,
+                       p->n, m.positions);
+    s->data.file.tokenizer = p->tokenizer;
+    s->data.file.lent = p->tokenizer != NULL;
+    return train_data_read(&s->data, p->o->data, p->model->catalog, m.vocab,
                            room < MAX_LENGTH ? room : MAX_LENGTH, 0, e) ||
                    set_labels(s, e)
                ? -1
                : 0;
 }
 
-/* A pass is done: the mean, and how far that is. */
-static double mean(struct scoring *s, double sum)
-{
-    s->passes++;
-    cmd_progress(s->p->c, s->passes * s->data.tokens,
-                 (s->p->n + 3) * s->data.tokens);
-    return sum / (double)s->p->loss.labels;
-}
-
 /* ---- scores ------------------------------------------------------------- */
 
-static int score_bare(struct pq_nn *nn, const struct pq_train_text *t,
-                      double *sum, struct pq_error *e)
+static int open_core(struct scoring *s, struct pq_error *e)
 {
-    double *nll = pq_alloc(t->n, sizeof *nll);
-    const struct pq_nn_text text = {t->ids, t->n, 1, nll};
-    const int rc =
-        nll ? pq_nn_score(nn, &text, 1, NULL, NULL, e) : pq_fail_nomem(e);
+    struct pq_train_options o = PQ_TRAIN_OPTIONS_INIT;
 
-    for (size_t i = 1; !rc && i < t->n; i++)
-        if (t->labels[i] != PQ_TRAIN_IGNORE)
-            *sum += nll[i];
-    free(nll);
-    return rc;
+    o.kernels = s->p->c->kernels;
+    o.threads = s->p->c->threads;
+    o.what = PQ_TRAIN_PROMPT;
+    o.prompt_rows = s->p->n;
+    return pq_train_open(s->p->model, &o, &s->core, e);
 }
 
-static int score_without(struct scoring *s, struct pq_error *e)
-{
-    const struct pq_nn_options o = {s->p->c->kernels, s->p->c->threads, 0};
-    struct pq_nn *nn = NULL;
-    double sum = 0;
-
-    int rc = pq_nn_open(s->p->model, &o, &nn, e);
-    if (!rc) {
-        const struct pq_nn_info m = pq_nn_about(nn);
-        rc = read_data(s, &m, e);
-    }
-    for (size_t i = 0; !rc && i < s->data.n; i++)
-        rc = cmd_cancel ? pq_fail(e, PQ_ECANCEL, "stopped by a signal")
-                        : score_bare(nn, &s->texts[i], &sum, e);
-    pq_nn_free(nn);
-    if (!rc)
-        s->p->loss.without = mean(s, sum);
-    return rc ? -1 : 0;
-}
-
-/* Of what stands in the core's prompt now. */
-static int score(struct scoring *s, double *loss, struct pq_error *e)
+/* The mean behind the first rows of what stands in the core's prompt now. */
+static int score(struct scoring *s, size_t rows, double *loss,
+                 struct pq_error *e)
 {
     double sum = 0, part;
 
+    pq_train_use_prompt(s->core, rows);
     for (size_t i = 0, n; i < s->data.n; i += n) {
         n = s->data.n - i < BATCH ? s->data.n - i : BATCH;
         if (cmd_cancel)
@@ -125,22 +95,11 @@ static int score(struct scoring *s, double *loss, struct pq_error *e)
             return -1;
         sum += part;
     }
-    *loss = mean(s, sum);
+    *loss = sum / (double)s->p->loss.labels;
+    s->passes++;
+    cmd_progress(s->p->c, s->passes * s->data.tokens,
+                 (s->p->n + 3) * s->data.tokens);
     return 0;
-}
-
-/* A model with a prompt of so many tokens. */
-static int open_core(struct scoring *s, size_t tokens, struct pq_error *e)
-{
-    struct pq_train_options o = PQ_TRAIN_OPTIONS_INIT;
-
-    pq_train_free(s->core);
-    s->core = NULL;
-    o.kernels = s->p->c->kernels;
-    o.threads = s->p->c->threads;
-    o.what = PQ_TRAIN_PROMPT;
-    o.prompt_rows = tokens;
-    return pq_train_open(s->p->model, &o, &s->core, e);
 }
 
 /* Rows of x but row `without`; SIZE_MAX: all. */
@@ -149,26 +108,26 @@ static int score_rows(struct scoring *s, const float *x, size_t without,
 {
     const size_t h = s->p->hidden;
     const struct pq_train_param to = pq_train_param(s->core, 0);
+    size_t rows = 0;
 
-    for (size_t i = 0, k = 0; i < s->p->n; i++)
+    for (size_t i = 0; i < s->p->n; i++)
         if (i != without)
-            memcpy(to.w + k++ * h, x + i * h, h * sizeof *x);
+            memcpy(to.w + rows++ * h, x + i * h, h * sizeof *x);
     pq_train_changed(s->core);
-    return score(s, loss, e);
+    return score(s, rows, loss, e);
 }
 
-static int score_left(struct scoring *s, struct pq_error *e)
+static int score_all(struct scoring *s, struct pq_error *e)
 {
+    const struct prompt *p = s->p;
     struct prompt_loss *l = &s->p->loss;
 
-    if (s->p->n == 1) {
-        l->left[0] = l->without;
-        return 0;
-    }
-    if (open_core(s, s->p->n - 1, e))
+    if (score(s, 0, &l->without, e) ||
+        score_rows(s, p->x, SIZE_MAX, &l->with, e) ||
+        score_rows(s, p->nearest, SIZE_MAX, &l->nearest, e))
         return -1;
-    for (size_t i = 0; i < s->p->n; i++)
-        if (score_rows(s, s->p->x, i, &l->left[i], e))
+    for (size_t i = 0; i < p->n; i++)
+        if (score_rows(s, p->x, i, &l->left[i], e))
             return -1;
     return 0;
 }
@@ -181,12 +140,7 @@ int prompt_losses(struct prompt *p, struct pq_error *e)
     if (!p->loss.left)
         return pq_fail_nomem(e);
     const int rc =
-        score_without(&s, e) || open_core(&s, p->n, e) ||
-                score_rows(&s, p->x, SIZE_MAX, &p->loss.with, e) ||
-                score_rows(&s, p->nearest, SIZE_MAX, &p->loss.nearest, e) ||
-                score_left(&s, e)
-            ? -1
-            : 0;
+        open_core(&s, e) || read_data(&s, e) || score_all(&s, e) ? -1 : 0;
     cmd_progress_end();
     pq_train_free(s.core);
     train_data_release(&s.data);

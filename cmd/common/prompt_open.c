@@ -1,12 +1,9 @@
 /*
  * Soft prompts, and the model that they are for; see prompt.h.
- *
- *     adapter_config.json         "peft_type": "PROMPT_TUNING" or "P_TUNING"
- *     adapter_model.safetensors   prompt_embeddings [tokens][hidden]
  */
 #include "data.h"
-#include "pq_json.h"
 #include "pq_names.h"
+#include "pq_peft.h"
 #include "pq_quant.h"
 #include "prompt.h"
 
@@ -16,62 +13,13 @@
 
 /* ---- a prompt ----------------------------------------------------------- */
 
-/* Prefixes and others have a tensor of this name that means another thing. */
-static int check_type(const struct pq_source *s, struct pq_error *e)
-{
-    const struct pq_blob *b =
-        pq_catalog_blob(s->catalog, "adapter_config.json");
-    struct pq_json j;
-    enum pq_json_type type;
-
-    if (!b)
-        return 0;
-    pq_json_init(&j, b->data, (size_t)b->bytes, e);
-    if (pq_json_next(&j) != PQ_JSON_OBJECT)
-        return pq_fail(e, PQ_EFORMAT, "%s: adapter_config.json: is no object",
-                       s->name);
-    while ((type = pq_json_next(&j)) == PQ_JSON_KEY) {
-        const bool here = pq_json_is(&j, "peft_type");
-        type = pq_json_next(&j);
-        if (here &&
-            !(type == PQ_JSON_STRING &&
-              (pq_json_is(&j, "PROMPT_TUNING") || pq_json_is(&j, "P_TUNING"))))
-            return pq_fail(e, PQ_EUNSUPPORTED,
-                           "%s: is no soft prompt: peft_type is neither "
-                           "PROMPT_TUNING nor P_TUNING",
-                           s->name);
-        if (pq_json_skip(&j, type))
-            break;
-    }
-    return e->code ? pq_error_in(e, "%s: adapter_config.json", s->name) : 0;
-}
-
-static const struct pq_tensor *find_rows(const struct pq_source *s,
-                                         struct pq_error *e)
-{
-    for (size_t i = 0; i < s->catalog->n_tensors; i++) {
-        const struct pq_tensor *t = &s->catalog->tensors[i];
-        if (strcmp(t->name, "prompt_embeddings") != 0)
-            continue;
-        if (t->rank == 2 && t->n_elements && t->codec.encoding == PQ_PLAIN &&
-            pq_dtype_is_float(t->dtype) && t->shape[0] <= PROMPT_MAX_TOKENS)
-            return t;
-        pq_fail(e, PQ_EFORMAT,
-                "%s: tensor %s: is no matrix of floats of 1 to %u rows",
-                s->name, t->name, PROMPT_MAX_TOKENS);
-        return NULL;
-    }
-    pq_fail(e, PQ_EFORMAT,
-            "%s: is no soft prompt: has no tensor "
-            "prompt_embeddings",
-            s->name);
-    return NULL;
-}
-
 /* The first says how large all are. */
 static int fit(struct prompt *p, const struct pq_source *s,
                const struct pq_tensor *t, struct pq_error *e)
 {
+    if (t->shape[0] > PROMPT_MAX_TOKENS)
+        return pq_fail(e, PQ_EFORMAT, "%s: tensor %s: has more than %u rows",
+                       s->name, t->name, PROMPT_MAX_TOKENS);
     if (!p->x) {
         p->n = (size_t)t->shape[0];
         p->hidden = (size_t)t->shape[1];
@@ -93,14 +41,8 @@ static int add_rows(struct prompt *p, struct pq_source *s,
                     const struct pq_tensor *t, double *sum, struct pq_error *e)
 {
     const size_t n = (size_t)t->n_elements;
-    const size_t bytes = (size_t)t->parts[0].bytes;
-    void *raw = pq_alloc(bytes, 1);
-    int rc =
-        raw ? pq_source_read(s, t->parts, 0, raw, bytes, e) : pq_fail_nomem(e);
+    int rc = pq_read_f32(p->c->kernels, s, t, p->x, e);
 
-    if (!rc)
-        pq_load_f32(p->c->kernels, t->dtype, raw, n, p->x);
-    free(raw);
     for (size_t i = 0; !rc && i < n; i++) {
         if (!isfinite(p->x[i]))
             rc = pq_fail(e, PQ_EVALUE,
@@ -126,8 +68,7 @@ int prompt_open(struct prompt *p, struct pq_error *e)
             rc = -1;
         p->n_dirs += !rc;
         const struct pq_tensor *t =
-            rc || cmd_load(p->c, s, e) || check_type(*s, e) ? NULL
-                                                            : find_rows(*s, e);
+            rc || cmd_load(p->c, s, e) ? NULL : pq_peft_prompt(*s, e);
         rc = t ? fit(p, *s, t, e) : -1;
         if (!rc && !sum && !(sum = pq_zalloc(p->n * p->hidden, sizeof *sum)))
             rc = pq_fail_nomem(e);
@@ -183,8 +124,7 @@ int prompt_open_model(struct prompt *p, struct pq_error *e)
     const uint64_t share = c->memory / 4;
 
     return pq_open_model(p->o->model, &cmd_cancel, &p->model, e) ||
-                   cmd_keep(c, &p->model, e) ||
-                   pq_fold(p->model, share, c->tmpdir, e) ||
+                   cmd_keep(c, &p->model, e) || cmd_fold(c, p->model, e) ||
                    pq_decoded_new(p->model, c->kernels, share, c->tmpdir,
                                   &p->decoded, e) ||
                    find_table(p, e) || open_tokenizer(p, e)

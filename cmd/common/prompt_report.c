@@ -4,6 +4,7 @@
 #include "heatmap.h"
 #include "pq_json.h"
 #include "prompt.h"
+#include "report.h"
 
 #include <math.h>
 
@@ -61,24 +62,18 @@ static void put_name(const struct prompt *p, uint64_t id, struct pq_buf *b)
 
 /* ---- JSON --------------------------------------------------------------- */
 
-static void put_number(struct pq_buf *b, const char *key, double v)
-{
-    pq_buf_puts(b, key);
-    pq_json_put_f64(b, v);
-}
-
 static void put_hits(const struct prompt *p, size_t i, struct pq_buf *b)
 {
     const struct prompt_hit *h = hits_of(p, i);
 
-    put_number(b, ",\"percentile\":", 100 * p->shares[i]);
-    put_number(b, ",\"margin\":", has_margin(p, i) ? margin(p, i) : NAN);
+    cmd_put_number(b, ",\"percentile\":", 100 * p->shares[i]);
+    cmd_put_number(b, ",\"margin\":", has_margin(p, i) ? margin(p, i) : NAN);
     pq_buf_puts(b, ",\"nearest\":[");
     for (size_t k = 0; k < p->o->top && h[k].number; k++) {
         pq_buf_printf(b, "%s{\"id\":%llu,\"text\":", k ? "," : "",
                       (unsigned long long)(h[k].number - 1));
         put_name(p, h[k].number - 1, b);
-        put_number(b, ",\"cosine\":", h[k].cosine);
+        cmd_put_number(b, ",\"cosine\":", h[k].cosine);
         pq_buf_puts(b, "}");
     }
     pq_buf_puts(b, "]");
@@ -88,18 +83,18 @@ static void put_vocabulary(const struct prompt *p, struct pq_buf *b)
 {
     pq_buf_printf(b, ",\"vocabulary\":{\"rows\":%llu",
                   (unsigned long long)p->rows);
-    put_number(b, ",\"norm_min\":", p->row_norms[0]);
-    put_number(b, ",\"norm_median\":", p->row_norms[p->rows / 2]);
-    put_number(b, ",\"norm_max\":", p->row_norms[p->rows - 1]);
+    cmd_put_number(b, ",\"norm_min\":", p->row_norms[0]);
+    cmd_put_number(b, ",\"norm_median\":", p->row_norms[p->rows / 2]);
+    cmd_put_number(b, ",\"norm_max\":", p->row_norms[p->rows - 1]);
     pq_buf_puts(b, "}");
 }
 
 static void put_loss(const struct prompt_loss *l, struct pq_buf *b)
 {
     pq_buf_printf(b, ",\"labels\":%llu", (unsigned long long)l->labels);
-    put_number(b, ",\"loss\":", l->with);
-    put_number(b, ",\"loss_without\":", l->without);
-    put_number(b, ",\"loss_nearest\":", l->nearest);
+    cmd_put_number(b, ",\"loss\":", l->with);
+    cmd_put_number(b, ",\"loss_without\":", l->without);
+    cmd_put_number(b, ",\"loss_nearest\":", l->nearest);
 }
 
 static void put_json(const struct prompt *p, struct pq_buf *b)
@@ -108,24 +103,25 @@ static void put_json(const struct prompt *p, struct pq_buf *b)
                   "{\"pq\":1,\"tool\":\"pq-prompt\",\"tokens\":%zu,"
                   "\"hidden\":%zu",
                   p->n, p->hidden);
-    put_number(b, ",\"effective_rank\":", p->rank);
+    cmd_put_number(b, ",\"effective_rank\":", p->rank);
     if (p->model)
         put_vocabulary(p, b);
     if (p->loss.left)
         put_loss(&p->loss, b);
     pq_buf_puts(b, ",\"virtual\":[");
     for (size_t i = 0; i < p->n; i++) {
-        put_number(b, i ? ",{\"norm\":" : "{\"norm\":", p->norms[i]);
+        cmd_put_number(b, i ? ",{\"norm\":" : "{\"norm\":", p->norms[i]);
         if (p->model)
             put_hits(p, i, b);
         if (p->loss.left)
-            put_number(b, ",\"loss_without\":", p->loss.left[i]);
+            cmd_put_number(b, ",\"loss_without\":", p->loss.left[i]);
         pq_buf_puts(b, "}");
     }
     pq_buf_puts(b, "],\"cosines\":[");
     for (size_t i = 0; i < p->n; i++) {
         for (size_t k = 0; k < p->n; k++)
-            put_number(b, k ? "," : i ? ",[" : "[", p->cosines[i * p->n + k]);
+            cmd_put_number(b, k ? "," : i ? ",[" : "[",
+                           p->cosines[i * p->n + k]);
         pq_buf_puts(b, "]");
     }
     pq_buf_puts(b, "]}\n");
@@ -190,11 +186,7 @@ int prompt_report(const struct prompt *p, struct pq_error *e)
         put_json(p, &b);
     else if (!p->c->quiet)
         put_text(p, &b);
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (!rc && b.n > 0)
-        cmd_print_n(b.s, b.n);
-    pq_buf_release(&b);
-    return rc;
+    return cmd_print_buf(&b, e);
 }
 
 /* ---- a picture ---------------------------------------------------------- */

@@ -11,7 +11,6 @@
  * likeliest.  A head that is tied to the table has the prompt's rows there.
  */
 #include "config.h"
-#include "pq_json.h"
 #include "pq_made.h"
 #include "pq_names.h"
 #include "pq_quant.h"
@@ -90,8 +89,10 @@ struct export
     struct pq_catalog out;
 };
 
-static bool is_table(const struct export *x, const struct pq_tensor *t)
+static bool is_table(const void *arg, const struct pq_tensor *t)
 {
+    const struct export *x = arg;
+
     return (pq_name_is_token_table(t->name) || pq_name_is_head(t->name)) &&
            t->rank > 0 && t->shape[0] == x->p->table->shape[0];
 }
@@ -197,30 +198,6 @@ new_rows(struct export *x, const struct pq_tensor *t, struct pq_error *e)
 
 /* ---- the tables ---- */
 
-static int copy_tables(struct export *x, struct pq_source *to,
-                       struct pq_error *e)
-{
-    struct pq_source *from = x->p->model;
-    struct pq_plan plan = {.sources = &from, .n_sources = 1};
-    struct pq_catalog out;
-    int rc = 0;
-
-    pq_catalog_init(&out);
-    for (size_t i = 0; !rc && i < from->catalog->n_tensors; i++) {
-        const struct pq_tensor *t = &from->catalog->tensors[i];
-        if (is_table(x, t))
-            rc = !pq_tensor_copy(&out, t, e) ||
-                 pq_step_copy(&plan, from, t, out.n_tensors - 1, e);
-    }
-    rc = rc || pq_made_sink(to, &out, &plan.sink, e) ||
-         cmd_run_part(x->p->c, &plan, e);
-    pq_sink_free(plan.sink);
-    plan.sink = NULL;
-    pq_plan_release(&plan);
-    pq_catalog_release(&out);
-    return rc ? -1 : 0;
-}
-
 /* Rows are read here and there, which a stream does not do. */
 static int open_tables(struct export *x, struct pq_error *e)
 {
@@ -234,7 +211,7 @@ static int open_tables(struct export *x, struct pq_error *e)
     p->c->memory -= share;
     return pq_made_new(p->model->name, p->model->catalog->n_tensors, share,
                        p->c->tmpdir, &x->models[0], e) ||
-                   copy_tables(x, x->models[0], e)
+                   cmd_copy(p->c, p->model, is_table, x, x->models[0], e)
                ? -1
                : 0;
 }

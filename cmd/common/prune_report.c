@@ -41,8 +41,7 @@ static void add_json(struct cmd_report *r, const struct pq_tensor *t,
     pq_buf_printf(b, ",\"pruned\":%llu,\"zeros\":%llu,\"sparsity\":",
                   (unsigned long long)q->pruned, (unsigned long long)q->zeros);
     pq_json_put_f64(b, ratio((double)q->zeros, (double)q->n));
-    pq_buf_puts(b, ",\"error\":");
-    pq_json_put_f64(b, relative_error(q));
+    cmd_put_number(b, ",\"error\":", relative_error(q));
     pq_buf_puts(b, "}");
 }
 

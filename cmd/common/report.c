@@ -63,6 +63,12 @@ static void print_line(const struct cmd_report *r, const struct pq_step *s,
                 (unsigned long long)q->overflows);
 }
 
+void cmd_put_number(struct pq_buf *b, const char *key, double v)
+{
+    pq_buf_puts(b, key);
+    pq_json_put_f64(b, v);
+}
+
 static void put_db(struct pq_buf *b, const char *key, double signal,
                    double noise)
 {
@@ -93,8 +99,7 @@ static void add_json(struct cmd_report *r, const struct pq_tensor *t,
     if (q->plain_noise > 0)
         put_db(b, "sqnr_db_plain", q->signal, q->plain_noise);
     if (q->wanted > 0) {
-        pq_buf_puts(b, ",\"retained\":");
-        pq_json_put_f64(b, pq_retained(q));
+        cmd_put_number(b, ",\"retained\":", pq_retained(q));
     }
     pq_buf_puts(b, ",\"max_error\":");
     pq_json_put_f32(b, q->max_error);

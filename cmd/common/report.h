@@ -33,6 +33,9 @@ PQ_MUST_USE int cmd_report_catalog(struct cmd_report *r, struct pq_error *e);
 PQ_MUST_USE int cmd_report_plan(struct cmd *c, const struct pq_plan *p,
                                 struct pq_error *e);
 
+/* Appends a number behind text that ends with its key: ",\"nll\":". */
+void cmd_put_number(struct pq_buf *b, const char *key, double v);
+
 /* The type of a tensor as people write it: "nf4", "BF16". */
 const char *cmd_type_name(const struct pq_tensor *t);
 /* "[4096, 11008]" into a buffer of n bytes. */

@@ -7,8 +7,7 @@
  * The curve is an SVG: steps to the right, losses upwards on a linear scale
  * from the least to the most; the losses of --val as dots.
  */
-#include "pq_file.h"
-#include "pq_json.h"
+#include "report.h"
 #include "training.h"
 
 #include <math.h>
@@ -38,21 +37,11 @@ static int keep(struct train_log *l, const struct train_point *p,
     return 0;
 }
 
-static void put_number(struct pq_buf *b, const char *key, double v)
-{
-    pq_buf_puts(b, key);
-    pq_json_put_f64(b, v);
-}
-
 static int print_line(struct pq_buf *b, struct pq_error *e)
 {
-    const int rc = b->failed ? pq_fail_nomem(e) : 0;
+    const int rc = cmd_print_buf(b, e);
 
-    if (!rc) {
-        cmd_print_n(b->s, b->n);
-        fflush(stdout); /* people watch it */
-    }
-    pq_buf_release(b);
+    fflush(stdout); /* people watch it */
     return rc;
 }
 
@@ -70,10 +59,10 @@ int train_log_step(struct train_log *l, const struct train_point *p,
     if (!l->c->json)
         return 0;
     pq_buf_printf(&b, "{\"step\":%llu", (unsigned long long)p->step);
-    put_number(&b, ",\"loss\":", p->loss);
-    put_number(&b, ",\"lr\":", p->lr);
+    cmd_put_number(&b, ",\"loss\":", p->loss);
+    cmd_put_number(&b, ",\"lr\":", p->lr);
     pq_buf_printf(&b, ",\"tokens\":%llu", (unsigned long long)p->tokens);
-    put_number(&b, ",\"grad_norm\":", p->norm);
+    cmd_put_number(&b, ",\"grad_norm\":", p->norm);
     pq_buf_puts(&b, "}\n");
     return print_line(&b, e);
 }
@@ -91,7 +80,7 @@ int train_log_val(struct train_log *l, const struct train_point *p,
     if (!l->c->json)
         return 0;
     pq_buf_printf(&b, "{\"step\":%llu", (unsigned long long)p->step);
-    put_number(&b, ",\"val_loss\":", p->loss);
+    cmd_put_number(&b, ",\"val_loss\":", p->loss);
     pq_buf_printf(&b, ",\"val_tokens\":%llu}\n", (unsigned long long)p->tokens);
     return print_line(&b, e);
 }
@@ -193,20 +182,12 @@ static void draw(struct pq_buf *b, const struct train_log *l)
 int train_log_plot(const struct train_log *l, const char *path,
                    struct pq_error *e)
 {
-    struct pq_out out = {.cancel = &cmd_cancel};
     struct pq_buf b = {0};
 
     draw(&b, l);
-    int rc = b.failed ? pq_fail_nomem(e) : 0;
-    cmd_guard(true);
-    if (!rc)
-        rc = pq_out_open(&out, path, l->c->sync ? PQ_OUT_SYNC : 0u, e) ||
-             pq_out_write(&out, b.s, b.n, e) || pq_out_commit(&out, e);
-    if (rc)
-        pq_out_abort(&out);
-    cmd_guard(false);
+    const int rc = cmd_write_content(l->c, path, &b, e);
     pq_buf_release(&b);
-    return rc ? -1 : 0;
+    return rc;
 }
 
 void train_log_release(struct train_log *l)

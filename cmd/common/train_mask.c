@@ -14,7 +14,7 @@
 static bool is_trained(const struct train *t, const struct pq_train_text *x,
                        size_t i)
 {
-    if (i == 0 && !t->o.prompt_tokens)
+    if (i == 0 && !t->o->prompt_tokens)
         return false; /* nothing stands before it */
     return !x->labels || x->labels[i] != PQ_TRAIN_IGNORE;
 }
@@ -22,19 +22,13 @@ static bool is_trained(const struct train *t, const struct pq_train_text *x,
 static void put_token(const struct train *t, struct pq_buf *b, int32_t id)
 {
     const struct pq_tokenizer *all = t->data.file.tokenizer;
-    struct pq_buf copy = {0};
     size_t n;
     const char *s = all ? pq_tokenizer_text(all, (uint32_t)id, &n) : NULL;
 
     if (!s)
         return;
     pq_buf_puts(b, "\t");
-    pq_buf_add(&copy, s, n);
-    if (copy.failed)
-        b->failed = true;
-    else
-        pq_json_quote(b, copy.s);
-    pq_buf_release(&copy);
+    pq_json_quote_n(b, s, n);
 }
 
 static int print_piece(const struct train *t, const struct train_piece *p,
@@ -48,11 +42,7 @@ static int print_piece(const struct train *t, const struct train_piece *p,
         put_token(t, &b, p->text.ids[i]);
         pq_buf_puts(&b, "\n");
     }
-    const int rc = b.failed ? pq_fail_nomem(e) : 0;
-    if (!rc)
-        cmd_print_n(b.s, b.n);
-    pq_buf_release(&b);
-    return rc;
+    return cmd_print_buf(&b, e);
 }
 
 int train_show_mask(struct train *t, struct pq_error *e)

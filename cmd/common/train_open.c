@@ -22,10 +22,9 @@ static bool is_encoded(const struct pq_catalog *c)
 
 static int open_model(struct train *t, struct pq_error *e)
 {
-    const enum train_method m = t->o.method;
+    const enum train_method m = t->o->method;
 
-    if (cmd_open_kept(t->c, 0, &t->model, e) ||
-        pq_fold(t->model, t->c->memory / 4, t->c->tmpdir, e))
+    if (cmd_open_kept(t->c, 0, &t->model, e) || cmd_fold(t->c, t->model, e))
         return -1;
     const bool encoded = is_encoded(t->model->catalog);
     if (encoded && (m == TRAIN_FULL || m == TRAIN_SPARSE))
@@ -41,7 +40,7 @@ static int open_model(struct train *t, struct pq_error *e)
 /* The text's tokens, cut or repeated to as many as there are rows. */
 static int set_prompt(struct train *t, struct pq_error *e)
 {
-    const char *text = t->o.prompt_text;
+    const char *text = t->o->prompt_text;
     struct pq_ids ids = {0};
 
     if (!text)
@@ -51,13 +50,14 @@ static int set_prompt(struct train *t, struct pq_error *e)
         pq_tokenizer_encode(t->data.file.tokenizer, text, strlen(text), 0, &ids,
                             e))
         return pq_error_in(e, "--prompt-text");
-    if (!t->o.prompt_tokens)
-        t->o.prompt_tokens = ids.n;
-    t->prompt_ids = pq_alloc((size_t)t->o.prompt_tokens, sizeof *t->prompt_ids);
+    if (!t->o->prompt_tokens)
+        t->o->prompt_tokens = ids.n;
+    t->prompt_ids =
+        pq_alloc((size_t)t->o->prompt_tokens, sizeof *t->prompt_ids);
     int rc = t->prompt_ids ? 0 : pq_fail_nomem(e);
     if (!rc && ids.n == 0)
         rc = pq_fail(e, PQ_EARG, "--prompt-text: holds no token");
-    for (size_t i = 0; !rc && i < t->o.prompt_tokens; i++)
+    for (size_t i = 0; !rc && i < t->o->prompt_tokens; i++)
         t->prompt_ids[i] = (int32_t)ids.list[i % ids.n];
     free(ids.list);
     return rc;
@@ -103,14 +103,14 @@ static unsigned what(enum train_method m)
 
 static int open_core(struct train *t, struct pq_error *e)
 {
-    const struct train_options *o = &t->o;
+    const struct train_options *o = t->o;
     struct pq_train_options x = PQ_TRAIN_OPTIONS_INIT;
 
     x.kernels = t->c->kernels;
     x.threads = t->c->threads;
     x.what = what(o->method);
     x.seed = t->c->seed;
-    x.recompute = t->recompute;
+    x.recompute = o->recompute;
     x.rank = (size_t)o->rank;
     x.alpha = o->alpha;
     x.rslora = o->rslora;
@@ -130,8 +130,8 @@ static int open_core(struct train *t, struct pq_error *e)
 static int read_data(struct train *t, struct pq_error *e)
 {
     const struct pq_train_info m = pq_train_about(t->core);
-    const size_t prompt = (size_t)t->o.prompt_tokens;
-    const size_t length = (size_t)t->o.length;
+    const size_t prompt = (size_t)t->o->prompt_tokens;
+    const size_t length = (size_t)t->o->length;
 
     if (prompt + 2 > m.positions)
         return pq_fail(e, PQ_EARG,
@@ -142,23 +142,25 @@ static int read_data(struct train *t, struct pq_error *e)
         return pq_fail(e, PQ_EARG, "--seq-len: the model has %zu positions%s",
                        m.positions,
                        prompt ? ", the soft prompt's among them" : "");
-    if (train_data_read(&t->data, t->o.data, t->model->catalog, m.vocab, length,
-                        m.positions - prompt, e))
+    if (train_data_read(&t->data, t->o->data, t->model->catalog, m.vocab,
+                        length, m.positions - prompt, e))
         return -1;
-    return !t->o.val
+    t->val.file.tokenizer = t->data.file.tokenizer;
+    t->val.file.lent = t->data.file.tokenizer != NULL;
+    return !t->o->val
                ? 0
-               : train_data_read(&t->val, t->o.val, t->model->catalog, m.vocab,
+               : train_data_read(&t->val, t->o->val, t->model->catalog, m.vocab,
                                  length, m.positions - prompt, e);
 }
 
 /* How many steps it takes to have seen every piece so often. */
 static uint64_t count_steps(struct train *t)
 {
-    const uint64_t all = t->o.epochs * t->data.n;
+    const uint64_t all = t->o->epochs * t->data.n;
     uint64_t steps = 0;
 
     while (t->order.taken < all) {
-        for (size_t i = 0; i < t->o.accumulate; i++)
+        for (size_t i = 0; i < t->o->accumulate; i++)
             train_take(&t->order, t->taken);
         steps++;
     }
@@ -167,7 +169,7 @@ static uint64_t count_steps(struct train *t)
 
 static int set_order(struct train *t, struct pq_error *e)
 {
-    const struct train_options *o = &t->o;
+    const struct train_options *o = t->o;
     uint64_t n;
 
     t->order = (struct train_order){.d = &t->data,
@@ -191,8 +193,8 @@ static int set_order(struct train *t, struct pq_error *e)
     train_order_restart(&t->order, 0);
     t->schedule =
         (struct pq_schedule){o->shape, o->warmup, t->steps, o->decay, o->least};
-    if (!t->o.val_every)
-        t->o.val_every = t->steps / 10 ? t->steps / 10 : 1;
+    if (!t->o->val_every)
+        t->o->val_every = t->steps / 10 ? t->steps / 10 : 1;
     return 0;
 }
 
@@ -200,7 +202,7 @@ static int set_order(struct train *t, struct pq_error *e)
 
 void train_rows(const struct train *t, size_t *rows, size_t *longest)
 {
-    const size_t prompt = (size_t)t->o.prompt_tokens;
+    const size_t prompt = (size_t)t->o->prompt_tokens;
     const size_t of_val = t->val.longest;
     size_t most = 0;
 
@@ -208,7 +210,7 @@ void train_rows(const struct train *t, size_t *rows, size_t *longest)
     *longest += prompt;
     if (t->order.room)
         most = t->order.room + train_most(&t->order) * prompt;
-    *rows = (size_t)t->o.batch * *longest;
+    *rows = (size_t)t->o->batch * *longest;
     *rows = *rows > most ? *rows : most;
 }
 
@@ -224,8 +226,8 @@ static int fit(struct train *t, struct pq_error *e)
     train_rows(t, &rows, &longest);
     if (pq_train_bytes(t->core, rows, longest, &bytes, e))
         return -1;
-    if (bytes > budget && !t->recompute) {
-        t->recompute = true;
+    if (bytes > budget && !t->o->recompute) {
+        t->o->recompute = true;
         pq_train_free(t->core);
         t->core = NULL;
         if (open_core(t, e) ||
@@ -247,10 +249,10 @@ static int fit(struct train *t, struct pq_error *e)
 /* New masks at forty times, the last when three quarters are done. */
 static int sparsify(struct train *t, struct pq_error *e)
 {
-    struct pq_train_sparsity *s = &t->o.sparsity;
+    struct pq_train_sparsity *s = &t->o->sparsity;
     const uint64_t last = t->steps - t->steps / 4;
 
-    if (t->o.method != TRAIN_SPARSE)
+    if (t->o->method != TRAIN_SPARSE)
         return 0;
     s->every = last / 40 ? last / 40 : 1;
     s->begin = s->every < last ? s->every : last;
@@ -271,10 +273,9 @@ static int prepare(struct train *t, struct pq_error *e)
 
 int train_open(struct train *t, struct pq_error *e)
 {
-    t->recompute = t->o.recompute;
     if (prepare(t, e))
         return -1;
-    if (t->o.prompt_init == PROMPT_INIT_RANDOM)
+    if (t->o->prompt_init == PROMPT_INIT_RANDOM)
         randomize(t);
     return 0;
 }

@@ -7,7 +7,7 @@
  *     s B A - s B0 A0 = s [B, -B0] [A; A0]
  */
 #include "config.h"
-#include "pq_json.h"
+#include "pq_names.h"
 #include "training.h"
 
 #include <math.h>
@@ -58,7 +58,7 @@ static int join(struct output *x, size_t i, const struct pq_train_param *p,
     const float *start = x->t->start ? x->t->start[i] : NULL;
     const bool is_a = strstr(p->name, ".lora_A.") != NULL;
 
-    if (!x->t->o.pissa || (!is_a && !strstr(p->name, ".lora_B.")))
+    if (!x->t->o->pissa || (!is_a && !strstr(p->name, ".lora_B.")))
         return 0;
     to->shape[is_a ? 0 : 1] *= 2;
     if (!start) /* nothing is trained yet: a dry run */
@@ -131,7 +131,7 @@ static int set_targets(struct output *x, struct pq_error *e)
 
 static int set_config(struct output *x, struct pq_error *e)
 {
-    const struct train_options *o = &x->t->o;
+    const struct train_options *o = x->t->o;
     const struct pq_catalog *in = x->t->model->catalog;
     struct pq_peft_trained *a = &x->o.adapter;
 
@@ -143,7 +143,7 @@ static int set_config(struct output *x, struct pq_error *e)
         a->rank *= 2;
         a->alpha *= o->rslora ? sqrt(2) : 2;
     }
-    a->conv1d = strcmp(pq_train_about(x->t->core).type, "gpt2") == 0;
+    a->conv1d = pq_model_has_conv1d(pq_train_about(x->t->core).type);
     if (cmd_config_string(in, "_name_or_path", x->base, sizeof x->base, e) &&
         x->base[0])
         a->base = x->base;
@@ -172,14 +172,14 @@ static int put_plan(const struct train *t, struct pq_buf *b, struct pq_error *e)
                       "\"weight_bytes\":%llu,\"memory\":%llu,"
                       "\"recompute\":%s",
                       trained, steps, t->data.n, tokens, rows, weights, all,
-                      t->recompute ? "true" : "false");
+                      t->o->recompute ? "true" : "false");
     else
         pq_buf_printf(b,
                       "trains %llu numbers in %llu steps on %zu texts of %llu "
                       "tokens\nmemory %llu bytes, %llu of them weights, for "
                       "batches of at most %zu tokens%s\n",
                       trained, steps, t->data.n, tokens, all, weights, rows,
-                      t->recompute ? ", with recomputation" : "");
+                      t->o->recompute ? ", with recomputation" : "");
     return b->failed ? pq_fail_nomem(e) : 0;
 }
 
@@ -204,7 +204,7 @@ int train_save(struct train *t, struct pq_error *e)
 {
     struct output x = {.t = t,
                        .o = {.c = t->c,
-                             .method = t->o.method,
+                             .method = t->o->method,
                              .model = t->inner ? t->inner : t->model}};
 
     const int rc =

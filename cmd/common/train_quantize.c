@@ -50,11 +50,8 @@ static int run(struct turning *x, struct pq_source **made, struct pq_error *e)
     size_t parts = 0;
     bool mixed;
 
-    /* steps point at the tensors: the array must not move */
-    x->out.tensors = pq_zalloc(in->n_tensors, sizeof *x->out.tensors);
-    if (!x->out.tensors)
-        return pq_fail_nomem(e);
-    x->out.cap_tensors = in->n_tensors;
+    if (pq_catalog_reserve(&x->out, in->n_tensors, e))
+        return -1;
     x->conv1d = cmd_config_has_conv1d(in, e);
     for (size_t i = 0; i < in->n_tensors; i++)
         if (e->code || add(x, &in->tensors[i], e))
@@ -68,7 +65,7 @@ static int run(struct turning *x, struct pq_source **made, struct pq_error *e)
                    pq_made_sink(*made, &x->out, &x->plan.sink, e) ||
                    cmd_run_part(t->c, &x->plan, e) ||
                    pq_catalog_copy_meta((*made)->catalog, in, e) ||
-                   pq_fold(*made, t->c->memory / 4, t->c->tmpdir, e) ||
+                   cmd_fold(t->c, *made, e) ||
                    cmd_config_set_bnb((*made)->catalog, &first, &mixed, e)
                ? -1
                : 0;

@@ -39,14 +39,12 @@ int train_snapshot(struct train *t, float ***all,
 
 static bool is_b(const char *name)
 {
-    const char *dot = strstr(name, ".lora_B.");
-
-    return dot != NULL;
+    return strstr(name, ".lora_B.") != NULL;
 }
 
 static void push_b(struct train *t)
 {
-    const float ratio = (float)t->o.plus;
+    const float ratio = (float)t->o->plus;
 
     for (size_t i = 0; i < pq_train_params(t->core); i++) {
         const struct pq_train_param p = pq_train_param(t->core, i);
@@ -72,7 +70,7 @@ static uint64_t take_window(struct train *t)
     const size_t most = train_most(&t->order);
     uint64_t labels = 0;
 
-    for (size_t i = 0; i < t->o.accumulate; i++) {
+    for (size_t i = 0; i < t->o->accumulate; i++) {
         t->counts[i] = train_take(&t->order, t->taken + i * most);
         set_texts(t, t->taken + i * most, t->counts[i]);
         labels += pq_train_labels(t->core, t->texts, t->counts[i]);
@@ -86,7 +84,7 @@ static int gradients(struct train *t, uint64_t labels, double *loss,
     const size_t most = train_most(&t->order);
     double nll, sum = 0;
 
-    for (size_t i = 0; i < t->o.accumulate; i++) {
+    for (size_t i = 0; i < t->o->accumulate; i++) {
         set_texts(t, t->taken + i * most, t->counts[i]);
         if (pq_train_gradient(t->core, t->texts, t->counts[i],
                               1.0 / (double)labels, &nll, e))
@@ -99,7 +97,7 @@ static int gradients(struct train *t, uint64_t labels, double *loss,
 
 static int update(struct train *t, struct train_point *p, struct pq_error *e)
 {
-    const bool plus = t->o.plus > 0;
+    const bool plus = t->o->plus > 0;
 
     if (!isfinite(p->loss))
         return pq_fail(e, PQ_EVALUE,
@@ -119,7 +117,7 @@ static int step(struct train *t, struct train_point *p, struct pq_error *e)
     const uint64_t k = p->step - 1;
 
     p->tokens = take_window(t);
-    p->lr = t->o.lr * pq_schedule_at(&t->schedule, k);
+    p->lr = t->o->lr * pq_schedule_at(&t->schedule, k);
     return gradients(t, p->tokens, &p->loss, e) || update(t, p, e) ||
                    train_log_step(&t->log, p, e)
                ? -1
@@ -133,7 +131,7 @@ static int score(struct train *t, struct train_point *p, struct pq_error *e)
     double nll, sum = 0;
 
     for (size_t i = 0, n; i < t->val.n; i += n) {
-        n = t->val.n - i < t->o.batch ? t->val.n - i : (size_t)t->o.batch;
+        n = t->val.n - i < t->o->batch ? t->val.n - i : (size_t)t->o->batch;
         n = n < train_most(&t->order) ? n : train_most(&t->order);
         for (size_t k = 0; k < n; k++)
             t->texts[k] = t->val.pieces[i + k].text;
@@ -152,7 +150,7 @@ static int validate(struct train *t, uint64_t at, bool *stop,
 {
     struct train_point p = {.step = at, .val = true};
 
-    if (!t->val.n || (at % t->o.val_every != 0 && at != t->steps))
+    if (!t->val.n || (at % t->o->val_every != 0 && at != t->steps))
         return 0;
     if (score(t, &p, e) || train_log_val(&t->log, &p, e))
         return -1;
@@ -163,7 +161,7 @@ static int validate(struct train *t, uint64_t at, bool *stop,
         return train_snapshot(t, &t->best, NULL, e);
     }
     t->waited++;
-    *stop = t->o.patience && t->waited >= t->o.patience;
+    *stop = t->o->patience && t->waited >= t->o->patience;
     return 0;
 }
 
@@ -185,9 +183,9 @@ static void swap_best(struct train *t)
 static int checkpoint(struct train *t, uint64_t at, uint64_t last,
                       struct pq_error *e)
 {
-    const bool every = t->o.save_every && at % t->o.save_every == 0;
+    const bool every = t->o->save_every && at % t->o->save_every == 0;
 
-    if (!every && !(at == last && (t->o.save_every || t->o.until)))
+    if (!every && !(at == last && (t->o->save_every || t->o->until)))
         return 0;
     if (train_state_save(t, e))
         return -1;
@@ -208,7 +206,7 @@ static bool is_factor(const char *name)
 
 static int run_steps(struct train *t, struct pq_error *e)
 {
-    const uint64_t until = t->o.until;
+    const uint64_t until = t->o->until;
     const uint64_t last = until && until < t->steps ? until : t->steps;
     uint64_t tokens = 0;
     bool stop = false;
@@ -229,8 +227,8 @@ static int run_steps(struct train *t, struct pq_error *e)
 
 int train_run(struct train *t, struct pq_error *e)
 {
-    if ((t->o.pissa && train_snapshot(t, &t->start, is_factor, e)) ||
-        (t->o.resume && train_state_load(t, e)))
+    if ((t->o->pissa && train_snapshot(t, &t->start, is_factor, e)) ||
+        (t->o->resume && train_state_load(t, e)))
         return -1;
     const int rc = run_steps(t, e);
     cmd_progress_end();

@@ -10,7 +10,6 @@
 #include "training.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- what kind it is ---------------------------------------------------- */
@@ -24,10 +23,10 @@ static const char *leaf(const char *module)
 
 static int add_target(struct train *t, const char *word, struct pq_error *e)
 {
-    for (size_t i = 0; i < t->o.targets.n; i++)
-        if (strcmp(t->o.targets.items[i], word) == 0)
+    for (size_t i = 0; i < t->o->targets.n; i++)
+        if (strcmp(t->o->targets.items[i], word) == 0)
             return 0;
-    return cmd_list_add(&t->o.targets, word, e);
+    return cmd_list_add(&t->o->targets, word, e);
 }
 
 /* Alpha as people write it, where rounding has left it beside that. */
@@ -48,13 +47,13 @@ static int check_module(const struct train *t, const struct pq_peft_module *m,
         return pq_fail(e, PQ_EUNSUPPORTED,
                        "%s: module %s: is an embedding or has a bias, which "
                        "is not trained",
-                       t->o.init_adapter, m->name);
+                       t->o->init_adapter, m->name);
     if (m->rank != first->rank || m->scale != first->scale ||
         !m->magnitude != !first->magnitude)
         return pq_fail(e, PQ_EUNSUPPORTED,
                        "%s: module %s: has another rank, scale or kind than "
                        "%s",
-                       t->o.init_adapter, m->name, first->name);
+                       t->o->init_adapter, m->name, first->name);
     return 0;
 }
 
@@ -66,48 +65,33 @@ static int take_kind(struct train *t, struct pq_error *e)
         return pq_fail(e, PQ_EUNSUPPORTED,
                        "%s: holds more than LoRA on linear layers, or "
                        "nothing",
-                       t->o.init_adapter);
+                       t->o->init_adapter);
     for (size_t i = 0; i < p->n_modules; i++)
         if (check_module(t, &p->modules[i], e) ||
             add_target(t, leaf(p->modules[i].name), e))
             return -1;
-    t->o.rank = (uint64_t)p->modules->rank;
-    t->o.alpha = alpha_of(p, p->modules);
-    t->o.rslora = p->rslora;
-    t->o.dora = p->modules->magnitude != NULL;
+    t->o->rank = (uint64_t)p->modules->rank;
+    t->o->alpha = alpha_of(p, p->modules);
+    t->o->rslora = p->rslora;
+    t->o->dora = p->modules->magnitude != NULL;
     return 0;
-}
-
-/* The rows of a soft prompt. */
-static const struct pq_tensor *prompt_of(const struct train *t,
-                                         struct pq_error *e)
-{
-    const struct pq_catalog *c = t->start_source->catalog;
-
-    for (size_t i = 0; i < c->n_tensors; i++)
-        if (strcmp(c->tensors[i].name, "prompt_embeddings") == 0 &&
-            c->tensors[i].rank == 2)
-            return &c->tensors[i];
-    pq_fail(e, PQ_EFORMAT,
-            "%s: is no soft prompt: has no matrix "
-            "prompt_embeddings",
-            t->o.init_adapter);
-    return NULL;
 }
 
 int train_start_open(struct train *t, struct pq_error *e)
 {
-    if (!t->o.init_adapter)
+    if (!t->o->init_adapter)
         return 0;
-    if (pq_open_model(t->o.init_adapter, &cmd_cancel, &t->start_source, e) ||
+    if (pq_open_model(t->o->init_adapter, &cmd_cancel, &t->start_source, e) ||
         cmd_load(t->c, &t->start_source, e))
         return -1;
-    if (t->o.method != TRAIN_PROMPT)
+    if (t->o->method != TRAIN_PROMPT)
         return pq_peft_read(&t->from, t->start_source, e) ? -1
                                                           : take_kind(t, e);
-    const struct pq_tensor *p = prompt_of(t, e);
-    t->o.prompt_tokens = p ? p->shape[0] : 0;
-    return p ? 0 : -1;
+    t->from_prompt = pq_peft_prompt(t->start_source, e);
+    if (!t->from_prompt)
+        return -1;
+    t->o->prompt_tokens = t->from_prompt->shape[0];
+    return 0;
 }
 
 /* ---- its numbers -------------------------------------------------------- */
@@ -120,16 +104,8 @@ static int read_floats(struct train *t, const struct pq_tensor *from,
     if (from->n_elements != n || from->shape[0] != p->rows ||
         from->codec.encoding != PQ_PLAIN || !pq_dtype_is_float(from->dtype))
         return pq_fail(e, PQ_EARG, "%s: tensor %s: does not fit the model",
-                       t->o.init_adapter, from->name);
-    const size_t bytes = (size_t)from->parts[0].bytes;
-    void *raw = pq_alloc(bytes, 1);
-    int rc =
-        raw ? pq_source_read(t->start_source, from->parts, 0, raw, bytes, e)
-            : pq_fail_nomem(e);
-    if (!rc)
-        pq_load_f32(t->c->kernels, from->dtype, raw, n, p->w);
-    free(raw);
-    return rc;
+                       t->o->init_adapter, from->name);
+    return pq_read_f32(t->c->kernels, t->start_source, from, p->w, e);
 }
 
 /* The tensor that a parameter begins as; NULL: the adapter has none. */
@@ -151,25 +127,24 @@ static const struct pq_tensor *find(const struct train *t, const char *name)
 
 int train_start_read(struct train *t, struct pq_error *e)
 {
-    const size_t n = t->o.init_adapter ? pq_train_params(t->core) : 0;
-    const bool soft = t->o.method == TRAIN_PROMPT;
+    const size_t n = t->o->init_adapter ? pq_train_params(t->core) : 0;
+    const bool soft = t->o->method == TRAIN_PROMPT;
     size_t used = 0;
 
     for (size_t i = 0; i < n; i++) {
         const struct pq_train_param p = pq_train_param(t->core, i);
-        const struct pq_tensor *from = soft ? prompt_of(t, e) : find(t, p.name);
+        const struct pq_tensor *from = soft ? t->from_prompt : find(t, p.name);
         if (!from)
-            return soft ? -1
-                        : pq_fail(e, PQ_EARG, "%s: has no %s",
-                                  t->o.init_adapter, p.name);
+            return pq_fail(e, PQ_EARG, "%s: has no %s", t->o->init_adapter,
+                           p.name);
         if (read_floats(t, from, &p, e))
             return -1;
         used++;
     }
-    const size_t each = t->o.dora ? 3 : 2;
+    const size_t each = t->o->dora ? 3 : 2;
     if (n && !soft && used != each * t->from.n_modules)
         return pq_fail(e, PQ_EARG, "%s: has modules that the model has not",
-                       t->o.init_adapter);
+                       t->o->init_adapter);
     if (n)
         pq_train_changed(t->core);
     return 0;

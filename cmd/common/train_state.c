@@ -104,7 +104,6 @@ static int write_state(struct state *s, const char *path, struct pq_error *e)
 {
     struct cmd *c = s->t->c;
     const size_t n = pq_train_params(s->t->core);
-    const int when = c->progress_when;
 
     if (pq_lent_new(path, 4 * n, &s->lent, e) || set_numbers(s, e))
         return -1;
@@ -113,14 +112,11 @@ static int write_state(struct state *s, const char *path, struct pq_error *e)
             return -1;
     s->plan.sources = &s->lent;
     s->plan.n_sources = 1;
-    c->progress_when = 2; /* the line is the steps' */
-    const int rc = cmd_make_side(c, path, &s->out, s->t->model->catalog,
-                                 &s->plan.sink, e) ||
-                           cmd_run_part(c, &s->plan, e)
-                       ? -1
-                       : 0;
-    c->progress_when = when;
-    return rc;
+    return cmd_make_side(c, path, &s->out, s->t->model->catalog, &s->plan.sink,
+                         e) ||
+                   cmd_run_part(c, &s->plan, e)
+               ? -1
+               : 0;
 }
 
 int train_state_save(struct train *t, struct pq_error *e)

@@ -40,17 +40,13 @@ static int run(struct writing *w, const struct pq_catalog *like,
 {
     struct cmd *c = w->o->c;
     struct pq_source *sources[] = {w->lent, w->o->model};
-    const int when = c->progress_when;
 
     w->plan.sources = sources;
     w->plan.n_sources = 2;
-    c->progress_when = 2; /* the line is the steps' */
-    const int rc = cmd_make_sink(c, &w->out, NULL, like, &w->plan.sink, e) ||
-                           cmd_run_plan(c, &w->plan, e)
-                       ? -1
-                       : 0;
-    c->progress_when = when;
-    return rc;
+    return cmd_make_sink(c, &w->out, NULL, like, &w->plan.sink, e) ||
+                   cmd_run_plan(c, &w->plan, e)
+               ? -1
+               : 0;
 }
 
 /* ---- a model ------------------------------------------------------------ */
@@ -82,14 +78,12 @@ static int add_tensor(struct writing *w, const struct pq_names *trained,
     return pq_step_copy(&w->plan, w->o->model, t, w->out.n_tensors - 1, e);
 }
 
-/* pq_step_encode() points at tensors: the array must not move. */
 static int make_room(struct writing *w, size_t n, struct pq_error *e)
 {
-    w->out.tensors = pq_zalloc(n, sizeof *w->out.tensors);
-    if (!w->out.tensors)
-        return pq_fail_nomem(e);
-    w->out.cap_tensors = n;
-    return pq_lent_new("trained", n, &w->lent, e);
+    return pq_catalog_reserve(&w->out, n, e) ||
+                   pq_lent_new("trained", n, &w->lent, e)
+               ? -1
+               : 0;
 }
 
 static int write_model(struct writing *w, struct pq_error *e)

@@ -146,7 +146,7 @@ struct train_options {
     enum pq_schedule_shape shape;
     const char *target_list; /* as given, or NULL */
     struct cmd_list targets;
-    struct pq_arena words; /* of targets */
+    struct pq_arena words;   /* of targets; the tool's release() frees both */
     const char *prompt_text; /* or NULL */
     int prompt_init;
     bool rslora, dora, pissa, pack, in_order, show_mask, recompute, resume;
@@ -156,13 +156,13 @@ struct train_options {
 
 struct train {
     struct cmd *c;
-    struct train_options o;  /* with defaults filled in */
+    struct train_options *o; /* with defaults filled in */
     struct pq_source *model; /* as it is in memory, to be read again */
     struct pq_source *inner; /* of --method qlora: what that was made of */
     struct pq_train *core;
-    bool recompute;
     struct pq_source *start_source; /* of --init-adapter */
-    struct pq_peft from;            /* what that holds, if it is LoRA */
+    struct pq_peft from;            /* what that holds, if it is LoRA, */
+    const struct pq_tensor *from_prompt; /* or a soft prompt */
     struct train_data data, val;
     struct train_order order;
     struct train_log log;

@@ -85,6 +85,41 @@ int cmd_size(const char *s, uint64_t *v, struct pq_error *e)
     return 0;
 }
 
+/* "a b c" -> "a, b and c"; cut where there is no room. */
+static void list_words(const char *words, char *text, size_t n)
+{
+    const char *last = strrchr(words, ' ');
+    size_t at = 0;
+
+    for (; *words != '\0' && at + 6 < n; words++) {
+        const char *gap = words == last ? " and " : ", ";
+        if (*words == ' ')
+            at += (size_t)snprintf(text + at, n - at, "%s", gap);
+        else
+            text[at++] = *words;
+    }
+    text[at] = '\0';
+}
+
+int cmd_one_of(const char *s, const char *words, int *v, struct pq_error *e)
+{
+    const size_t length = strlen(s);
+    const char *at = words;
+    char all[128];
+
+    for (int i = 0; *at != '\0'; i++) {
+        const size_t n = strcspn(at, " ");
+        if (n == length && memcmp(at, s, n) == 0) {
+            *v = i;
+            return 0;
+        }
+        at += n;
+        at += strspn(at, " ");
+    }
+    list_words(words, all, sizeof all);
+    return pq_fail(e, PQ_EARG, "'%.40s' is none of %s", s, all);
+}
+
 int cmd_list_add(struct cmd_list *l, const char *s, struct pq_error *e)
 {
     const char **items = pq_grow(l->items, l->n, &l->cap, sizeof *items);

@@ -63,6 +63,7 @@ static int add_parameters(struct pq_train *t, struct pq_error *e)
     if (!(what & PQ_TRAIN_PROMPT))
         return 0;
     t->lowest = 0;
+    t->prompt_rows = t->o.prompt_rows;
     return nn_params_add(&t->params, "prompt_embeddings", t->o.prompt_rows,
                          t->m.c.hidden, true, e);
 }
@@ -265,6 +266,12 @@ int pq_train_step(struct pq_train *t, double lr, double *norm,
     if (norm)
         *norm = n;
     return 0;
+}
+
+void pq_train_use_prompt(struct pq_train *t, size_t rows)
+{
+    if (t->o.what & PQ_TRAIN_PROMPT)
+        t->prompt_rows = rows < t->o.prompt_rows ? rows : t->o.prompt_rows;
 }
 
 uint64_t pq_train_steps(const struct pq_train *t)

@@ -9,11 +9,6 @@
 
 #include "train_internal.h"
 
-static size_t prompt_rows(const struct pq_train *t)
-{
-    return t->o.what & PQ_TRAIN_PROMPT ? t->o.prompt_rows : 0;
-}
-
 static int32_t label_of(const struct pq_train_text *x, size_t i)
 {
     return i >= x->n ? NN_IGNORE : x->labels ? x->labels[i] : x->ids[i];
@@ -25,7 +20,7 @@ uint64_t pq_train_labels(const struct pq_train *t,
     uint64_t count = 0;
 
     for (size_t i = 0; i < n; i++)
-        for (size_t j = prompt_rows(t) ? 0 : 1; j < x[i].n; j++)
+        for (size_t j = t->prompt_rows ? 0 : 1; j < x[i].n; j++)
             count += label_of(&x[i], j) != NN_IGNORE;
     return count;
 }
@@ -34,7 +29,7 @@ static int check_text(const struct pq_train *t, const struct pq_train_text *x,
                       struct pq_error *e)
 {
     const struct nn_config *c = &t->m.c;
-    const size_t rows = prompt_rows(t) + x->n;
+    const size_t rows = t->prompt_rows + x->n;
 
     if (x->n == 0)
         return pq_fail(e, PQ_EARG, "no tokens");
@@ -94,7 +89,7 @@ static int make_room(struct pq_train *t, size_t rows, size_t longest, size_t n,
 static void set_text(struct pq_train *t, const struct pq_train_text *x,
                      const struct nn_sequence *s)
 {
-    const size_t p = prompt_rows(t);
+    const size_t p = t->prompt_rows;
 
     for (size_t r = 0; r < s->n; r++) {
         t->ids[s->q + r] = r < p ? -1 : x->ids[r - p];
@@ -106,7 +101,7 @@ static void set_text(struct pq_train *t, const struct pq_train_text *x,
 /* The soft prompt is the last parameter. */
 static void set_prompt(struct pq_train *t)
 {
-    t->tape.n_prompt = prompt_rows(t);
+    t->tape.n_prompt = t->prompt_rows;
     t->tape.prompt =
         t->tape.n_prompt ? t->params.w + t->params.p[t->params.n - 1].at : NULL;
 }
@@ -119,7 +114,7 @@ static int set_batch(struct pq_train *t, const struct pq_train_text *x,
     for (size_t i = 0; i < n; i++) {
         if (check_text(t, &x[i], e))
             return pq_error_in(e, "text %zu", i + 1);
-        const size_t more = prompt_rows(t) + x[i].n;
+        const size_t more = t->prompt_rows + x[i].n;
         if (more > SIZE_MAX - rows)
             return pq_fail_nomem(e);
         rows += more;
@@ -129,7 +124,7 @@ static int set_batch(struct pq_train *t, const struct pq_train_text *x,
         return -1;
     set_prompt(t);
     for (size_t i = 0; i < n; i++) {
-        t->s[i] = (struct nn_sequence){at, prompt_rows(t) + x[i].n, at, 0};
+        t->s[i] = (struct nn_sequence){at, t->prompt_rows + x[i].n, at, 0};
         set_text(t, &x[i], &t->s[i]);
         at += t->s[i].n;
     }

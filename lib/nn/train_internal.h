@@ -21,6 +21,7 @@ struct pq_train {
     struct nn_adamw adamw;
     struct nn_sparse sparse;
     size_t lowest; /* layer with something to train */
+    size_t prompt_rows; /* that stand before texts, the first of them all */
 
     /* for batches, as large as the largest so far */
     struct nn_tape tape;

@@ -5,6 +5,7 @@
 #include "quant_internal.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* double -> float rounds once; torch takes the same way down from float64. */
@@ -47,6 +48,20 @@ void pq_load_f32(const struct pq_kernels *k, enum pq_dtype dtype,
     default: /* F32: pq_dtype_is_float() has no other */
         memcpy(out, in, n * sizeof *out);
     }
+}
+
+int pq_read_f32(const struct pq_kernels *k, struct pq_source *s,
+                const struct pq_tensor *t, float *out, struct pq_error *e)
+{
+    const size_t bytes = (size_t)t->parts[0].bytes;
+    void *raw = pq_alloc(bytes, 1);
+    const int rc = raw ? pq_source_read(s, t->parts, 0, raw, bytes, e)
+                       : pq_fail_nomem(e);
+
+    if (!rc)
+        pq_load_f32(k, t->dtype, raw, (size_t)t->n_elements, out);
+    free(raw);
+    return rc;
 }
 
 void pq_store_f32(const struct pq_kernels *k, enum pq_dtype dtype,

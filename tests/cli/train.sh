@@ -66,6 +66,11 @@ prompts() {
     run pq-train --json $all --steps 1 --method prompt --init-adapter p -o p2/ llama; done_well
     near "$(loss 1)" "$(number loss <(pq-train --json $all --steps 4 --schedule constant --method prompt \
         --prompt-init text --prompt-text 'Max has a duck.' -o p3/ llama | sed -n 4p))" 0.2 || bad "$RAN"
+    mkdir prefix
+    cp p/adapter_* prefix
+    sed -i 's/PROMPT_TUNING/PREFIX_TUNING/' prefix/adapter_config.json
+    run pq-train $all --method prompt --init-adapter prefix -o p3/ llama
+    refused 'neither PROMPT_TUNING nor P_TUNING'
     for i in vocab random; do
         run pq-train --json $all --steps 1 --method prompt --prompt-tokens 4 --prompt-init $i -o p4/ llama
         done_well
