@@ -3,8 +3,8 @@
  * ones: testdata/extract, tests/oracle/make_extract_goldens.py.
  */
 #include "fake.h"
+#include "model.h"
 
-#include "pq_format.h"
 #include "pq_kernels.h"
 #include "pq_peft.h"
 #include "pq_quant.h"
@@ -29,15 +29,6 @@ struct job {
     bool turned;
 };
 
-static struct pq_source *open_model(const char *path)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    struct pq_source *s;
-
-    cr_assert_eq(pq_open_model(path, NULL, &s, &e), 0, "%s", e.msg);
-    return s;
-}
-
 static cJSON *read_manifest(void)
 {
     FILE *f = fopen("testdata/extract/manifest.json", "rb");
@@ -50,15 +41,6 @@ static cJSON *read_manifest(void)
     cr_assert(j);
     free(text);
     return j;
-}
-
-static const struct pq_tensor *named(const struct pq_catalog *c,
-                                     const char *name)
-{
-    for (size_t i = 0; i < c->n_tensors; i++)
-        if (strcmp(c->tensors[i].name, name) == 0)
-            return &c->tensors[i];
-    return NULL;
 }
 
 static void job_open(struct job *j, const cJSON *pair, bool turned)
