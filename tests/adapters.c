@@ -122,20 +122,6 @@ void job_reduce(struct job *j, const struct pq_rank_rule *rule,
 
 /* ---- goldens ----------------------------------------------------------- */
 
-cJSON *golden_manifest(void)
-{
-    static char text[65536];
-    FILE *f = fopen("testdata/adapters/manifest.json", "r");
-
-    cr_assert(f);
-    const size_t n = fread(text, 1, sizeof text - 1, f);
-    fclose(f);
-    text[n] = '\0';
-    cJSON *all = cJSON_Parse(text);
-    cr_assert(all);
-    return all;
-}
-
 void job_add_operands(struct job *j, const cJSON *entry)
 {
     const cJSON *options =

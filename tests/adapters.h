@@ -50,8 +50,8 @@ const float *job_written(const struct job *j, const char *name,
 double job_error(const struct job *j, struct pq_source *golden,
                  const struct pq_peft_module *m, size_t *rank);
 
-/* The caller deletes it. */
-cJSON *golden_manifest(void);
+#define GOLDEN_MANIFEST "testdata/adapters/manifest.json"
+
 /* The file of an entry. */
 struct pq_source *golden_open(const cJSON *entry);
 double golden_best_error(const cJSON *entry, const char *module, size_t rank);

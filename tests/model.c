@@ -1,8 +1,9 @@
 /*
- * Model files as tests read them; see model.h.
+ * Files as tests read them; see model.h.
  */
 #include "model.h"
 
+#include "pq_file.h"
 #include "pq_format.h"
 #include "pq_kernels.h"
 #include "pq_quant.h"
@@ -10,6 +11,40 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
+
+struct pq_buf read_file(const char *path)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_in in = {.fd = -1};
+    struct pq_buf b = {0};
+
+    cr_assert_eq(pq_in_open(&in, path, &e), 0, "%s", e.msg);
+    b.s = malloc((size_t)in.size + 1);
+    b.n = (size_t)in.size;
+    cr_assert(b.s);
+    cr_assert_eq(pq_in_read_all(&in, b.s, b.n, &e), 0, "%s", e.msg);
+    b.s[b.n] = '\0';
+    pq_in_close(&in);
+    return b;
+}
+
+cJSON *read_json(const char *path)
+{
+    struct pq_buf b = read_file(path);
+    cJSON *j = cJSON_ParseWithLength(b.s, b.n);
+
+    cr_assert(j, "%s is no JSON", path);
+    pq_buf_release(&b);
+    return j;
+}
+
+const cJSON *key(const cJSON *j, const char *name)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(j, name);
+
+    cr_assert(v, "no %s", name);
+    return v;
+}
 
 struct pq_source *open_model(const char *path)
 {

@@ -1,12 +1,21 @@
 /*
- * Model files as tests read them: opened, a tensor by its name, its numbers.
+ * Files as tests read them: whole, as JSON, as models; a tensor by its name,
+ * its numbers.  What cannot be read fails the test.
  */
 #ifndef TESTS_MODEL_H
 #define TESTS_MODEL_H
 
+#include <cjson/cJSON.h>
+
 #include "pq_source.h"
 
-/* Fails the test if it cannot be opened. */
+/* A zero is behind it. */
+struct pq_buf read_file(const char *path);
+/* The caller deletes it. */
+cJSON *read_json(const char *path);
+/* What is under a key; fails the test if that is not there. */
+const cJSON *key(const cJSON *j, const char *name);
+
 struct pq_source *open_model(const char *path);
 /* The tensor of a name, or NULL; tensor_of() fails the test then. */
 const struct pq_tensor *named(const struct pq_catalog *c, const char *name);

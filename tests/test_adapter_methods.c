@@ -92,7 +92,7 @@ static void check_blend(struct job *j, size_t module, const cJSON *entry,
 Test(adapter_methods, ties_of_what_they_truly_do)
 {
     static const char *const names[] = {"ties", "ties-sum"};
-    cJSON *manifest = golden_manifest();
+    cJSON *manifest = read_json(GOLDEN_MANIFEST);
 
     for (size_t k = 0; k < 2; k++) {
         const cJSON *entry =

@@ -70,7 +70,7 @@ static void check_sum(const cJSON *entry, size_t rank)
 
 Test(adapters, sums_are_exact_and_of_lower_rank_the_best)
 {
-    cJSON *manifest = golden_manifest();
+    cJSON *manifest = read_json(GOLDEN_MANIFEST);
     size_t n = 0;
 
     for (const cJSON *p = manifest->child; p; p = p->next) {
@@ -88,7 +88,7 @@ Test(adapters, sums_are_exact_and_of_lower_rank_the_best)
 
 Test(adapters, average_of_factors)
 {
-    cJSON *manifest = golden_manifest();
+    cJSON *manifest = read_json(GOLDEN_MANIFEST);
     const cJSON *entry = cJSON_GetObjectItemCaseSensitive(manifest, "fedavg");
     struct pq_source *golden = golden_open(entry);
     struct pq_error e = PQ_ERROR_INIT;

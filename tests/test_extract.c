@@ -13,7 +13,6 @@
 #include <cjson/cJSON.h>
 #include <criterion/criterion.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,20 +27,6 @@ struct job {
     size_t n;
     bool turned;
 };
-
-static cJSON *read_manifest(void)
-{
-    FILE *f = fopen("testdata/extract/manifest.json", "rb");
-    char *text = calloc(1, 1 << 20);
-
-    cr_assert(f);
-    cr_assert_gt(fread(text, 1, (1 << 20) - 1, f), 0);
-    fclose(f);
-    cJSON *j = cJSON_Parse(text);
-    cr_assert(j);
-    free(text);
-    return j;
-}
 
 static void job_open(struct job *j, const cJSON *pair, bool turned)
 {
@@ -177,7 +162,7 @@ static void check_pair(const cJSON *pair, bool turned)
 
 Test(extract, as_good_as_the_best)
 {
-    cJSON *m = read_manifest();
+    cJSON *m = read_json("testdata/extract/manifest.json");
     const cJSON *pair;
     size_t n = 0;
 
@@ -282,7 +267,7 @@ static void check_written(const cJSON *pair, bool turned, enum pq_dtype dtype)
 
 Test(extract, what_is_measured_is_what_is_written)
 {
-    cJSON *m = read_manifest();
+    cJSON *m = read_json("testdata/extract/manifest.json");
 
     for (int turned = 0; turned < 2; turned++) {
         check_written(cJSON_GetObjectItem(m, "pairs.mixed"), turned, PQ_F32);

@@ -79,19 +79,6 @@ static cJSON *json_of(const struct pq_source *s, const char *file)
     return j;
 }
 
-static cJSON *manifest(void)
-{
-    FILE *f = fopen(BLEND "manifest.json", "r");
-    static char text[1 << 16];
-
-    cr_assert(f);
-    text[fread(text, 1, sizeof text - 1, f)] = '\0';
-    fclose(f);
-    cJSON *j = cJSON_Parse(text);
-    cr_assert(j);
-    return j;
-}
-
 static void check_config(const struct pq_source *s, const cJSON *facts)
 {
     cJSON *j = json_of(s, "config.json");
@@ -126,7 +113,7 @@ static void check_vocabulary(const struct pq_source *s, const cJSON *words)
 static void check(const char *name)
 {
     char recipe[128], golden[128], out[128], key[64];
-    cJSON *all = manifest();
+    cJSON *all = read_json(BLEND "manifest.json");
 
     cr_assert(mkdtemp(folder));
     snprintf(recipe, sizeof recipe, BLEND "%s.yaml", name);

@@ -7,9 +7,8 @@
 #include <criterion/criterion.h>
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 
+#include "model.h"
 #include "pq_sample.h"
 
 #define VOCAB 64
@@ -23,15 +22,8 @@ struct golden {
 
 static void load(struct golden *g)
 {
-    static char text[65536];
-    FILE *f = fopen("testdata/generate/sampling.json", "rb");
-
-    cr_assert(f, "no sampling.json");
-    text[fread(text, 1, sizeof text - 1, f)] = '\0';
-    fclose(f);
-    g->all = cJSON_Parse(text);
-    const cJSON *z = cJSON_GetObjectItemCaseSensitive(g->all, "logits");
-    const cJSON *seen = cJSON_GetObjectItemCaseSensitive(g->all, "seen");
+    g->all = read_json("testdata/generate/sampling.json");
+    const cJSON *z = key(g->all, "logits"), *seen = key(g->all, "seen");
     cr_assert(cJSON_GetArraySize(z) == VOCAB);
     for (int i = 0; i < VOCAB; i++)
         g->logits[i] = (float)cJSON_GetArrayItem(z, i)->valuedouble;

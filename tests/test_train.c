@@ -9,32 +9,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model.h"
 #include "rng.h"
 #include "trainee.h"
 
 #define STEPS 20
 
-static const cJSON *key(const cJSON *j, const char *name)
-{
-    const cJSON *v = cJSON_GetObjectItemCaseSensitive(j, name);
-
-    cr_assert(v, "no %s", name);
-    return v;
-}
-
 static const cJSON *goldens(void)
 {
     static const cJSON *j; /* lives until the process ends */
-    FILE *f = j ? NULL : fopen("testdata/nn/train.json", "rb");
 
-    if (f) {
-        char *text = calloc(1, 1 << 20);
-        cr_assert(text && fread(text, 1, (1 << 20) - 1, f) > 0);
-        fclose(f);
-        j = cJSON_Parse(text);
-        free(text);
-    }
-    cr_assert(j, "testdata/nn/train.json");
+    if (!j)
+        j = read_json("testdata/nn/train.json");
     return j;
 }
 
