@@ -138,7 +138,7 @@ check-asan: deps ## unit and command-line tests with ASan and UBSan
 
 # ---- the parts of check ---------------------------------------------------
 
-unit: $B/tests/unit ## run the unit tests
+unit: all $B/tests/unit ## run the unit tests
 	@$B/tests/unit -j2
 
 check-cli: all ## contract tests over every tool (CONTRACTS='10 19': only these)

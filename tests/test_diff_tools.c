@@ -25,8 +25,7 @@ static void begin(void)
     self[n] = '\0';
     *strrchr(self, '/') = '\0';
     snprintf(bin, sizeof bin, "%.4000s/../bin", self);
-    if (access(bin, X_OK) != 0)
-        cr_skip_test("the programs are not built");
+    cr_assert(access(bin, X_OK) == 0, "%s: the programs are not built", bin);
     cr_assert(getcwd(root, sizeof root)); /* of the sources */
     snprintf(dir, sizeof dir, "/tmp/pq-diff-XXXXXX");
     cr_assert(mkdtemp(dir));
