@@ -138,7 +138,7 @@ check-asan: deps ## unit and command-line tests with ASan and UBSan
 
 # ---- the parts of check ---------------------------------------------------
 
-unit: $B/tests/unit ## run the unit tests
+unit: all $B/tests/unit ## run the unit tests
 	@$B/tests/unit -j2
 
 check-cli: all ## contract tests over every tool (CONTRACTS='10 19': only these)
@@ -187,7 +187,7 @@ $(VENV)/ok: tests/oracle/requirements.txt
 	$(VENV)/bin/pip install -q -r $<
 	touch $@
 check-oracle: all $(VENV)/ok ## outputs and token ids against the libraries people use
-	@for c in oracle adapters prune tokenizers nn train; do \
+	@for c in oracle adapters prune tokenizers nn train pqstream; do \
 	    HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_$$c.py $(abspath $B/bin); done
 
 fuzz: ## libFuzzer on every reader, FUZZ_TIME seconds each (needs clang)

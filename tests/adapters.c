@@ -3,7 +3,6 @@
  */
 #include "adapters.h"
 
-#include "pq_format.h"
 #include "pq_kernels.h"
 
 #include <criterion/criterion.h>
@@ -11,15 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static struct pq_source *open_model(const char *path)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    struct pq_source *s;
-
-    cr_assert_eq(pq_open_model(path, NULL, &s, &e), 0, "%s", e.msg);
-    return s;
-}
 
 void job_open(struct job *j)
 {
@@ -132,20 +122,6 @@ void job_reduce(struct job *j, const struct pq_rank_rule *rule,
 
 /* ---- goldens ----------------------------------------------------------- */
 
-cJSON *golden_manifest(void)
-{
-    static char text[65536];
-    FILE *f = fopen("testdata/adapters/manifest.json", "r");
-
-    cr_assert(f);
-    const size_t n = fread(text, 1, sizeof text - 1, f);
-    fclose(f);
-    text[n] = '\0';
-    cJSON *all = cJSON_Parse(text);
-    cr_assert(all);
-    return all;
-}
-
 void job_add_operands(struct job *j, const cJSON *entry)
 {
     const cJSON *options =
@@ -161,31 +137,10 @@ void job_add_operands(struct job *j, const cJSON *entry)
         job_add(j, p->string, p->valuedouble / (normalize ? sum : 1));
 }
 
-const struct pq_tensor *golden_named(const struct pq_catalog *c,
-                                     const char *name)
-{
-    for (size_t i = 0; i < c->n_tensors; i++)
-        if (strcmp(c->tensors[i].name, name) == 0)
-            return &c->tensors[i];
-    return NULL;
-}
-
-float *golden_f32(struct pq_source *s, const struct pq_tensor *t)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    float *v = malloc(t->n_elements * sizeof *v + 1);
-
-    cr_assert_eq(t->dtype, PQ_F32);
-    cr_assert_eq(pq_source_read(s, &t->parts[0], 0, v,
-                                t->n_elements * sizeof *v, &e),
-                 0, "%s", e.msg);
-    return v;
-}
-
 const float *job_written(const struct job *j, const char *name,
                          const uint64_t **shape)
 {
-    const struct pq_tensor *t = golden_named(&j->out, name);
+    const struct pq_tensor *t = named(&j->out, name);
 
     cr_assert(t, "no %s", name);
     *shape = t->shape;
@@ -207,9 +162,9 @@ double job_error(const struct job *j, struct pq_source *golden,
     const float *a = job_written(j, name[0], &sa);
     const float *b = job_written(j, name[1], &sb);
     snprintf(weight, sizeof weight, "%s.weight", m->name);
-    const struct pq_tensor *t = golden_named(golden->catalog, weight);
+    const struct pq_tensor *t = named(golden->catalog, weight);
     cr_assert(t, "no %s", weight);
-    float *d = golden_f32(golden, t);
+    float *d = read_f32(golden, t);
     cr_assert_eq(t->n_elements, sa[1] * sb[0]);
     cr_assert_eq(sa[0], sb[1]);
     *rank = sa[0];

@@ -8,6 +8,7 @@
 #define TESTS_ADAPTERS_H
 
 #include "fake.h"
+#include "model.h"
 
 #include "pq_peft.h"
 #include "pq_ranks.h"
@@ -49,14 +50,10 @@ const float *job_written(const struct job *j, const char *name,
 double job_error(const struct job *j, struct pq_source *golden,
                  const struct pq_peft_module *m, size_t *rank);
 
-/* The caller deletes it. */
-cJSON *golden_manifest(void);
-/* The file of an entry; of its tensors the one of a name, or NULL. */
+#define GOLDEN_MANIFEST "testdata/adapters/manifest.json"
+
+/* The file of an entry. */
 struct pq_source *golden_open(const cJSON *entry);
-const struct pq_tensor *golden_named(const struct pq_catalog *c,
-                                     const char *name);
-/* Its numbers, for free(). */
-float *golden_f32(struct pq_source *s, const struct pq_tensor *t);
 double golden_best_error(const cJSON *entry, const char *module, size_t rank);
 
 #endif

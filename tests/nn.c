@@ -8,46 +8,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "json.h"
-#include "pq_format.h"
+#include "model.h"
 #include "pq_made.h"
 #include "pq_quant.h"
 #include "rng.h"
 
 #define SEED 1
 
-static void read_logits(struct nn_case *c, struct pq_source *s)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-
-    for (size_t i = 0; i < s->catalog->n_tensors; i++) {
-        const struct pq_tensor *t = &s->catalog->tensors[i];
-        if (strcmp(t->name, c->name) != 0)
-            continue;
-        cr_assert_eq(t->shape[0], c->n_rows);
-        c->vocab = t->shape[1];
-        c->logits = malloc(t->parts[0].bytes);
-        cr_assert_eq(pq_source_read(s, &t->parts[0], 0, c->logits,
-                                    t->parts[0].bytes, &e),
-                     0, "%s", e.msg);
-        for (size_t j = 0; j < t->n_elements; j++)
-            c->max = fmaxf(c->max, fabsf(c->logits[j]));
-    }
-    cr_assert(c->logits, "no logits of %s", c->name);
-}
-
 static void read_case(struct nn_case *c, const cJSON *j, struct pq_source *s)
 {
     const cJSON *v;
 
-    c->name = cJSON_GetStringValue(json_key(j, "name"));
-    c->config = json_key(j, "config");
-    c->tensors = json_key(j, "tensors");
-    cJSON_ArrayForEach(v, json_key(j, "ids")) c->ids[c->n++] =
+    c->name = cJSON_GetStringValue(key(j, "name"));
+    c->config = key(j, "config");
+    c->tensors = key(j, "tensors");
+    cJSON_ArrayForEach(v, key(j, "ids")) c->ids[c->n++] =
         (int32_t)v->valuedouble;
-    cJSON_ArrayForEach(v, json_key(j, "rows")) c->rows[c->n_rows++] =
+    cJSON_ArrayForEach(v, key(j, "rows")) c->rows[c->n_rows++] =
         (size_t)v->valuedouble;
-    read_logits(c, s);
+    const struct pq_tensor *t = tensor_of(s, c->name);
+    cr_assert_eq(t->shape[0], c->n_rows);
+    c->vocab = t->shape[1];
+    c->logits = read_f32(s, t);
+    for (size_t i = 0; i < t->n_elements; i++)
+        c->max = fmaxf(c->max, fabsf(c->logits[i]));
 }
 
 struct nn_case *nn_cases(size_t *n)
@@ -55,15 +39,11 @@ struct nn_case *nn_cases(size_t *n)
     static struct nn_case *cases;
     static size_t n_cases;
     static const cJSON *j; /* the cases point into it */
-    struct pq_error e = PQ_ERROR_INIT;
-    struct pq_source *s;
 
     if (!cases) {
+        struct pq_source *s = open_model("testdata/nn/logits.safetensors");
         const cJSON *v;
-        j = json_file("testdata/nn/cases.json");
-        cr_assert_eq(
-            pq_open_model("testdata/nn/logits.safetensors", NULL, &s, &e), 0,
-            "%s", e.msg);
+        j = read_json("testdata/nn/cases.json");
         cases = calloc((size_t)cJSON_GetArraySize(j), sizeof *cases);
         cJSON_ArrayForEach(v, j) read_case(&cases[n_cases++], v, s);
         pq_source_free(s);

@@ -37,8 +37,6 @@ static inline float float_of(uint32_t u)
     return f;
 }
 
-/* Sums of twelve uniform numbers: 2^20 weights that look Gaussian. */
-
 /* The variants to test; [1] is NULL on a machine without AVX2. */
 static inline const struct pq_kernels *variant(int i)
 {

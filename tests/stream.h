@@ -1,5 +1,5 @@
 /*
- * Streams for the .pq tests: models made up, written to a file or a pipe, *
+ * Streams for the .pq tests: models made up, written to a file or a pipe,
  * read back, cut into records and forged.
  */
 #ifndef TESTS_STREAM_H

@@ -75,9 +75,9 @@ static void check_blend(struct job *j, size_t module, const cJSON *entry,
     cr_assert_eq(pq_engine_run(&plan, &run, &e), 0, "%s", e.msg);
     snprintf(name, sizeof name, "%s.weight",
              j->joined.modules[module].like->name);
-    const struct pq_tensor *g = golden_named(golden->catalog, name);
+    const struct pq_tensor *g = named(golden->catalog, name);
     cr_assert(g, "%s", name);
-    float *want = golden_f32(golden, g);
+    float *want = read_f32(golden, g);
     const float *got = fake_sink_part(&sink, 0, 0);
     for (uint64_t i = 0; i < g->n_elements; i++)
         cr_assert_float_eq(got[i], want[i], 1e-6f, "%s %llu", name,
@@ -92,7 +92,7 @@ static void check_blend(struct job *j, size_t module, const cJSON *entry,
 Test(adapter_methods, ties_of_what_they_truly_do)
 {
     static const char *const names[] = {"ties", "ties-sum"};
-    cJSON *manifest = golden_manifest();
+    cJSON *manifest = read_json(GOLDEN_MANIFEST);
 
     for (size_t k = 0; k < 2; k++) {
         const cJSON *entry =

@@ -23,9 +23,9 @@ static void check_biases(const struct job *j, struct pq_source *golden)
                  m->like->name);
         const float *got = job_written(j, name, &shape);
         snprintf(name, sizeof name, "%s.bias", m->like->name);
-        const struct pq_tensor *t = golden_named(golden->catalog, name);
+        const struct pq_tensor *t = named(golden->catalog, name);
         cr_assert(t, "no %s", name);
-        float *want = golden_f32(golden, t);
+        float *want = read_f32(golden, t);
         for (uint64_t k = 0; k < shape[0]; k++)
             cr_assert_float_eq(got[k], want[k], 1e-6f);
         free(want);
@@ -70,7 +70,7 @@ static void check_sum(const cJSON *entry, size_t rank)
 
 Test(adapters, sums_are_exact_and_of_lower_rank_the_best)
 {
-    cJSON *manifest = golden_manifest();
+    cJSON *manifest = read_json(GOLDEN_MANIFEST);
     size_t n = 0;
 
     for (const cJSON *p = manifest->child; p; p = p->next) {
@@ -88,7 +88,7 @@ Test(adapters, sums_are_exact_and_of_lower_rank_the_best)
 
 Test(adapters, average_of_factors)
 {
-    cJSON *manifest = golden_manifest();
+    cJSON *manifest = read_json(GOLDEN_MANIFEST);
     const cJSON *entry = cJSON_GetObjectItemCaseSensitive(manifest, "fedavg");
     struct pq_source *golden = golden_open(entry);
     struct pq_error e = PQ_ERROR_INIT;
@@ -105,10 +105,10 @@ Test(adapters, average_of_factors)
     cr_assert_eq(j.out.n_tensors, golden->catalog->n_tensors);
     for (size_t i = 0; i < j.out.n_tensors; i++) {
         const struct pq_tensor *t =
-            golden_named(golden->catalog, j.out.tensors[i].name);
+            named(golden->catalog, j.out.tensors[i].name);
         cr_assert(t, "%s", j.out.tensors[i].name);
         const float *got = fake_sink_part(&j.sink, i, 0);
-        float *want = golden_f32(golden, t);
+        float *want = read_f32(golden, t);
         for (uint64_t k = 0; k < t->n_elements; k++)
             cr_assert_float_eq(got[k], want[k], 1e-6f);
         free(want);

@@ -4,8 +4,8 @@
  * tests/oracle/make_blend_goldens.py).
  */
 #include "blend.h"
+#include "model.h"
 
-#include "pq_format.h"
 #include "pq_kernels.h"
 
 #include <criterion/criterion.h>
@@ -19,41 +19,12 @@
 
 /* ---- goldens ------------------------------------------------------------- */
 
-static struct pq_source *open_model(const char *name)
+static struct pq_source *open_blend(const char *name)
 {
-    struct pq_error e = PQ_ERROR_INIT;
-    struct pq_source *s;
     char path[128];
 
     snprintf(path, sizeof path, BLEND "%s", name);
-    cr_assert_eq(pq_open_model(path, NULL, &s, &e), 0, "%s", e.msg);
-    return s;
-}
-
-static const struct pq_tensor *find(struct pq_source *s, const char *name)
-{
-    for (size_t i = 0; i < s->catalog->n_tensors; i++)
-        if (strcmp(s->catalog->tensors[i].name, name) == 0)
-            return &s->catalog->tensors[i];
-    cr_assert_fail("no tensor %s", name);
-    return NULL;
-}
-
-static float *read_tensor(struct pq_source *s, const struct pq_tensor *t)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    void *raw = malloc(t->parts[0].bytes + 1);
-    float *v = malloc(t->n_elements * sizeof *v + 1);
-
-    cr_assert_eq(pq_source_read(s, &t->parts[0], 0, raw, t->parts[0].bytes, &e),
-                 0, "%s", e.msg);
-    if (pq_dtype_is_float(t->dtype))
-        pq_load_f32(pq_kernels_scalar(), t->dtype, raw, t->n_elements, v);
-    else
-        for (uint64_t i = 0; i < t->n_elements; i++)
-            v[i] = ((unsigned char *)raw)[i];
-    free(raw);
-    return v;
+    return open_model(path);
 }
 
 struct golden {
@@ -179,19 +150,19 @@ static void check_golden(const struct golden *g)
     char file[64];
 
     snprintf(file, sizeof file, "%s.safetensors", g->file);
-    gold = open_model(file);
+    gold = open_blend(file);
     if (g->base)
-        base = open_model(g->base);
+        base = open_blend(g->base);
     for (; b.n < MAX_MODELS && g->models[b.n].name; b.n++)
-        in[b.n].source = models[b.n] = open_model(g->models[b.n].name);
+        in[b.n].source = models[b.n] = open_blend(g->models[b.n].name);
     set_golden(g, &b);
     for (size_t k = 0; k < gold->catalog->n_tensors; k++) {
         struct pq_error e = PQ_ERROR_INIT;
         const struct pq_tensor *want = &gold->catalog->tensors[k];
         for (size_t i = 0; i < b.n; i++)
-            in[i].tensor = find(models[i], want->name);
+            in[i].tensor = tensor_of(models[i], want->name);
         b.base_source = base;
-        b.base = base ? find(base, want->name) : NULL;
+        b.base = base ? tensor_of(base, want->name) : NULL;
         t.spec.dtype = want->dtype;
         float *x = trial_blend(&t, &b, want->name, &e);
         cr_assert(x, "%s: %s", g->file, e.msg);
@@ -220,8 +191,8 @@ Test(blend_goldens, goldens, .timeout = 120)
 /* What became of one model's changes, for every tensor of the golden. */
 static void check_lots(const char *method, const char *golden)
 {
-    struct pq_source *gold = open_model(golden);
-    struct pq_source *base = open_model("base"), *a = open_model("a");
+    struct pq_source *gold = open_blend(golden);
+    struct pq_source *base = open_blend("base"), *a = open_blend("a");
     struct pq_blend_input in = {.source = a};
     struct pq_blend b = {.in = &in, .n = 1, .base_source = base};
     size_t kept = 0, all = 0;
@@ -236,11 +207,11 @@ static void check_lots(const char *method, const char *golden)
         in.tensor = &a->catalog->tensors[k];
         if (strncmp(in.tensor->name, "model.layers.0.", 15) != 0)
             continue;
-        b.base = find(base, in.tensor->name);
+        b.base = tensor_of(base, in.tensor->name);
         snprintf(name, sizeof name, "chance.a.%s", in.tensor->name);
         float *w = read_tensor(a, in.tensor), *w0 = read_tensor(base, b.base);
         float *p = strcmp(method, "della_linear") == 0
-                       ? read_tensor(gold, find(gold, name))
+                       ? read_tensor(gold, tensor_of(gold, name))
                        : NULL;
         float *x = trial_blend(&plain, &b, in.tensor->name, &e);
         cr_assert(x, "%s", e.msg);

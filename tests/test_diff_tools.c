@@ -11,6 +11,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "pq_mem.h"
+
 static char bin[4096], root[4096], dir[64];
 
 /* Where the programs are beside the tests, and a place to work. */
@@ -23,10 +25,9 @@ static void begin(void)
     self[n] = '\0';
     *strrchr(self, '/') = '\0';
     snprintf(bin, sizeof bin, "%.4000s/../bin", self);
-    if (access(bin, X_OK) != 0)
-        cr_skip_test("the programs are not built");
+    cr_assert(access(bin, X_OK) == 0, "%s: the programs are not built", bin);
     cr_assert(getcwd(root, sizeof root)); /* of the sources */
-    strcpy(dir, "/tmp/pq-diff-XXXXXX");
+    snprintf(dir, sizeof dir, "/tmp/pq-diff-XXXXXX");
     cr_assert(mkdtemp(dir));
 }
 
@@ -37,8 +38,9 @@ static int run(const char *fmt, ...)
     va_list ap;
 
     va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
+    const int n = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    cr_assert(n >= 0 && (size_t)n < sizeof text);
     snprintf(all, sizeof all,
              "cd %s && export PATH=%s:$PATH && (%s) >out 2>err", dir, bin,
              text);
@@ -96,14 +98,16 @@ struct row {
 static void model(const char *name, const struct row *rows, size_t n)
 {
     static unsigned char data[1 << 16];
-    char head[8192];
-    size_t at = 8, used = 0;
+    struct pq_buf head = {0};
+    size_t used = 0;
 
-    at += (size_t)sprintf(head + at, "{\"__metadata__\":{\"format\":\"pt\"}");
+    pq_buf_add(&head, (const char[8]){0}, 8); /* its length, below */
+    pq_buf_puts(&head, "{\"__metadata__\":{\"format\":\"pt\"}");
     for (size_t i = 0; i < n; i++) {
         const size_t bytes = (size_t)rows[i].n * rows[i].size;
-        at += (size_t)sprintf(
-            head + at,
+        cr_assert_leq(bytes, sizeof data - used);
+        pq_buf_printf(
+            &head,
             ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%u],\"data_offsets\":"
             "[%zu,%zu]}",
             rows[i].name, rows[i].dtype, rows[i].n, used, used + bytes);
@@ -113,17 +117,19 @@ static void model(const char *name, const struct row *rows, size_t n)
                                          (rows[i].change &&
                                           k % rows[i].change == 0));
     }
-    at += (size_t)sprintf(head + at, "}");
-    while (at % 8)
-        head[at++] = ' ';
+    pq_buf_puts(&head, "}");
+    while (head.n % 8)
+        pq_buf_puts(&head, " ");
+    cr_assert(!head.failed);
     for (int i = 0; i < 8; i++)
-        head[i] = (char)((at - 8) >> 8 * i);
+        head.s[i] = (char)((head.n - 8) >> 8 * i);
     char path[256];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     FILE *f = fopen(path, "wb");
-    cr_assert(f && fwrite(head, 1, at, f) == at &&
+    cr_assert(f && fwrite(head.s, 1, head.n, f) == head.n &&
               fwrite(data, 1, used, f) == used);
     fclose(f);
+    pq_buf_release(&head);
 }
 
 static const struct row base[] = {

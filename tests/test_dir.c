@@ -20,7 +20,7 @@ static char root[64];
 
 static void setup(void)
 {
-    strcpy(root, "/tmp/pq-dir-XXXXXX");
+    snprintf(root, sizeof root, "/tmp/pq-dir-XXXXXX");
     cr_assert(mkdtemp(root) != NULL);
 }
 
@@ -58,25 +58,30 @@ static void put_text(const char *name, const char *text)
 /* A safetensors file of U8 tensors [2]: "a b" -> a = "aA", b = "bB" */
 static void put_model(const char *name, const char *tensors)
 {
-    char header[2048] = "{", file[4096];
+    struct pq_buf header = {0};
+    char file[4096];
     size_t n = 0;
     char data[64];
+    pq_buf_puts(&header, "{");
     for (const char *p = tensors; *p; p++) {
         if (*p == ' ')
             continue;
-        sprintf(header + strlen(header),
-                "%s\"%c\":{\"dtype\":\"U8\",\"shape\":[2],"
-                "\"data_offsets\":[%zu,%zu]}",
-                n ? "," : "", *p, n, n + 2);
+        cr_assert(n + 2 <= sizeof data);
+        pq_buf_printf(&header,
+                      "%s\"%c\":{\"dtype\":\"U8\",\"shape\":[2],"
+                      "\"data_offsets\":[%zu,%zu]}",
+                      n ? "," : "", *p, n, n + 2);
         data[n++] = *p;
         data[n++] = (char)(*p - 'a' + 'A');
     }
-    strcat(header, "}");
-    const uint64_t length = strlen(header);
+    pq_buf_puts(&header, "}");
+    const uint64_t length = header.n;
+    cr_assert(!header.failed && 8 + length + n <= sizeof file);
     memcpy(file, &length, 8);
-    memcpy(file + 8, header, length);
+    memcpy(file + 8, header.s, length);
     memcpy(file + 8 + length, data, n);
     put(name, file, 8 + length + n);
+    pq_buf_release(&header);
 }
 
 static void put_index(const char *map)

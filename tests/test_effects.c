@@ -2,7 +2,8 @@
  * What adapters do, as a source: numbers that are computed as they are read,
  * against what PEFT's own merges add to the base (testdata/peft).
  */
-#include "pq_format.h"
+#include "model.h"
+
 #include "pq_kernels.h"
 #include "pq_peft.h"
 
@@ -10,36 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static struct pq_source *open_model(const char *path)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    struct pq_source *s;
-
-    cr_assert_eq(pq_open_model(path, NULL, &s, &e), 0, "%s", e.msg);
-    return s;
-}
-
-static const struct pq_tensor *named(const struct pq_catalog *c,
-                                     const char *name)
-{
-    for (size_t i = 0; i < c->n_tensors; i++)
-        if (strcmp(c->tensors[i].name, name) == 0)
-            return &c->tensors[i];
-    return NULL;
-}
-
-static float *read_f32(struct pq_source *s, const struct pq_tensor *t)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    float *v = malloc(t->n_elements * sizeof *v + 1);
-
-    cr_assert_eq(t->dtype, PQ_F32);
-    cr_assert_eq(pq_source_read(s, &t->parts[0], 0, v,
-                                t->n_elements * sizeof *v, &e),
-                 0, "%s", e.msg);
-    return v;
-}
 
 /* What an adapter does to each tensor of its base, as a source. */
 struct effects {

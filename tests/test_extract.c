@@ -3,8 +3,8 @@
  * ones: testdata/extract, tests/oracle/make_extract_goldens.py.
  */
 #include "fake.h"
+#include "model.h"
 
-#include "pq_format.h"
 #include "pq_kernels.h"
 #include "pq_peft.h"
 #include "pq_quant.h"
@@ -13,7 +13,6 @@
 #include <cjson/cJSON.h>
 #include <criterion/criterion.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,38 +27,6 @@ struct job {
     size_t n;
     bool turned;
 };
-
-static struct pq_source *open_model(const char *path)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    struct pq_source *s;
-
-    cr_assert_eq(pq_open_model(path, NULL, &s, &e), 0, "%s", e.msg);
-    return s;
-}
-
-static cJSON *read_manifest(void)
-{
-    FILE *f = fopen("testdata/extract/manifest.json", "rb");
-    char *text = calloc(1, 1 << 20);
-
-    cr_assert(f);
-    cr_assert_gt(fread(text, 1, (1 << 20) - 1, f), 0);
-    fclose(f);
-    cJSON *j = cJSON_Parse(text);
-    cr_assert(j);
-    free(text);
-    return j;
-}
-
-static const struct pq_tensor *named(const struct pq_catalog *c,
-                                     const char *name)
-{
-    for (size_t i = 0; i < c->n_tensors; i++)
-        if (strcmp(c->tensors[i].name, name) == 0)
-            return &c->tensors[i];
-    return NULL;
-}
 
 static void job_open(struct job *j, const cJSON *pair, bool turned)
 {
@@ -195,7 +162,7 @@ static void check_pair(const cJSON *pair, bool turned)
 
 Test(extract, as_good_as_the_best)
 {
-    cJSON *m = read_manifest();
+    cJSON *m = read_json("testdata/extract/manifest.json");
     const cJSON *pair;
     size_t n = 0;
 
@@ -300,7 +267,7 @@ static void check_written(const cJSON *pair, bool turned, enum pq_dtype dtype)
 
 Test(extract, what_is_measured_is_what_is_written)
 {
-    cJSON *m = read_manifest();
+    cJSON *m = read_json("testdata/extract/manifest.json");
 
     for (int turned = 0; turned < 2; turned++) {
         check_written(cJSON_GetObjectItem(m, "pairs.mixed"), turned, PQ_F32);

@@ -22,7 +22,7 @@ static char scratch[64];
 
 static void enter_scratch(void)
 {
-    strcpy(scratch, "/tmp/pq-test-XXXXXX");
+    snprintf(scratch, sizeof scratch, "/tmp/pq-test-XXXXXX");
     cr_assert(mkdtemp(scratch) != NULL && chdir(scratch) == 0);
     umask(022);
 }

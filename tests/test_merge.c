@@ -4,8 +4,8 @@
  * make_adapter_goldens.py, make_moe_goldens.py), and what must be refused.
  */
 #include "fake.h"
+#include "model.h"
 
-#include "pq_format.h"
 #include "pq_kernels.h"
 #include "pq_made.h"
 #include "pq_peft.h"
@@ -34,15 +34,12 @@ struct merge {
     unsigned threads;
 };
 
-static struct pq_source *open_model(const char *name)
+static struct pq_source *open_peft(const char *name)
 {
-    struct pq_error e = PQ_ERROR_INIT;
-    struct pq_source *s;
     char path[128];
 
     snprintf(path, sizeof path, PEFT "%s", name);
-    cr_assert_eq(pq_open_model(path, NULL, &s, &e), 0, "%s", e.msg);
-    return s;
+    return open_model(path);
 }
 
 static void merge_open(struct merge *m, const char *base, bool tied)
@@ -52,7 +49,7 @@ static void merge_open(struct merge *m, const char *base, bool tied)
     memset(m, 0, sizeof *m);
     m->threads = 1;
     m->quant.kernels = pq_kernels_best();
-    m->base = open_model(base);
+    m->base = open_peft(base);
     m->places.base = m->base->catalog;
     m->places.has_config = true;
     m->places.has_conv1d = strstr(base, "gpt2") != NULL;
@@ -69,7 +66,7 @@ static int merge_adapter(struct merge *m, const char *name, double weight,
 {
     const size_t i = m->n_adapters++;
 
-    m->sources[2 + i] = open_model(name);
+    m->sources[2 + i] = open_peft(name);
     m->peft[i].accept = PQ_PEFT_PARAMETERS | PQ_PEFT_CHANGED_BASE;
     if (pq_peft_read(&m->peft[i], m->sources[2 + i], e))
         return -1;
@@ -152,27 +149,6 @@ static void merge_close(struct merge *m)
 
 /* ---- goldens ----------------------------------------------------------- */
 
-static float *read_f32(struct pq_source *s, const struct pq_tensor *t)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    float *v = malloc(t->n_elements * sizeof *v + 1);
-
-    cr_assert_eq(t->dtype, PQ_F32);
-    cr_assert_eq(pq_source_read(s, &t->parts[0], 0, v,
-                                t->n_elements * sizeof *v, &e),
-                 0, "%s", e.msg);
-    return v;
-}
-
-static const struct pq_tensor *named(const struct pq_catalog *c,
-                                     const char *name)
-{
-    for (size_t i = 0; i < c->n_tensors; i++)
-        if (strcmp(c->tensors[i].name, name) == 0)
-            return &c->tensors[i];
-    return NULL;
-}
-
 /* Output tensor i against PEFT's, or against the base where that has none. */
 static void compare(struct merge *m, struct pq_source *golden, size_t i,
                     const char *what)
@@ -195,7 +171,7 @@ static void compare(struct merge *m, struct pq_source *golden, size_t i,
 
 static void compare_all(struct merge *m, const char *golden)
 {
-    struct pq_source *g = open_model(golden);
+    struct pq_source *g = open_peft(golden);
 
     for (size_t i = 0; i < g->catalog->n_tensors; i++)
         cr_assert(named(&m->out, g->catalog->tensors[i].name), "%s: %s",
@@ -419,7 +395,7 @@ static void subtract(struct pq_source *s, const struct pq_peft *p,
 Test(merge, sum_of_adapters_is_exact)
 {
     struct pq_error e = PQ_ERROR_INIT;
-    struct pq_source *s[] = {open_model("lora"), open_model("pattern")};
+    struct pq_source *s[] = {open_peft("lora"), open_peft("pattern")};
     struct pq_peft p[2] = {0};
     const struct pq_peft *both[] = {&p[0], &p[1]};
     const double w[] = {0.7, -0.4};

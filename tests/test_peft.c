@@ -168,18 +168,17 @@ Test(peft, patterns_are_those_of_python)
 /* "(((q" and "REPEAT)REPEAT)REPEAT)": `depth` of each. */
 static char *nested(size_t depth, const char *repeat)
 {
-    const size_t each = strlen(repeat) + 2;
-    char *s = malloc(depth * each + 100), *p = s;
+    struct pq_buf b = {0};
 
-    cr_assert(s);
-    p += sprintf(p, "{" GOOD ",\"rank_pattern\":{\"");
+    pq_buf_puts(&b, "{" GOOD ",\"rank_pattern\":{\"");
     for (size_t i = 0; i < depth; i++)
-        *p++ = '(';
-    *p++ = 'q';
+        pq_buf_puts(&b, "(");
+    pq_buf_puts(&b, "q");
     for (size_t i = 0; i < depth; i++)
-        p += sprintf(p, ")%s", repeat);
-    sprintf(p, "\":2}}");
-    return s;
+        pq_buf_printf(&b, ")%s", repeat);
+    pq_buf_puts(&b, "\":2}}");
+    cr_assert(!b.failed);
+    return b.s;
 }
 
 /* regcomp() would take all memory for them, or all of the stack. */

@@ -4,6 +4,7 @@
  * signs; what is refused.
  */
 #include "fake.h"
+#include "model.h"
 #include "numbers.h"
 
 #include "pq_prune.h"
@@ -81,19 +82,9 @@ static void model_release(struct model *m)
     fake_source_release(&m->in);
 }
 
-/* The elements of tensor i, widened, from bytes of its parts. */
-static float *widened(const struct model *m, size_t i, const void *raw)
-{
-    float *x = malloc((size_t)m->t[i]->n_elements * sizeof *x + 1);
-
-    pq_load_f32(pq_kernels_scalar(), m->t[i]->dtype, raw,
-                (size_t)m->t[i]->n_elements, x);
-    return x;
-}
-
 static float *before(const struct model *m, size_t i)
 {
-    return widened(m, i, m->in.bytes + m->t[i]->parts[0].offset);
+    return widen(m->t[i], m->in.bytes + m->t[i]->parts[0].offset);
 }
 
 static int report(const struct pq_step *s, const struct pq_pruned *q,

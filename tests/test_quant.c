@@ -4,10 +4,9 @@
  * and decoded, from file and pipe, scalar and SIMD.
  */
 #include "fake.h"
+#include "model.h"
 
 #include "pq_kernels.h"
-#include "pq_file.h"
-#include "pq_format.h"
 #include "pq_quant.h"
 
 #include <cjson/cJSON.h>
@@ -18,16 +17,6 @@
 #include <string.h>
 
 #define GOLDEN "testdata/golden/"
-
-static char *read_text(const char *path, size_t *n)
-{
-    FILE *f = fopen(path, "rb");
-    cr_assert(f, "%s (run from the top of the tree)", path);
-    char *text = malloc(1 << 20);
-    *n = fread(text, 1, 1 << 20, f);
-    fclose(f);
-    return text;
-}
 
 /* ---- goldens ----------------------------------------------------------- */
 
@@ -41,18 +30,12 @@ static const char *const file_names[] = {"nf4", "fp4", "int8", "int8_block",
 
 static void golden_open(struct golden *g)
 {
-    struct pq_error e = PQ_ERROR_INIT;
-    size_t n;
-    char *text = read_text(GOLDEN "manifest.json", &n);
-
-    g->cases = cJSON_ParseWithLength(text, n);
-    cr_assert(g->cases && cJSON_GetArraySize(g->cases) > 100);
-    free(text);
+    g->cases = read_json(GOLDEN "manifest.json");
+    cr_assert(cJSON_GetArraySize(g->cases) > 100);
     for (size_t i = 0; i < 5; i++) {
         char path[64];
         snprintf(path, sizeof path, GOLDEN "%s.safetensors", file_names[i]);
-        cr_assert_eq(pq_open_model(path, NULL, &g->files[i], &e), 0, "%s",
-                     e.msg);
+        g->files[i] = open_model(path);
     }
 }
 
@@ -82,21 +65,16 @@ static void *load(const struct golden *g, const cJSON *c, const char *name,
     for (size_t i = 0; i < 5; i++) {
         if (strcmp(file_names[i], text_of(c, "file")) != 0)
             continue;
-        const struct pq_catalog *cat = g->files[i]->catalog;
-        for (size_t k = 0; k < cat->n_tensors; k++) {
-            const struct pq_tensor *t = &cat->tensors[k];
-            if (strcmp(t->name, name) != 0)
-                continue;
-            void *p = malloc(t->parts[0].bytes + 1);
-            struct pq_error e = PQ_ERROR_INIT;
-            cr_assert_eq(pq_source_read(g->files[i], &t->parts[0], 0, p,
-                                        t->parts[0].bytes, &e),
-                         0, "%s", e.msg);
-            *found = t;
-            return p;
-        }
+        const struct pq_tensor *t = tensor_of(g->files[i], name);
+        void *p = malloc(t->parts[0].bytes + 1);
+        struct pq_error e = PQ_ERROR_INIT;
+        cr_assert_eq(pq_source_read(g->files[i], &t->parts[0], 0, p,
+                                    t->parts[0].bytes, &e),
+                     0, "%s", e.msg);
+        *found = t;
+        return p;
     }
-    cr_assert_fail("%s: no such golden", name);
+    cr_assert_fail("%s: no such file of goldens", text_of(c, "file"));
     return NULL;
 }
 

@@ -4,7 +4,7 @@
  * tool itself is run, in this process.
  */
 #include "cmd.h"
-#include "pq_quant.h"
+#include "model.h"
 #include "tokens.h"
 
 #include <cjson/cJSON.h>
@@ -29,15 +29,6 @@ static int merge(const char *recipe, const char *out)
     return status;
 }
 
-static struct pq_source *open_model(const char *path)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    struct pq_source *s;
-
-    cr_assert_eq(pq_open_model(path, NULL, &s, &e), 0, "%s", e.msg);
-    return s;
-}
-
 static void remove_model(const char *path)
 {
     static const char *const files[] = {"config.json", "model.safetensors",
@@ -55,40 +46,18 @@ static void remove_model(const char *path)
 
 /* ---- tensors -------------------------------------------------------- */
 
-static const struct pq_tensor *named(const struct pq_source *s,
-                                     const char *name)
-{
-    for (size_t i = 0; i < s->catalog->n_tensors; i++)
-        if (strcmp(s->catalog->tensors[i].name, name) == 0)
-            return &s->catalog->tensors[i];
-    return NULL;
-}
-
-static float *numbers(struct pq_source *s, const struct pq_tensor *t)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    unsigned char *raw = malloc(t->parts[0].bytes + 1);
-    float *x = malloc(t->n_elements * sizeof *x + 1);
-
-    cr_assert_eq(pq_source_read(s, &t->parts[0], 0, raw, t->parts[0].bytes, &e),
-                 0, "%s", e.msg);
-    pq_load_f32(pq_kernels_best(), t->dtype, raw, t->n_elements, x);
-    free(raw);
-    return x;
-}
-
 /* A step of bf16, 1e-6 in f32. */
 static void compare(struct pq_source *got, struct pq_source *want,
                     const struct pq_tensor *t, const char *recipe)
 {
-    const struct pq_tensor *g = named(got, t->name);
+    const struct pq_tensor *g = named(got->catalog, t->name);
 
     cr_assert(g, "%s: no %s", recipe, t->name);
     cr_assert(g->dtype == t->dtype && g->rank == t->rank &&
                   memcmp(g->shape, t->shape,
                          (size_t)t->rank * sizeof *t->shape) == 0,
               "%s: %s has another type or shape", recipe, t->name);
-    float *x = numbers(got, g), *y = numbers(want, t);
+    float *x = read_tensor(got, g), *y = read_tensor(want, t);
     for (size_t i = 0; i < t->n_elements; i++) {
         const float room = t->dtype == PQ_F32 ? 1e-6f : fabsf(y[i]) / 128;
         cr_assert(fabsf(x[i] - y[i]) <= room, "%s: %s[%zu] is %.9g, not %.9g",
@@ -107,19 +76,6 @@ static cJSON *json_of(const struct pq_source *s, const char *file)
     cr_assert(b, "no %s", file);
     cJSON *j = cJSON_ParseWithLength(b->data, b->bytes);
     cr_assert(j, "%s is no JSON", file);
-    return j;
-}
-
-static cJSON *manifest(void)
-{
-    FILE *f = fopen(BLEND "manifest.json", "r");
-    static char text[1 << 16];
-
-    cr_assert(f);
-    text[fread(text, 1, sizeof text - 1, f)] = '\0';
-    fclose(f);
-    cJSON *j = cJSON_Parse(text);
-    cr_assert(j);
     return j;
 }
 
@@ -157,7 +113,7 @@ static void check_vocabulary(const struct pq_source *s, const cJSON *words)
 static void check(const char *name)
 {
     char recipe[128], golden[128], out[128], key[64];
-    cJSON *all = manifest();
+    cJSON *all = read_json(BLEND "manifest.json");
 
     cr_assert(mkdtemp(folder));
     snprintf(recipe, sizeof recipe, BLEND "%s.yaml", name);

@@ -267,11 +267,12 @@ Test(safetensors, depth)
 
 Test(safetensors, shapes)
 {
-    char ones[200] = "[1";
-    for (int i = 1; i < 70; i++)
-        strcat(ones, ",1");
-    strcat(ones, "]");
-    field("\"F32\"", ones, "[0,4]", 4, true);
+    struct pq_buf ones = {0};
+    for (int i = 0; i < 70; i++)
+        pq_buf_printf(&ones, "%c1", i ? ',' : '[');
+    pq_buf_puts(&ones, "]");
+    field("\"F32\"", ones.s, "[0,4]", 4, true);
+    pq_buf_release(&ones);
     field("\"F32\"", "[]", "[0,4]", 4, true);
     field("\"F32\"", "[2]", "[0,4]", 4, false);
     field("\"F32\"", "[-1]", "[0,4]", 4, false);
@@ -387,12 +388,13 @@ Test(safetensors, catalogue)
 
 Test(safetensors, a_name_of_4_kib)
 {
-    char *const s = calloc(1, 5000);
-    strcpy(s, "{\"");
-    memset(s + 2, 'n', 4096);
-    strcat(s, "\":" EMPTY(0) "}");
-    good(s, 0);
-    free(s);
+    struct pq_buf s = {0};
+    pq_buf_puts(&s, "{\"");
+    for (int i = 0; i < 4096; i++)
+        pq_buf_puts(&s, "n");
+    pq_buf_puts(&s, "\":" EMPTY(0) "}");
+    good(s.s, 0);
+    pq_buf_release(&s);
 }
 
 /* ---- Truncation --------------------------------------------------------- */
@@ -501,18 +503,17 @@ enum { MANY = 100000 };
 
 static struct bytes many(void)
 {
-    char *const s = malloc((size_t)MANY * 160);
-    size_t n = 1;
-    s[0] = '{';
+    struct pq_buf s = {0};
     for (int i = 0; i < MANY; i++)
-        n += (size_t)sprintf(
-            s + n,
-            "%s\"model.layers.%d.mlp.experts.%d.down_proj.weight\":"
+        pq_buf_printf(
+            &s,
+            "%c\"model.layers.%d.mlp.experts.%d.down_proj.weight\":"
             "{\"dtype\":\"BF16\",\"shape\":[1,1],\"data_offsets\":[%d,%d]}",
-            i ? "," : "", i / 100, i % 100, 2 * i, 2 * i + 2);
-    s[n++] = '}';
-    const struct bytes b = make(s, n, (size_t)2 * MANY);
-    free(s);
+            i ? ',' : '{', i / 100, i % 100, 2 * i, 2 * i + 2);
+    pq_buf_puts(&s, "}");
+    cr_assert(!s.failed);
+    const struct bytes b = make(s.s, s.n, (size_t)2 * MANY);
+    pq_buf_release(&s);
     return b;
 }
 
@@ -546,16 +547,17 @@ Test(safetensors, a_hundred_thousand_tensors)
 Test(safetensors, a_million_metadata_keys)
 {
     const int n = 1000000;
-    char *const s = malloc((size_t)n * 16 + 64);
-    size_t at = (size_t)sprintf(s, "{\"__metadata__\":{");
+    struct pq_buf s = {0};
+    pq_buf_puts(&s, "{\"__metadata__\":{");
     for (int i = 0; i < n; i++)
-        at += (size_t)sprintf(s + at, "%s\"%d\":\"\"", i ? "," : "", i);
-    at += (size_t)sprintf(s + at, "}}");
-    struct bytes b = make(s, at, 0);
+        pq_buf_printf(&s, "%s\"%d\":\"\"", i ? "," : "", i);
+    pq_buf_puts(&s, "}}");
+    cr_assert(!s.failed);
+    struct bytes b = make(s.s, s.n, 0);
     struct pq_error e = PQ_ERROR_INIT;
     const double begin = now();
     cr_expect(file_ok(b.p, b.n, &e), "%s", e.msg);
     cr_expect(now() - begin < 20);
-    free(s);
+    pq_buf_release(&s);
     free(b.p);
 }

@@ -7,10 +7,8 @@
 #include <criterion/criterion.h>
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 
-#include "json.h"
+#include "model.h"
 #include "pq_sample.h"
 
 #define VOCAB 64
@@ -24,10 +22,8 @@ struct golden {
 
 static void load(struct golden *g)
 {
-    g->all = json_file("testdata/generate/sampling.json");
-    const cJSON *z = json_key(g->all, "logits");
-    const cJSON *seen = json_key(g->all, "seen");
-
+    g->all = read_json("testdata/generate/sampling.json");
+    const cJSON *z = key(g->all, "logits"), *seen = key(g->all, "seen");
     cr_assert(cJSON_GetArraySize(z) == VOCAB);
     for (int i = 0; i < VOCAB; i++)
         g->logits[i] = (float)cJSON_GetArrayItem(z, i)->valuedouble;

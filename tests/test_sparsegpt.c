@@ -4,8 +4,8 @@
  * counts, and what it loses beside Wanda and plain magnitude.
  */
 #include "fake.h"
+#include "model.h"
 
-#include "pq_format.h"
 #include "pq_linalg.h"
 #include "pq_quant.h"
 #include "pq_sparsegpt.h"
@@ -19,45 +19,6 @@
 #define UP   "model.layers.0.mlp.up_proj.weight"
 #define Q    "model.layers.0.self_attn.q_proj.weight"
 #define CONV "transformer.h.0.attn.c_attn.weight"
-
-static struct pq_source *open_file(const char *path)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    struct pq_source *s;
-
-    cr_assert_eq(pq_open_model(path, NULL, &s, &e), 0, "%s", e.msg);
-    return s;
-}
-
-static const struct pq_tensor *find(struct pq_source *s, const char *name)
-{
-    for (size_t i = 0; i < s->catalog->n_tensors; i++)
-        if (strcmp(s->catalog->tensors[i].name, name) == 0)
-            return &s->catalog->tensors[i];
-    cr_assert_fail("no tensor %s", name);
-    return NULL;
-}
-
-static float *widen(const struct pq_tensor *t, const void *raw)
-{
-    float *x = malloc(t->n_elements * sizeof *x);
-
-    pq_load_f32(pq_kernels_scalar(), t->dtype, raw, t->n_elements, x);
-    return x;
-}
-
-static float *read_tensor(struct pq_source *s, const char *name)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    const struct pq_tensor *t = find(s, name);
-    void *raw = malloc(t->parts[0].bytes);
-
-    cr_assert_eq(
-        pq_source_read(s, &t->parts[0], 0, raw, t->parts[0].bytes, &e), 0);
-    float *x = widen(t, raw);
-    free(raw);
-    return x;
-}
 
 static struct pq_pruned seen;
 
@@ -147,23 +108,24 @@ static void check_report(const float *x, const struct pq_tensor *t)
 static void check_golden(const char *file, double sparsity, uint32_t of)
 {
     static const char *const names[] = {UP, Q, CONV};
-    struct pq_source *model = open_file(DATA "model.safetensors");
-    struct pq_source *hessians = open_file(DATA "hessian.safetensors");
-    struct pq_source *goldens = open_file(file);
+    struct pq_source *model = open_model(DATA "model.safetensors");
+    struct pq_source *hessians = open_model(DATA "hessian.safetensors");
+    struct pq_source *goldens = open_model(file);
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct pq_error e = PQ_ERROR_INIT;
         const struct pq_sparsegpt g = {.source = hessians,
-                                       .hessian = find(hessians, names[i]),
+                                       .hessian = tensor_of(hessians, names[i]),
                                        .sparsity = sparsity,
                                        .keep = of / 2,
                                        .of = of,
                                        .transpose = i == 2};
-        float *x = prune(model, find(model, names[i]), &g, 1 + (unsigned)i, &e);
-        float *want = read_tensor(goldens, names[i]);
+        const struct pq_tensor *t = tensor_of(model, names[i]);
+        float *x = prune(model, t, &g, 1 + (unsigned)i, &e);
+        float *want = read_tensor(goldens, tensor_of(goldens, names[i]));
         cr_assert(x, "%s", e.msg);
-        compare(x, want, find(model, names[i]));
-        check_report(x, find(model, names[i]));
+        compare(x, want, t);
+        check_report(x, t);
         free(want);
         free(x);
     }
@@ -222,16 +184,17 @@ static float *halved(const float *w, uint64_t rows, uint64_t n)
 
 static void check_worth(const char *name)
 {
-    struct pq_source *model = open_file(DATA "model.safetensors");
-    struct pq_source *hessians = open_file(DATA "hessian.safetensors");
-    struct pq_source *wanda = open_file(DATA "wanda-0.5.safetensors");
-    const struct pq_tensor *t = find(model, name);
+    struct pq_source *model = open_model(DATA "model.safetensors");
+    struct pq_source *hessians = open_model(DATA "hessian.safetensors");
+    struct pq_source *wanda = open_model(DATA "wanda-0.5.safetensors");
+    const struct pq_tensor *t = tensor_of(model, name);
     const struct pq_sparsegpt g = {.source = hessians,
-                                   .hessian = find(hessians, name),
+                                   .hessian = tensor_of(hessians, name),
                                    .sparsity = .5};
     struct pq_error e = PQ_ERROR_INIT;
-    float *w = read_tensor(model, name), *h = read_tensor(hessians, name);
-    float *by[3] = {prune(model, t, &g, 1, &e), read_tensor(wanda, name),
+    float *w = read_tensor(model, t), *h = read_tensor(hessians, g.hessian);
+    float *by[3] = {prune(model, t, &g, 1, &e),
+                    read_tensor(wanda, tensor_of(wanda, name)),
                     halved(w, t->shape[0], t->shape[1])};
     double loss[3];
 
@@ -345,13 +308,13 @@ Test(sparsegpt, patterns_keep_so_many_of_each_group)
 Test(sparsegpt, what_is_pruned_stays_as_it_is)
 {
     struct pq_error e = PQ_ERROR_INIT;
-    struct pq_source *pruned = open_file(DATA "sparsegpt-0.5.safetensors");
-    struct pq_source *hessians = open_file(DATA "hessian.safetensors");
+    struct pq_source *pruned = open_model(DATA "sparsegpt-0.5.safetensors");
+    struct pq_source *hessians = open_model(DATA "hessian.safetensors");
     const struct pq_sparsegpt g = {.source = hessians,
-                                   .hessian = find(hessians, UP),
+                                   .hessian = tensor_of(hessians, UP),
                                    .sparsity = .5};
-    const struct pq_tensor *t = find(pruned, UP);
-    float *x = prune(pruned, t, &g, 1, &e), *was = read_tensor(pruned, UP);
+    const struct pq_tensor *t = tensor_of(pruned, UP);
+    float *x = prune(pruned, t, &g, 1, &e), *was = read_tensor(pruned, t);
 
     cr_assert_arr_eq(x, was, t->n_elements * sizeof *x);
     free(was);

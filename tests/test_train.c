@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "json.h"
+#include "model.h"
 #include "rng.h"
 #include "trainee.h"
 
@@ -19,7 +19,8 @@ static const cJSON *goldens(void)
 {
     static const cJSON *j; /* lives until the process ends */
 
-    j = j ? j : json_file("testdata/nn/train.json");
+    if (!j)
+        j = read_json("testdata/nn/train.json");
     return j;
 }
 
@@ -46,14 +47,14 @@ static double summary(const struct pq_train_param *p, int which)
 static void check_gradients(const cJSON *j)
 {
     const struct pq_train_options o = trainee_options(PQ_TRAIN_WEIGHTS);
-    const char *name = cJSON_GetStringValue(json_key(j, "name"));
-    const cJSON *all = json_key(j, "parameters"), *v;
+    const char *name = cJSON_GetStringValue(key(j, "name"));
+    const cJSON *all = key(j, "parameters"), *v;
     double worst = 0, total = 0;
     struct trainee s;
 
     trainee_open(&s, name, &o);
     const double loss = trainee_gradient(&s),
-                 expected = json_key(j, "loss")->valuedouble;
+                 expected = key(j, "loss")->valuedouble;
     cr_assert_float_eq(loss, expected, 2e-5, "%s: %g", name, loss);
     cr_assert_eq(pq_train_params(s.t), cJSON_GetArraySize(all), "%s", name);
     cJSON_ArrayForEach(v, all) total +=
@@ -80,12 +81,12 @@ Test(train, gradients_are_those_of_torch)
 {
     const cJSON *c;
 
-    cJSON_ArrayForEach(c, json_key(goldens(), "cases")) check_gradients(c);
+    cJSON_ArrayForEach(c, key(goldens(), "cases")) check_gradients(c);
 }
 
 static struct pq_train_options method(const char *name, int32_t *prompt)
 {
-    const cJSON *ids = json_key(goldens(), "prompt"), *v;
+    const cJSON *ids = key(goldens(), "prompt"), *v;
     struct pq_train_options o = trainee_options(PQ_TRAIN_LORA);
     size_t n = 0;
 
@@ -107,7 +108,7 @@ static void check_losses(const char *name, const cJSON *losses)
     int32_t prompt[8];
     const struct pq_train_options o = method(losses->string, prompt);
     const double lr =
-        json_key(json_key(goldens(), "rates"), losses->string)->valuedouble;
+        key(key(goldens(), "rates"), losses->string)->valuedouble;
     struct trainee s;
     const cJSON *v;
     int i = 0;
@@ -130,12 +131,12 @@ Test(train, twenty_steps_lose_what_torch_loses)
     const cJSON *c, *m;
     int n = 0;
 
-    cJSON_ArrayForEach(c, json_key(goldens(), "cases"))
+    cJSON_ArrayForEach(c, key(goldens(), "cases"))
     {
         const cJSON *losses = cJSON_GetObjectItemCaseSensitive(c, "losses");
         cJSON_ArrayForEach(m, losses)
         {
-            check_losses(cJSON_GetStringValue(json_key(c, "name")), m);
+            check_losses(cJSON_GetStringValue(key(c, "name")), m);
             n++;
         }
     }

@@ -1,31 +1,15 @@
 /*
- * What the tests of tokenizers share: files, and tokenizers of files.
+ * What the tests of tokenizers share: tokenizers of files.
  */
 #ifndef TESTS_TOKENIZER_H
 #define TESTS_TOKENIZER_H
 
 #include <criterion/criterion.h>
-#include <stdlib.h>
 
-#include "pq_file.h"
+#include "model.h"
 #include "pq_tokenizer.h"
 
 #define DIR "testdata/tokenizers/"
-
-static inline struct pq_buf read_file(const char *path)
-{
-    struct pq_error e = PQ_ERROR_INIT;
-    struct pq_in in = {.fd = -1};
-    struct pq_buf b = {0};
-
-    cr_assert_eq(pq_in_open(&in, path, &e), 0, "%s", e.msg);
-    b.s = malloc((size_t)in.size + 1);
-    b.n = (size_t)in.size;
-    cr_assert_eq(pq_in_read_all(&in, b.s, b.n, &e), 0, "%s", e.msg);
-    b.s[b.n] = '\0';
-    pq_in_close(&in);
-    return b;
-}
 
 static inline struct pq_tokenizer *load(const char *path)
 {

@@ -14,14 +14,13 @@
  *
  * The raw bytes go to FILE, for programs that are no library here.
  */
-#include "../strict.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <zstd.h>
 
+#include "pq_quant.h"
 #include "pqstream.h"
 
 #define PASSES 5
@@ -83,40 +82,29 @@ static void halve(uint16_t *x, size_t n)
     }
 }
 
-static void cast(const float *x, size_t n, const char *kind, bool matrix,
+static void cast(const float *x, size_t n, enum pq_dtype t, bool half,
                  unsigned char *out)
 {
-    const struct pq_kernels *k = pq_kernels_best();
-    uint16_t *half = space(2 * n);
+    void *y = space(4 * n); /* aligned, as `out` may not be */
 
-    if (strcmp(kind, "f32") == 0) {
-        memcpy(out, x, 4 * n);
-        free(half);
-        return;
-    }
-    (strcmp(kind, "bf16") == 0 ? k->f32_to_bf16 : k->f32_to_f16)(x, n, half);
-    if (strcmp(kind, "f16-half") == 0 && matrix)
-        halve(half, n);
-    memcpy(out, half, 2 * n);
-    free(half);
+    pq_store_f32(pq_kernels_best(), t, x, n, y);
+    if (half)
+        halve(y, n);
+    memcpy(out, y, n * pq_dtype_bits(t) / 8);
+    free(y);
 }
 
 /* A part as it is in the model, as floats if it is of floats, or NULL. */
 static float *floats(const struct pq_part *p, const unsigned char *bytes,
                      size_t *n)
 {
-    const struct pq_kernels *k = pq_kernels_best();
     float *x;
 
     *n = (size_t)(p->bytes * 8 / pq_dtype_bits(p->dtype));
     if (p->dtype != PQ_F32 && p->dtype != PQ_BF16 && p->dtype != PQ_F16)
         return NULL;
     x = space(4 * *n);
-    if (p->dtype == PQ_F32)
-        memcpy(x, bytes, 4 * *n);
-    else
-        (p->dtype == PQ_F16 ? k->f16_to_f32 : k->bf16_to_f32)(
-            (const uint16_t *)(const void *)bytes, *n, x);
+    pq_load_f32(pq_kernels_best(), p->dtype, bytes, *n, x);
     return x;
 }
 
@@ -152,7 +140,8 @@ static void add_part(struct pq_source *s, const struct pq_part *p,
     if (!raw)
         die("memory", "none left");
     if (x)
-        cast(x, n, kind, p->rank > 1, raw + n_raw);
+        cast(x, n, t, strcmp(kind, "f16-half") == 0 && p->rank > 1,
+             raw + n_raw);
     else
         memcpy(raw + n_raw, bytes, all);
     add_pieces(t, all);

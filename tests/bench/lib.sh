@@ -1,4 +1,4 @@
-# What run.sh and surgery.sh share; sourced by them, with `here` set.
+# What run.sh, surgery.sh and pack.sh share; sourced by them, with `here` set.
 
 root=$(cd "$here/../.." && pwd)
 cd "$root"

@@ -3,9 +3,7 @@
 # and --plain.  Numbers of factors are tests/test_adapters.c; here is what comes
 # out of the tools, merged.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 PEFT=$ROOT/testdata/peft
 A=$ROOT/testdata/adapters
 for d in "$PEFT"/* "$A"/{five,mix,party-1,party-2,pissa,pissa-rslora,pissa-conv1d,olora}; do cp -r "$d" .; done

@@ -1,9 +1,7 @@
 #!/bin/bash
 # What people's scripts rely on: the details of the design, one check each.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 mkdir llama
 cp "$MODEL"/*.json "$MODEL/model.safetensors" llama/
 ST=llama/model.safetensors

@@ -2,19 +2,12 @@
 # pq-eval: its numbers are those of transformers (testdata/nn/heldout.json), an
 # encoded model is the one that decoding makes of it, and what it refuses.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 cp -r "$MODEL" llama
 cp -r "$ROOT/testdata/peft/base-gpt2" gpt2
 cp "$ROOT/testdata/nn/heldout.jsonl" "$ROOT/testdata/nn/heldout.json" .
 tail -n 1 heldout.jsonl > long.jsonl
 printf '{"ids":[1,5,23,7]}\n\n{"text":1,"ids":[9,2,3]}\n' > short.jsonl
-
-# number KEY FILE: the first number under a key of a JSON file
-number() { grep -o "\"$1\": *[0-9.e+-]*" "$2" | head -n 1 | sed 's/.*: *//'; }
-# near A B T: |A - B| <= T
-near() { awk -v a="$1" -v b="$2" -v t="$3" 'BEGIN { exit !(a - b <= t && b - a <= t) }'; }
 
 numbers() {
     local w

@@ -3,18 +3,11 @@
 # the tuned models back, and that it writes nothing when it says no.  How good
 # its factors are is tests/test_extract.c.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 for d in "$ROOT"/testdata/peft/base-* "$ROOT"/testdata/extract/*/; do cp -r "$d" .; done
 cp -r "$MODEL" .
 cp -r "$ROOT"/testdata/blend/base full && cp -r "$ROOT"/testdata/blend/a full-tuned
 PAIRS='base-llama:rank3 base-llama:mixed base-gpt2:conv1d base-llama-tied:tied'
-
-# number KEY FILE: the first number under a key of a JSON file
-number() { grep -o "\"$1\":[0-9.e+-]*" "$2" | head -n 1 | cut -d: -f2; }
-# near A B T: |A - B| <= T
-near() { awk -v a="$1" -v b="$2" -v t="$3" 'BEGIN { exit !(a - b <= t && b - a <= t) }'; }
 
 # the adapter, merged, is the tuned model
 comes_back() { # BASE TUNED ADAPTER

@@ -19,8 +19,9 @@ inputs() {
     derive tiny 1000 && contain tiny && prepare_llama || bad "the inputs could not be prepared"
 }
 faults() { # KIND FORMAT
-    local to=- right=- where= in
+    local to=- right=- where= from=@IN in
     in=$(input tiny "$2")
+    can recipe && from=$W/f.$LABEL/input # what the helper puts for @IN
     SIZE=tiny
     if model_out; then
         to=x.$(suffixes | grep -owF "$2" || suffix)
@@ -28,7 +29,7 @@ faults() { # KIND FORMAT
         command_for "$in" "$right"
         "${CMD[@]}" || bad "rc $? without faults: ${CMD[*]}"
     fi
-    command_for @IN "$where"
+    command_for "$from" "$where"
     rm -rf "$W/f.$LABEL"
     $H faults "$SO" "$1" $GOOD "$W/f.$LABEL" $to "$in" "$right" "${CMD[@]}" > "$W/said.$LABEL" 2>&1 && return
     while read -r line; do bad "$line"; done < "$W/said.$LABEL"
@@ -36,7 +37,6 @@ faults() { # KIND FORMAT
 # What goes beside a model is finished before it: if the model's end fails then,
 # by memory or close(), that is there.  Rows of the model have those faults.
 row() {
-    can recipe && return # which names its input itself
     local malloc=malloc close=close
     can beside && malloc= close=
     for kind in $malloc read write write+ fsync $close link open size thread; do

@@ -2,9 +2,7 @@
 # pq-generate: its words are those of transformers (testdata/generate), lots
 # are drawn by the seed alone, stops and adapters do what they say.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 cp -r "$MODEL" llama
 cp "$ROOT"/testdata/generate/*.jsonl .
 

@@ -63,6 +63,12 @@ finish() {
     [ $FAILED = 0 ]
 }
 
+# in_scratch: the programs are found first, and $W is where they run
+in_scratch() {
+    export PATH=$BIN:$PATH
+    out=$W/stdout err=$W/stderr
+    cd "$W" || exit 2
+}
 # run COMMAND...: sets RC; its output is in $out, its messages in $err
 run() {
     RAN=$(printf '%q ' "$@")
@@ -95,5 +101,12 @@ same() { # A B: files or directories
 absent() {
     [ -e "$1" ] && bad "$1 is there: $RAN"
     return 0
+}
+# number KEY FILE: the first number under a key of JSON
+number() { grep -o "\"$1\": *[0-9.e+-]*" "$2" | head -n 1 | sed 's/.*: *//'; }
+# near A B T: both are numbers, and |A - B| <= T
+near() {
+    awk -v a="$1" -v b="$2" -v t="$3" \
+        'BEGIN { exit !(a != "" && b != "" && a - b <= t && b - a <= t) }'
 }
 entries() { ls -A "$1" | wc -l; }

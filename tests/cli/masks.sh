@@ -3,9 +3,7 @@
 # every way of pruning; files and pipes, what does not go together, masks of
 # other models, outputs that fail.  And pq-info --sparsity, on what came out.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 cp "$ROOT"/testdata/masks/*.safetensors .
 cp -r "$ROOT"/testdata/tiny-llama llama
 cp "$ROOT/testdata/prune_data/model.safetensors" data.safetensors
@@ -79,6 +77,7 @@ sparsity() {
         run pq-info --sparsity k.pq; done_well
         grep '^  ' "$out" > b.txt; grep -A2 -F -f <(grep ^mask "$out" | awk '{ print $NF }') text | grep '^  ' > a.txt
         same a.txt b.txt
+        [ -s a.txt ] || bad "nothing is told: $way"
         pq-info --sparsity - < a.pq | sed "s/^-:/a.pq:/" > text2
         same text text2
     done
@@ -88,6 +87,7 @@ sparsity() {
     pq-info --sparsity b.pq | grep '^  ' | sort > a.txt
     cat l1.safetensors | pq-info --sparsity | grep '^  ' | sort > b.txt
     same a.txt b.txt
+    [ -s a.txt ] || bad "nothing is told"
     run pq-info --json l1.safetensors; done_well
     grep -qF '"shape":[12,2],"bytes":24,"mask_of":[3,4,10]' "$out" || bad "no shapes: $(cat "$out")"
     # zeros stay zeros through encodings, which are decoded to be counted

@@ -2,9 +2,7 @@
 # pq-merge: what it does to directories, configs and encoded models, and that
 # it writes nothing when it says no.  Its numbers are tests/test_merge.c.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 PEFT=$ROOT/testdata/peft
 for d in "$PEFT"/* "$MODEL"; do cp -r "$d" .; done
 

@@ -3,9 +3,7 @@
 # PEFT's own merges, what is refused by its name, and that nothing is written
 # then.  More of them, tensor by tensor: tests/test_merge.c, test_peft.c.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 for d in "$ROOT"/testdata/peft/* "$ROOT"/testdata/adapters/*/; do cp -r "$d" .; done
 
 # merges BASE ADAPTER [GOLDEN]: as PEFT does it, what it changed and no more

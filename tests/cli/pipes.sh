@@ -2,9 +2,7 @@
 # Pipelines: what one tool tells the next, without pipefail.
 . "$(dirname "$0")/lib.sh"
 set +o pipefail
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 
 args=()
 for i in 1 2 3 4 5 6; do args+=("l.$i.weight=F32[256,800]rand"); done

@@ -2,9 +2,7 @@
 # pq-prompt: its numbers are those of torch and PEFT (testdata/prompt), the
 # model that it exports does what the prompt does, and what it refuses.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 cp -r "$MODEL" llama
 mkdir prompt
 cp "$ROOT"/testdata/prompt/adapter_* prompt
@@ -18,8 +16,6 @@ alike() {
         a != $0 { exit 1 }
         END { if (n < 50) exit 1 }' || bad "$1 and $2 differ: $RAN"
 }
-# key KEY FILE: the first number under it
-key() { grep -o "\"$1\":[-0-9.e]*" "$2" | head -n 1 | sed 's/.*://'; }
 
 numbers() {
     run pq-prompt --json --model llama -d ids.jsonl prompt; done_well
@@ -60,7 +56,7 @@ one() {
     pq-train --method prompt --prompt-tokens 1 --steps 1 -d ids.jsonl -o single/ llama
     run pq-prompt --json --model llama -d ids.jsonl single; done_well
     [ "$(grep -o '"loss_without":[0-9.]*' "$out" | sort -u | wc -l)" = 1 ] || bad "$(cat "$out"): $RAN"
-    [ "$(key effective_rank "$out")" = 1 ] || bad "$(cat "$out"): $RAN"
+    [ "$(number effective_rank "$out")" = 1 ] || bad "$(cat "$out"): $RAN"
 }
 average() {
     pq-train --method prompt --prompt-tokens 5 --seed 3 --steps 1 -d ids.jsonl -o other/ llama
@@ -79,14 +75,14 @@ average() {
 export_tokens() {
     local ids with
     run pq-prompt --export-tokens --json --model llama -o more/ prompt; done_well
-    [ "$(key first_token "$out") $(key tokens_added "$out")" = '512 5' ] || bad "$(cat "$out"): $RAN"
+    [ "$(number first_token "$out") $(number tokens_added "$out")" = '512 5' ] || bad "$(cat "$out"): $RAN"
     grep -q '"vocab_size": 517' more/config.json || bad "config.json: $RAN"
     printf '<prompt-0><prompt-4>Once' > named.txt
     run pq-eval --tokens -d named.txt more; done_well
     [ "$(cat "$out")" = '{"ids":[1,512,516,451]}' ] || bad "$(cat "$out"): $RAN"
     head -n 1 ids.jsonl > first.jsonl
     run pq-prompt --json --model llama -d first.jsonl prompt; done_well
-    with=$(key loss "$out")
+    with=$(number loss "$out")
     ids=$(sed 's/.*\[\(.*\)\].*/\1/' first.jsonl)
     printf '{"ids":[512,513,514,515,516,%s]}\n' "$ids" > longer.jsonl
     run pq-eval --per-token -d longer.jsonl more; done_well

@@ -3,9 +3,7 @@
 # (testdata/prune_data), what does not go together, files that do not fit.
 # How good SparseGPT is is tests/test_sparsegpt.c.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 cp "$ROOT"/testdata/prune_data/*.safetensors .
 cp -r "$ROOT"/testdata/tiny-llama llama
 UP=model.layers.0.mlp.up_proj.weight
@@ -29,13 +27,14 @@ sparsegpt() {
         [ $RC = 0 ] || bad "not the published weights: $c"
         # a tolerance would also take a small number for a zero
         zeros o.safetensors > a.txt; zeros sparsegpt-$c.safetensors > b.txt; same a.txt b.txt
+        [ -s a.txt ] || bad "no zeros are told: $c"
     done
 }
 zeros() { pq-info --stats --json "$1" | grep -o '"zeros":[0-9]*'; }
 
 # the same bytes however it is run
 same_bytes() {
-    local d m
+    local c d m
     for m in '--norms norms' '--hessian hessian'; do
         for c in $CASES; do
             d="$(what_goes $c) $m.safetensors"

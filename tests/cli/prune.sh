@@ -3,9 +3,7 @@
 # (testdata/prune, tests/oracle/make_prune.py); directories, pipes, rules,
 # -v and --json; what is refused, and that nothing is written then.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 mkdir in && cp "$ROOT"/testdata/prune/* in/ && cp -r "$MODEL" in/tiny
 
 goldens() {

@@ -3,9 +3,7 @@
 # then; configs and tokenizers; the same bytes on every way.  Its numbers are
 # tests/test_recipe_golden.c.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 mkdir in && cp -r "$ROOT"/testdata/blend/{base,a,b,c,wide,*.yaml} in/
 cp -r "$ROOT"/testdata/peft/{base-gpt2,base-llama,base-llama-tied,tiny-lora} in/
 cp -r "$MODEL" in/tiny

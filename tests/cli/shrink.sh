@@ -3,9 +3,7 @@
 # what config.json says then, what is refused.  That what is left computes
 # what it should is tests/oracle/check_prune.py.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 cp -r "$MODEL" llama # 5 layers, 4 heads of 16, 2 key heads, 192 channels
 cp -r "$ROOT"/testdata/peft/{base-gpt2,tiny-lora} .
 ST=llama/model.safetensors

@@ -7,9 +7,10 @@
 #     SIZE.norms.safetensors   what pq-prune --norms takes, of SIZE.plain
 #     dir.KIND             a model directory; its size is called dir
 #
-# KIND is plain, nf4, other-plain, other-nf4, delta or mask.  `other` has the tensors
-# of the first with slightly other numbers.  Of llama, a model that
-# runs, there are two sizes, in .pq, for that has config.json in it.
+# KIND is plain, nf4, other-plain, other-nf4, delta, mask or llama.  `other` has
+# the tensors of the first with slightly other numbers.  Of llama there are two
+# sizes, in .pq, for that has config.json in it: tiny and cut are one of 16
+# tokens, all others, also weird and huge, are testdata/tiny-llama.
 #
 # Of the row at hand: LABEL KIND INPUT CAN LINE, and GOOD, the exit status of
 # success.  SIZE is the size of the input that was used last, so that a second

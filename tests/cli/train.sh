@@ -3,30 +3,23 @@
 # those of transformers), before training and, with what it wrote, after; a run
 # that was interrupted gives the same bits; and what it refuses.
 . "$(dirname "$0")/lib.sh"
-export PATH=$BIN:$PATH
-out=$W/stdout err=$W/stderr
-cd "$W" || exit 2
+in_scratch
 cp -r "$MODEL" llama
 cp -r "$ROOT/testdata/peft/base-gpt2" gpt2
 cp "$ROOT/testdata/nn/heldout.jsonl" ids.jsonl
 printf '{"ids":[1,5,3,7]}\n{"ids":[2,4,6,1,3]}\n' > few.jsonl
 all='-d ids.jsonl --batch 13 --no-shuffle --lr 1e-3'
 
-# number KEY FILE: the last number under a key of a file of JSON
-number() { grep -o "\"$1\": *[0-9.e+-]*" "$2" | tail -n 1 | sed 's/.*: *//'; }
-# near A B T: |A - B| <= T
-near() { awk -v a="$1" -v b="$2" -v t="$3" 'BEGIN { exit !(a - b <= t && b - a <= t) }'; }
 # loss STEP: of standard output
 loss() { grep "\"step\":$1,\"loss\"" "$out" | head -n 1 > one.json; number loss one.json; }
 eval_nll() { pq-eval --json -d ids.jsonl "$@" > nll.json && number nll nll.json; }
 # has MODEL PATTERN: among what pq-info tells of it
 has() { pq-info "$1" > info; grep -q "$2" info || bad "$1 has no $2: $RAN"; }
-same() { cmp -s "$1" "$2" || bad "$1 and $2 differ: $RAN"; }
 
 # Before a step of all data the loss is that of pq-eval on what was written
 # after the step before.
 losses() {
-    local m nll
+    local m nll last
     nll=$(eval_nll llama)
     for m in lora 'lora --dora' 'lora --rslora -r 4' 'lora --target-modules q_proj,v_proj' \
         'lora --init pissa -r 2' 'lora --lora-plus 8' full 'lora --pack' 'full --pack --recompute' \
@@ -56,12 +49,14 @@ qlora() {
     run pq-train $all --steps 1 --method full -o c/ q.pq; refused 'dequantize'
 }
 prompts() {
+    local counted i
     run pq-train --json $all --steps 3 --method prompt --prompt-init text --prompt-text 'Max has a duck.' \
         -o p/ llama; done_well
     grep -q '"num_virtual_tokens": 7' p/adapter_config.json || bad "$(cat p/adapter_config.json): $RAN"
     has p 'F32 .*\[7, 64\].*prompt_embeddings'
     # the first token of a text counts, too
-    [ "$(number tokens "$out")" = 779 ] || bad "$(number tokens "$out") tokens: $RAN"
+    counted=$(number tokens <(tail -n 1 "$out"))
+    [ "$counted" = 779 ] || bad "$counted tokens: $RAN"
     awk -v a="$(loss 3)" -v b="$(loss 1)" 'BEGIN { exit !(a < b) }' || bad "learned nothing: $RAN"
     run pq-train --json $all --steps 1 --method prompt --init-adapter p -o p2/ llama; done_well
     near "$(loss 1)" "$(number loss <(pq-train --json $all --steps 4 --schedule constant --method prompt \
@@ -110,6 +105,7 @@ resumed() {
     same c/adapter_model.safetensors a/adapter_model.safetensors
 }
 start() {
+    local nll
     run pq-train -q $all --steps 2 -r 3 --target-modules v_proj,o_proj --rslora -o a/ llama; done_well
     nll=$(eval_nll --adapter a llama)
     run pq-train --json $all --steps 1 --lr 1e-12 --init-adapter a -o b/ llama; done_well
@@ -142,6 +138,7 @@ mask() {
     [ "$(grep -c 'train' "$out")" = 766 ] || bad "$(grep -c train "$out") tokens: $RAN"
 }
 plan() {
+    local n
     run pq-train -n -d ids.jsonl --method full -o m/ llama; done_well
     grep -q '^trains 312000 numbers in 2 steps on 13 texts of 779 tokens$' "$out" || bad "$(head -n 1 "$out"): $RAN"
     [ ! -e m ] || bad "wrote: $RAN"

@@ -4,13 +4,10 @@ transformers, and compare them with the goldens of testdata.
 
     HF_HUB_OFFLINE=1 python tests/oracle/check_adapters.py BUILD_BIN_DIR
 
-One line a check; exit status 1 if any failed.  What a program or an option
-that is missing would have made is skipped, and said so.
+One line a check; exit status 1 if any failed.
 """
-import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 
@@ -19,52 +16,13 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import numpy as np
 import torch
-import transformers
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from check_oracle import Report
+from report import TOP, start
 
-TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
 EXACT = 1e-5        # relative error of what should lose nothing but rounding
-
-
-class Skip(Exception):
-    pass
-
-
-class Tools:
-    def __init__(self, bin_dir):
-        self.bin = os.path.abspath(bin_dir)
-        self.help = {}
-
-    def run(self, tool, *arguments):
-        """Runs it, from the top of the tree; an option that --help does not
-        name is none of it."""
-        path = os.path.join(self.bin, tool)
-        if not os.path.exists(path):
-            raise Skip(f"there is no {tool}")
-        if tool not in self.help:
-            self.help[tool] = subprocess.run([path, "--help"], text=True,
-                                             capture_output=True).stdout
-        for a in arguments:
-            if a.startswith("--") and a.split("=")[0] not in self.help[tool]:
-                raise Skip(f"{tool} has no {a.split('=')[0]}")
-        r = subprocess.run([path, "-q", *map(str, arguments)], text=True,
-                           capture_output=True, cwd=TOP)
-        if r.returncode:
-            raise RuntimeError(f"exit {r.returncode}, {r.stderr.strip()}")
-
-
-def check(report, what, function, *arguments):
-    try:
-        function(report, what, *arguments)
-    except Skip as why:
-        print(f"skip {what}: {why}", flush=True)
-    except Exception as e:
-        first = str(e).splitlines()[0] if str(e) else ""
-        report.line(False, what, f"{type(e).__name__}: {first}")
 
 
 def manifest(folder):
@@ -193,13 +151,13 @@ def check_dare(report, what, tools):
 def check_sums(report, tools):
     for name, entry in manifest("adapters").items():
         if entry.get("method") == "fedavg":
-            check(report, name, check_fedavg, tools, entry)
+            report.guard(name, check_fedavg, tools, entry)
         elif "operands" in entry:
             # what is not low-rank is whole at the full rank only
             full = 24 if entry["method"] == "ties" else 0
-            check(report, name, check_sum, tools, entry, full)
-            check(report, name + " rank 4", check_sum, tools, entry, 4)
-    check(report, "dare", check_dare, tools)
+            report.guard(name, check_sum, tools, entry, full)
+            report.guard(name + " rank 4", check_sum, tools, entry, 4)
+    report.guard("dare", check_dare, tools)
 
 
 # ---- adapters folded into a model -------------------------------------------------
@@ -220,11 +178,11 @@ def check_folds(report, tools):
     here = "testdata/adapters"
     for name, entry in manifest("adapters").items():
         if "base" in entry:
-            check(report, f"fold {name}", check_fold, tools, entry["base"],
+            report.guard(f"fold {name}", check_fold, tools, entry["base"],
                   f"{here}/{name}")
     for kind in ("qwen3", "mixtral", "gpt-oss"):
         for age in ("new", "old"):
-            check(report, f"fold moe-{age}-{kind}", check_fold, tools,
+            report.guard(f"fold moe-{age}-{kind}", check_fold, tools,
                   f"{here}/moe-base-{kind}", f"{here}/moe-{age}-{kind}")
 
 
@@ -309,16 +267,16 @@ EXTRACT = [
 def check_extracts(report, tools):
     facts = manifest("extract")
     for name, options, rank_of in EXTRACT:
-        check(report, f"extract {name} {' '.join(options)}", check_extract,
+        report.guard(f"extract {name} {' '.join(options)}", check_extract,
               tools, facts[f"pairs.{name}"], options, rank_of)
     for key, entry in facts.items():
         kind, name = key.split(".", 1)
         adapter = entry.get("adapter")
         if kind == "resize":
-            check(report, f"resize {name}", check_resize, tools, entry,
+            report.guard(f"resize {name}", check_resize, tools, entry,
                   ["--resize", adapter], 3)
         elif kind == "plain":
-            check(report, f"plain {name}", check_resize, tools, entry,
+            report.guard(f"plain {name}", check_resize, tools, entry,
                   ["--plain", adapter, entry["base"]], 8)
 
 
@@ -353,24 +311,17 @@ def check_models(report, tools):
             arguments = ["--recipe", f"{here}/{entry['recipe']}"]
         else:
             continue
-        check(report, f"models {name}", check_model, tools, arguments,
+        report.guard(f"models {name}", check_model, tools, arguments,
               f"{TOP}/{here}/{entry['file']}")
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("bin_dir")
-    a = p.parse_args()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    torch.set_num_threads(1)
-    tools, report = Tools(a.bin_dir), Report()
+    tools, report = start(__doc__)
     check_sums(report, tools)
     check_folds(report, tools)
     check_extracts(report, tools)
     check_models(report, tools)
-    print(f"{report.failed} failed" if report.failed else "all equal")
-    return 1 if report.failed else 0
+    return report.end()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ bitsandbytes' own product; ../shared/models/stories260K where present.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 
@@ -21,7 +20,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
-from check_oracle import STORIES, TINY, Report, use_packed
+from check_oracle import STORIES, TINY, use_packed
+from report import Report, Tools
 
 EXACT = 1e-5  # of the largest logit
 BASE = dict(vocab_size=200, hidden_size=128, intermediate_size=192, num_hidden_layers=3, num_attention_heads=8,
@@ -46,15 +46,10 @@ STORY = [1, 403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421, 395, 317
 STORY_LOSS = 0.180355564
 
 
-class Pq:
+class Pq(Tools):
     def __init__(self, bin_dir, work):
-        self.bin, self.work = os.path.abspath(bin_dir), work
-
-    def run(self, tool, *args):
-        r = subprocess.run([os.path.join(self.bin, tool), *args], capture_output=True, text=True)
-        if r.returncode:
-            raise RuntimeError(r.stderr.strip())
-        return r.stdout
+        super().__init__(bin_dir)
+        self.work = work
 
     def eval(self, model, texts):
         data, out = os.path.join(self.work, "ids.jsonl"), os.path.join(self.work, "logits.safetensors")
@@ -140,7 +135,7 @@ def main():
             report.guard("tiny-llama " + what, check_quantized, pq, options)
         if os.path.isdir(STORIES):
             report.guard("stories260K", check_story, pq)
-    return report.failed > 0
+    return report.end()
 
 
 sys.exit(main())

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 
@@ -21,11 +20,12 @@ os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import torch
-import transformers
 from bitsandbytes.functional import has_avx512bf16
 from safetensors import safe_open
 from transformers import (AutoModel, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GPT2Config,
                           GPT2LMHeadModel)
+
+from report import Report, Tools, quiet
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TINY = os.path.join(HERE, "../../testdata/tiny-llama")
@@ -47,33 +47,16 @@ SENTENCES = ["A dog runs through the wet grass.", "The puppy is playing in the g
              "The train to the coast leaves at nine.", "She repaired the old radio herself."]
 
 
-class Report:
-    def __init__(self):
-        self.failed = 0
-
-    def line(self, ok, what, detail=""):
-        self.failed += not ok
-        print(f"{'ok  ' if ok else 'FAIL'} {what}{': ' + detail if detail else ''}", flush=True)
-
-    def guard(self, what, check, *args):
-        """An exception is a failed check, not the end of the run."""
-        try:
-            check(self, what, *args)
-        except Exception as e:
-            self.line(False, what, f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}")
-
-
 # ---- who quantizes -----------------------------------------------------------
 
 class Pq:
     def __init__(self, bin_dir):
-        self.tool = os.path.join(os.path.abspath(bin_dir), "pq-quantize")
+        self.tools = Tools(bin_dir)
 
     def quantize(self, kind, model_class, source, out):
-        command = [self.tool, *TYPES.get(kind, OPTIMIZED), source, "-o", out + "/"]
-        r = subprocess.run(command, capture_output=True, text=True)
-        if r.returncode or r.stdout:
-            raise RuntimeError(f"pq-quantize exit {r.returncode}, stdout {len(r.stdout)} bytes, {r.stderr.strip()}")
+        said = self.tools.run("pq-quantize", *TYPES.get(kind, OPTIMIZED), source, "-o", out + "/")
+        if said:
+            raise RuntimeError(f"pq-quantize: {len(said)} bytes on stdout")
 
 
 class Transformers:
@@ -313,9 +296,7 @@ def main():
     a = p.parse_args()
     if not a.bin_dir and not a.self:
         p.error("BUILD_BIN_DIR is missing")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    torch.set_num_threads(1)         # with more, f32 sums differ from run to run
+    quiet()
     maker = Transformers() if a.self else Pq(a.bin_dir)
     only = a.only.split(",") if a.only else None
     report = Report()
@@ -323,8 +304,7 @@ def main():
         check_llamas(report, maker, tmp, only)
         check_gpt2(report, maker, tmp, only)
         check_encoders(report, maker, only)
-    print(f"{report.failed} failed" if report.failed else "all equal")
-    return 1 if report.failed else 0
+    return report.end()
 
 
 if __name__ == "__main__":

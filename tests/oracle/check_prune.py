@@ -12,7 +12,6 @@ Which channels are the least is found here, in float64.
 The difference from the whole model is told, too, so that it is seen that the
 parts mattered.  One line a check; exit status 1 if any failed.
 """
-import argparse
 import json
 import os
 import sys
@@ -25,8 +24,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from check_adapters import Tools
-from check_oracle import Report
+from report import start
 
 SIZES = dict(vocab_size=96, hidden_size=48, intermediate_size=80,
              num_hidden_layers=5, num_attention_heads=6,
@@ -215,20 +213,13 @@ def check_windows(report, what, tools, scratch):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("bin_dir")
-    a = p.parse_args()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    torch.set_num_threads(1)
-    tools, report = Tools(a.bin_dir), Report()
+    tools, report = start(__doc__)
     with tempfile.TemporaryDirectory() as scratch:
         for name in MODELS:
             report.guard(name, check_model, name, tools, scratch)
         report.guard("bf16", check_bf16, tools, scratch)
         report.guard("windows", check_windows, tools, scratch)
-    print(f"{report.failed} failed" if report.failed else "all equal")
-    return 1 if report.failed else 0
+    return report.end()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ libraries find with what was written after the step before it.
 
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 
@@ -17,7 +16,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from report import TOP, start
+
+ROOT = pathlib.Path(TOP)
 LLAMA = ROOT / "testdata/tiny-llama"
 GPT2 = ROOT / "testdata/peft/base-gpt2"
 METHODS = [
@@ -28,13 +29,11 @@ METHODS = [
 ]
 
 
-def pq_train(tool, model, data, n, method, steps, out):
+def pq_train(tools, model, data, n, method, steps, out):
     """The losses of the steps."""
-    words = [tool, "--json", "-q", "-d", data, "--batch", n, "--no-shuffle",
-             "--schedule", "constant", "--lr", "1e-2", "--steps", steps,
-             "--method", *method.split(), "-o", f"{out}/", model]
-    text = subprocess.run([str(w) for w in words], check=True,
-                          capture_output=True, text=True).stdout
+    text = tools.run("pq-train", "--json", "-q", "-d", data, "--batch", n, "--no-shuffle",
+                     "--schedule", "constant", "--lr", "1e-2", "--steps", steps,
+                     "--method", *method.split(), "-o", f"{out}/", model)
     return [json.loads(line)["loss"] for line in text.splitlines()]
 
 
@@ -59,9 +58,16 @@ def load(base, out, method):
     return PeftModel.from_pretrained(model, out)
 
 
+def check(report, what, tools, base, data, texts, method, folder):
+    out = folder / what.replace(" ", "-")
+    wanted = pq_train(tools, base, data, len(texts), method, 4, out)[-1]
+    pq_train(tools, base, data, len(texts), method, 3, out)
+    found = reference_loss(load(base, out, method).eval(), texts)
+    report.line(abs(found - wanted) <= 2e-5 * max(1, abs(wanted)), what, f"{wanted} and {found}")
+
+
 def main():
-    tool = pathlib.Path(sys.argv[1]) / "pq-train"
-    wrong = 0
+    tools, report = start(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         few = folder / "few.jsonl"
@@ -69,15 +75,9 @@ def main():
         for base, data in [(LLAMA, ROOT / "testdata/nn/heldout.jsonl"), (GPT2, few)]:
             texts = [json.loads(line)["ids"] for line in data.read_text().splitlines()]
             for method in METHODS:
-                out = folder / "out"
-                wanted = pq_train(tool, base, data, len(texts), method, 4, out)[-1]
-                pq_train(tool, base, data, len(texts), method, 3, out)
-                found = reference_loss(load(base, out, method).eval(), texts)
-                good = abs(found - wanted) <= 2e-5 * max(1, abs(wanted))
-                wrong += not good
-                print("ok  " if good else "BAD ", base.name, method, wanted, found)
-                subprocess.run(["rm", "-r", out], check=True)
-    sys.exit(wrong > 0)
+                report.guard(f"{base.name} {method}", check, tools, base, data, texts, method, folder)
+    return report.end()
 
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())

@@ -77,13 +77,13 @@ const char *trial_after_failure(const struct trial *t, bool old)
 /* A word that ends with `mark` gets `name` in its place. */
 static char *expand(char *word, const char *mark, const char *name)
 {
-    const size_t n = strlen(word), m = strlen(mark);
+    const size_t n = strlen(word), m = strlen(mark), k = strlen(name);
 
     if (n < m || strcmp(word + n - m, mark) != 0)
         return word;
-    char *s = must(malloc(n - m + strlen(name) + 1));
+    char *s = must(malloc(n - m + k + 1));
     memcpy(s, word, n - m);
-    strcpy(s + n - m, name);
+    memcpy(s + n - m, name, k + 1);
     return s;
 }
 
