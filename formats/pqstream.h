@@ -300,6 +300,7 @@ struct pq_stream_sink {
     struct pq_out out;
     bool opened;            /* out is open */
     bool failed;            /* a write failed: nothing more can be said */
+    bool ended;             /* END is written: nothing more is to be said */
     unsigned char *pending; /* [PQ_STREAM_CHUNK] small writes, together */
     size_t n_pending;
     uint64_t offset; /* of the next byte in the file, pending ones counted */
