@@ -33,14 +33,6 @@ void nn_sparse_release(struct nn_sparse *x)
     x->mask = NULL;
 }
 
-static uint32_t magnitude(float x)
-{
-    uint32_t u;
-
-    memcpy(&u, &x, sizeof u);
-    return u & 0x7fffffffu;
-}
-
 /* What is ranked: weights, or the gradients of those that are held. */
 struct ranked {
     const float *x;
@@ -58,7 +50,7 @@ static uint32_t rank_of(const struct ranked *r, size_t k, size_t *below)
         const uint32_t high = shift == 24 ? 0 : ~0u << (shift + 8);
         size_t counts[256] = {0}, digit = 0;
         for (size_t i = 0; i < r->n; i++) {
-            const uint32_t u = magnitude(r->x[i]);
+            const uint32_t u = pq_abs_bits(r->x[i]);
             if ((!r->mask || !r->mask[i]) && (u & high) == prefix)
                 counts[u >> shift & 255]++;
         }
@@ -80,7 +72,7 @@ static void hold(const float *w, uint8_t *mask, size_t n, size_t k)
         return;
     const uint32_t at = rank_of(&r, k - 1, &below);
     for (size_t i = 0; i < n; i++) {
-        const uint32_t u = magnitude(w[i]);
+        const uint32_t u = pq_abs_bits(w[i]);
         if (u < at || (u == at && ties++ < k - below))
             mask[i] = 0;
     }
@@ -96,9 +88,9 @@ static void grow(const float *g, uint8_t *mask, size_t n, size_t held, size_t k)
         return;
     const uint32_t at = rank_of(&r, held - k, &below);
     for (size_t i = 0; i < n; i++)
-        above += !mask[i] && magnitude(g[i]) > at;
+        above += !mask[i] && pq_abs_bits(g[i]) > at;
     for (size_t i = 0; i < n; i++) {
-        const uint32_t u = magnitude(g[i]);
+        const uint32_t u = pq_abs_bits(g[i]);
         if (!mask[i] && (u > at || (u == at && ties++ < k - above)))
             mask[i] = 1;
     }
