@@ -179,6 +179,12 @@ struct pq_step *pq_plan_step(struct pq_plan *p, size_t n_in, size_t n_out,
                              struct pq_error *e);
 void pq_plan_release(struct pq_plan *p);
 
+/* Has it sinks? */
+static inline bool pq_plan_writes(const struct pq_plan *p)
+{
+    return p->sink || p->n_sides > 0;
+}
+
 struct pq_run {
     unsigned threads;   /* >= 1 */
     uint64_t memory;    /* bytes of buffers and spools in memory */
