@@ -58,6 +58,8 @@ struct pq_stream_end {
 };
 
 /* A 64-bit little-endian number. */
+uint32_t pq_stream_get32(const unsigned char *p);
+void pq_stream_put32(unsigned char *p, uint32_t v);
 uint64_t pq_stream_get64(const unsigned char *p);
 void pq_stream_put64(unsigned char *p, uint64_t v);
 
