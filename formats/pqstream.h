@@ -57,7 +57,7 @@ struct pq_stream_end {
     uint64_t index_offset, total_bytes, records, sum;
 };
 
-/* A 64-bit little-endian number. */
+/* Little-endian numbers. */
 uint32_t pq_stream_get32(const unsigned char *p);
 void pq_stream_put32(unsigned char *p, uint32_t v);
 uint64_t pq_stream_get64(const unsigned char *p);

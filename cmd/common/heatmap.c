@@ -292,11 +292,13 @@ static void draw(struct map *m, const char *title)
     pq_buf_puts(b, "</svg>\n");
 }
 
-static int write_svg(const struct cmd *c, const char *path,
-                     const struct pq_buf *svg, struct pq_error *e)
+int cmd_write_picture(const struct cmd *c, const char *path,
+                      const struct pq_buf *svg, struct pq_error *e)
 {
     struct pq_out out = {.cancel = &cmd_cancel};
 
+    if (svg->failed)
+        return pq_fail_nomem(e);
     cmd_guard(true);
     int rc = pq_out_open(&out, path, c->sync ? PQ_OUT_SYNC : 0u, e);
     if (!rc)
@@ -317,12 +319,10 @@ int cmd_heatmap(const struct cmd *c, const char *path, const char *title,
                     .most = most, .fixed = most > 0};
     int rc = survey(&m, e);
 
-    if (!rc)
+    if (!rc) {
         draw(&m, title);
-    if (!rc && m.svg.failed)
-        rc = pq_fail_nomem(e);
-    if (!rc)
-        rc = write_svg(c, path, &m.svg, e);
+        rc = cmd_write_picture(c, path, &m.svg, e);
+    }
     pq_names_release(&m.rows);
     pq_arena_release(&m.arena);
     pq_buf_release(&m.svg);
@@ -345,8 +345,7 @@ int cmd_heatmap_square(const struct cmd *c, const char *path,
                                                  : longest;
     set_widths(&m, longest);
     draw(&m, title);
-    const int rc = m.svg.failed ? pq_fail_nomem(e)
-                                : write_svg(c, path, &m.svg, e);
+    const int rc = cmd_write_picture(c, path, &m.svg, e);
     pq_buf_release(&m.svg);
     return rc;
 }

@@ -35,4 +35,9 @@ PQ_MUST_USE int cmd_heatmap_square(const struct cmd *c, const char *path,
                                    const struct cmd_square *x,
                                    struct pq_error *e);
 
+/* What they do with their SVG, which is whole or not there. */
+PQ_MUST_USE int cmd_write_picture(const struct cmd *c, const char *path,
+                                  const struct pq_buf *svg,
+                                  struct pq_error *e);
+
 #endif

@@ -7,7 +7,7 @@
  * The curve is an SVG: steps to the right, losses upwards on a linear scale
  * from the least to the most; the losses of --val as dots.
  */
-#include "pq_file.h"
+#include "heatmap.h"
 #include "pq_json.h"
 #include "training.h"
 
@@ -193,20 +193,12 @@ static void draw(struct pq_buf *b, const struct train_log *l)
 int train_log_plot(const struct train_log *l, const char *path,
                    struct pq_error *e)
 {
-    struct pq_out out = {.cancel = &cmd_cancel};
     struct pq_buf b = {0};
 
     draw(&b, l);
-    int rc = b.failed ? pq_fail_nomem(e) : 0;
-    cmd_guard(true);
-    if (!rc)
-        rc = pq_out_open(&out, path, l->c->sync ? PQ_OUT_SYNC : 0u, e) ||
-             pq_out_write(&out, b.s, b.n, e) || pq_out_commit(&out, e);
-    if (rc)
-        pq_out_abort(&out);
-    cmd_guard(false);
+    const int rc = cmd_write_picture(l->c, path, &b, e);
     pq_buf_release(&b);
-    return rc ? -1 : 0;
+    return rc;
 }
 
 void train_log_release(struct train_log *l)
