@@ -345,11 +345,19 @@ static int write_files(struct dir_sink *d, struct pq_error *e)
     return write_file(d, PQ_DIR_INDEX, d->index.s, d->index.n, e);
 }
 
-static int finish(struct pq_sink *k, struct pq_error *e)
+static int seal(struct pq_sink *k, struct pq_error *e)
 {
     struct dir_sink *const d = (struct dir_sink *)k;
     if (write_files(d, e) != 0)
         return in_dir(d, e);
+    return pq_outdir_seal(&d->dir, e);
+}
+
+static int finish(struct pq_sink *k, struct pq_error *e)
+{
+    struct dir_sink *const d = (struct dir_sink *)k;
+    if (!d->dir.sealed && seal(k, e) != 0)
+        return -1;
     d->open = false;
     return pq_outdir_commit(&d->dir, e);
 }
@@ -384,6 +392,7 @@ static void free_sink(struct pq_sink *k)
 static const struct pq_sink_ops ops = {
     .begin = begin,
     .write = write_part,
+    .seal = seal,
     .finish = finish,
     .abort = abort_sink,
     .free = free_sink,

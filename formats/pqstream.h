@@ -57,7 +57,9 @@ struct pq_stream_end {
     uint64_t index_offset, total_bytes, records, sum;
 };
 
-/* A 64-bit little-endian number. */
+/* Little-endian numbers. */
+uint32_t pq_stream_get32(const unsigned char *p);
+void pq_stream_put32(unsigned char *p, uint32_t v);
 uint64_t pq_stream_get64(const unsigned char *p);
 void pq_stream_put64(unsigned char *p, uint64_t v);
 
@@ -300,6 +302,7 @@ struct pq_stream_sink {
     struct pq_out out;
     bool opened;            /* out is open */
     bool failed;            /* a write failed: nothing more can be said */
+    bool ended;             /* END is written: nothing more is to be said */
     unsigned char *pending; /* [PQ_STREAM_CHUNK] small writes, together */
     size_t n_pending;
     uint64_t offset; /* of the next byte in the file, pending ones counted */

@@ -83,12 +83,6 @@ void pq_stream_unpacker_free(struct pq_stream_unpacker *u)
     free(u);
 }
 
-static uint32_t get32(const unsigned char *p)
-{
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
-           (uint32_t)p[3] << 24;
-}
-
 /* One frame and nothing else, and it says that it opens to s->bytes. */
 static bool frame_fits(const struct section *s)
 {
@@ -106,7 +100,7 @@ static int find_sections(struct layout *l, const unsigned char *body,
     for (size_t i = 0; i < l->n; i++) {
         struct section *s = &l->s[i];
         s->bytes = l->sparse && i == 0 ? (l->count + 7) / 8 : l->values;
-        s->stored = get32(body + 4 * i);
+        s->stored = pq_stream_get32(body + 4 * i);
         if (s->stored > s->bytes || s->stored > body_bytes - at)
             return pq_fail(e, PQ_EFORMAT,
                            "a part of a compressed record is too long");
@@ -136,7 +130,7 @@ static int lay_out(struct layout *l, const struct pq_stream_packed *p,
     if (left < 4 * (l->n + p->sparse))
         return pq_fail(e, PQ_EFORMAT, "a compressed record is too short");
     if (p->sparse) {
-        l->values = get32(body);
+        l->values = pq_stream_get32(body);
         body += 4;
         left -= 4;
         /* This also bounds what is allocated for them. */

@@ -162,12 +162,6 @@ static size_t add_section(struct pq_stream_press *z, struct output *o,
     return got;
 }
 
-static void put32(unsigned char *p, size_t v)
-{
-    for (int k = 0; k < 4; k++)
-        p[k] = (unsigned char)(v >> 8 * k);
-}
-
 /* The map of a run into its work; *values of `count` elements are not zero. */
 static bool map(struct pq_stream_press *z, struct pq_stream_run *r,
                 size_t count, size_t *values)
@@ -209,13 +203,15 @@ static void write_body(struct pq_stream_press *z, struct output *o,
         return;
     }
     if (map_bytes) {
-        put32(size, values);
-        put32(size + 4, add_section(z, o, from, map_bytes));
+        pq_stream_put32(size, (uint32_t)values);
+        pq_stream_put32(size + 4,
+                        (uint32_t)add_section(z, o, from, map_bytes));
         size += 8;
     }
     for (size_t k = 0; k < width; k++)
-        put32(size + 4 * k,
-              add_section(z, o, from + map_bytes + k * values, values));
+        pq_stream_put32(size + 4 * k,
+                        (uint32_t)add_section(
+                            z, o, from + map_bytes + k * values, values));
 }
 
 void pq_stream_press(struct pq_stream_press *z, struct pq_stream_run *r)

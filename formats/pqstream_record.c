@@ -37,13 +37,13 @@ void pq_stream_put64(unsigned char *p, uint64_t v)
         p[i] = (unsigned char)(v >> 8 * i);
 }
 
-static uint32_t get32(const unsigned char *p)
+uint32_t pq_stream_get32(const unsigned char *p)
 {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
            (uint32_t)p[3] << 24;
 }
 
-static void put32(unsigned char *p, uint32_t v)
+void pq_stream_put32(unsigned char *p, uint32_t v)
 {
     for (int i = 0; i < 4; i++)
         p[i] = (unsigned char)(v >> 8 * i);
@@ -79,16 +79,16 @@ int pq_stream_get_header(const unsigned char b[PQ_STREAM_BLOCK],
                        "transfer in text mode");
     if (!sealed(b))
         return pq_fail(e, PQ_ECHECKSUM, "the header's checksum is wrong");
-    const unsigned major = get32(b + 8) & 0xffff;
+    const unsigned major = pq_stream_get32(b + 8) & 0xffff;
     if (major != MAJOR)
         return pq_fail(e, PQ_EUNSUPPORTED,
                        "stream version %u; this program reads version %u",
                        major, MAJOR);
-    if (get32(b + 12) != 0)
+    if (pq_stream_get32(b + 12) != 0)
         return pq_fail(e, PQ_EUNSUPPORTED,
                        "the stream needs features that this program does not "
                        "have (bits 0x%x)",
-                       (unsigned)get32(b + 12));
+                       (unsigned)pq_stream_get32(b + 12));
     if (memcmp(b + 20, zeros, 36) != 0)
         return pq_fail(e, PQ_EFORMAT, "the header's reserved bytes are set");
     return 0;
@@ -98,7 +98,7 @@ void pq_stream_put_prefix(unsigned char b[PQ_STREAM_BLOCK],
                           const struct pq_stream_prefix *p)
 {
     memcpy(b, p->type, 4);
-    put32(b + 4, p->flags);
+    pq_stream_put32(b + 4, p->flags);
     pq_stream_put64(b + 8, p->head_bytes);
     pq_stream_put64(b + 16, p->body_bytes);
     pq_stream_put64(b + 24, p->seq);
@@ -150,7 +150,7 @@ int pq_stream_get_prefix(const unsigned char b[PQ_STREAM_BLOCK],
         return pq_fail(e, PQ_ECHECKSUM, "a record's prefix is damaged");
     memset(p, 0, sizeof(*p));
     memcpy(p->type, b, 4);
-    p->flags = get32(b + 4);
+    p->flags = pq_stream_get32(b + 4);
     p->head_bytes = pq_stream_get64(b + 8);
     p->body_bytes = pq_stream_get64(b + 16);
     p->seq = pq_stream_get64(b + 24);
@@ -184,7 +184,7 @@ int pq_stream_get_end(const unsigned char b[PQ_STREAM_BLOCK],
 {
     if (!pq_stream_is_end(b))
         return pq_fail(e, PQ_ECHECKSUM, "the end record is damaged");
-    if (get32(b + 4) != 0 || memcmp(b + 40, zeros, 16) != 0)
+    if (pq_stream_get32(b + 4) != 0 || memcmp(b + 40, zeros, 16) != 0)
         return pq_fail(e, PQ_EFORMAT,
                        "the end record's reserved bytes are set");
     end->index_offset = pq_stream_get64(b + 8);
@@ -241,7 +241,7 @@ void pq_stream_tally_add(struct pq_stream_tally *t,
                                  pq_stream_head_pad(p->head_bytes);
 
     memcpy(b, p->type, 4);
-    put32(b + 4, p->flags);
+    pq_stream_put32(b + 4, p->flags);
     pq_stream_put64(b + 8, offset);
     pq_stream_put64(b + 16, body_offset);
     pq_stream_put64(b + 24, p->body_bytes);

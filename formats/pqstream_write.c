@@ -192,7 +192,7 @@ static int put_end(struct pq_stream_sink *k, struct pq_error *e)
     return pq_stream_emit(k, b, sizeof(b), e) ? -1 : pq_stream_flush(k, e);
 }
 
-static int sink_finish(struct pq_sink *base, struct pq_error *e)
+static int sink_seal(struct pq_sink *base, struct pq_error *e)
 {
     struct pq_stream_sink *k = (struct pq_stream_sink *)base;
 
@@ -203,10 +203,20 @@ static int sink_finish(struct pq_sink *base, struct pq_error *e)
                        base->catalog->tensors[k->tensor].name);
     if (put_end(k, e))
         return -1;
+    k->ended = true;
     if (!base->at_most && k->offset != base->total_bytes)
         return pq_fail(e, PQ_EARG, "the stream has %llu bytes, not %llu",
                        (unsigned long long)k->offset,
                        (unsigned long long)base->total_bytes);
+    return pq_out_seal(&k->out, e);
+}
+
+static int sink_finish(struct pq_sink *base, struct pq_error *e)
+{
+    struct pq_stream_sink *k = (struct pq_stream_sink *)base;
+
+    if (!k->out.sealed && sink_seal(base, e))
+        return -1;
     k->opened = false; /* a failed commit cleans up by itself */
     return pq_out_commit(&k->out, e);
 }
@@ -239,7 +249,7 @@ static void sink_abort(struct pq_sink *base, const struct pq_error *why)
 
     if (!k->opened)
         return;
-    if (!k->out.regular && !k->failed)
+    if (!k->out.regular && !k->failed && !k->ended)
         tell(k, why);
     pq_out_abort(&k->out);
     k->opened = false;
@@ -262,6 +272,7 @@ static void sink_free(struct pq_sink *base)
 static const struct pq_sink_ops sink_ops = {
     .begin = sink_begin,
     .write = sink_write,
+    .seal = sink_seal,
     .finish = sink_finish,
     .abort = sink_abort,
     .free = sink_free,

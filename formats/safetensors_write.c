@@ -264,13 +264,21 @@ static int write_part(struct pq_sink *k, size_t place, uint64_t offset,
     return 0;
 }
 
-static int finish(struct pq_sink *k, struct pq_error *e)
+static int seal(struct pq_sink *k, struct pq_error *e)
 {
     struct st_sink *const s = (struct st_sink *)k;
     if (s->written != s->body_bytes)
         return pq_fail(e, PQ_EARG, "%llu bytes written, %llu expected",
                        (unsigned long long)s->written,
                        (unsigned long long)s->body_bytes);
+    return pq_out_seal(&s->out, e);
+}
+
+static int finish(struct pq_sink *k, struct pq_error *e)
+{
+    struct st_sink *const s = (struct st_sink *)k;
+    if (!s->out.sealed && seal(k, e) != 0)
+        return -1;
     s->open = false;
     return pq_out_commit(&s->out, e);
 }
@@ -298,6 +306,7 @@ static void free_sink(struct pq_sink *k)
 static const struct pq_sink_ops ops = {
     .begin = begin,
     .write = write_part,
+    .seal = seal,
     .finish = finish,
     .abort = abort_sink,
     .free = free_sink,

@@ -111,11 +111,6 @@ static inline unsigned pq_step_passes(const struct pq_step *s)
     return s->n_gather + (s->emit ? 1 : 0);
 }
 
-static inline bool pq_plan_writes(const struct pq_plan *p)
-{
-    return p->sink || p->n_sides > 0;
-}
-
 /* engine_slots.c */
 int pq_engine_slots(struct pq_engine *g, struct pq_error *e);
 void pq_engine_slots_free(struct pq_engine *g);

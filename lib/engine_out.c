@@ -92,6 +92,11 @@ int pq_engine_begin(struct pq_engine *g, struct pq_error *e)
 int pq_engine_finish(struct pq_engine *g, struct pq_error *e)
 {
     for (size_t i = 0; i <= g->plan->n_sides; i++) {
+        struct pq_sink *k = in_turn(g, i)->sink;
+        if (k && k->ops->seal && k->ops->seal(k, e))
+            return -1;
+    }
+    for (size_t i = 0; i <= g->plan->n_sides; i++) {
         struct pq_outlet *o = in_turn(g, i);
         if (o->sink && o->sink->ops->finish(o->sink, e))
             return -1;

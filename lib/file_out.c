@@ -3,7 +3,8 @@
  *
  *     open     O_TMPFILE in the target's directory     or .NAME.pq-XXXXXX
  *     write    ... in order or by position ...
- *     commit   fsync, link to NAME if that is free,
+ *     seal     fsync                                  fsync
+ *     commit   link to NAME if that is free,
  *              else link to .NAME.pq-XXXXXX and        rename it to NAME
  *              rename that to NAME
  *              fsync the directory
@@ -420,23 +421,34 @@ static void release(struct pq_out *o)
     o->regular = o->standard = false; /* nothing is left to cut back */
 }
 
-/*
- * Names and closes, in the order in which nothing is named that may be lost:
- * some file systems say only when a file is closed that it did not fit, so
- * what has a temporary name is closed first.
- */
-static int name_and_close(struct pq_out *o, struct pq_error *e)
+/* Without O_TMPFILE it has a name already, if the file has one at all. */
+static bool is_nameless(const struct pq_out *o)
 {
-    if (o->base != NULL && o->temp == NULL)
-        return name_nameless(o, e);
-    if (close_file(o, e) != 0)
+    return o->base != NULL && o->temp == NULL;
+}
+
+/*
+ * Nothing is named that may be lost: some file systems say only when a file
+ * is closed that it did not fit.
+ */
+int pq_out_seal(struct pq_out *o, struct pq_error *e)
+{
+    if (complete(o, e) != 0 || (!is_nameless(o) && close_file(o, e) != 0))
         return -1;
+    o->sealed = true;
+    return 0;
+}
+
+static int take_name(struct pq_out *o, struct pq_error *e)
+{
+    if (is_nameless(o))
+        return name_nameless(o, e);
     return o->temp != NULL ? rename_temp(o, e) : 0;
 }
 
 int pq_out_commit(struct pq_out *o, struct pq_error *e)
 {
-    if (complete(o, e) != 0 || name_and_close(o, e) != 0) {
+    if ((!o->sealed && pq_out_seal(o, e) != 0) || take_name(o, e) != 0) {
         pq_out_abort(o);
         return -1;
     }

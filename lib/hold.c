@@ -292,3 +292,21 @@ int pq_hold_read(struct pq_hold *h, const struct pq_part *p, uint64_t offset,
         return -1;
     return take(h, x, from, to, n, e);
 }
+
+int pq_source_hold(struct pq_source *s, uint64_t memory, const char *tmpdir,
+                   struct pq_error *e)
+{
+    if (s->hold == NULL) {
+        s->hold_budget = (struct pq_spool_budget){.left = memory,
+                                                  .dir = tmpdir};
+        s->hold = pq_hold_new(s, &s->hold_budget, e);
+    }
+    return s->hold != NULL ? 0 : -1;
+}
+
+int pq_source_reach(struct pq_source *s, const struct pq_part *p,
+                    uint64_t offset, void *buf, size_t n, struct pq_error *e)
+{
+    return s->hold != NULL ? pq_hold_read(s->hold, p, offset, buf, n, e)
+                           : pq_source_read(s, p, offset, buf, n, e);
+}

@@ -173,8 +173,8 @@ static void free_into(struct pq_sink *k)
     free(k);
 }
 
-static const struct pq_sink_ops into_ops = {begin, write_made, begin,
-                                            abort_made, free_into};
+static const struct pq_sink_ops into_ops = {begin, write_made, NULL,
+                                            begin, abort_made, free_into};
 
 /* A part of tensor i of the sink is a tensor of the source. */
 static int add_place(struct into *x, const struct pq_tensor *t, size_t i,

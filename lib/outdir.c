@@ -3,8 +3,9 @@
  *
  *     open     mkdir .NAME.pq-XXXXXX, lock it        (beside NAME)
  *     ...      the caller makes files in it
- *     commit   fsync; exchange it with NAME, or rename it to NAME if that is
- *              free; remove what is now .NAME.pq-XXXXXX, the old directory
+ *     seal     fsync
+ *     commit   exchange it with NAME, or rename it to NAME if that is free;
+ *              remove what is now .NAME.pq-XXXXXX, the old directory
  *
  * The lock tells a directory at work from one whose maker was killed: the
  * next run for NAME removes those.  Only files that pq knows are removed from
@@ -313,12 +314,20 @@ static int sync_dir(const struct pq_outdir *d, struct pq_error *e)
     return 0;
 }
 
+int pq_outdir_seal(struct pq_outdir *d, struct pq_error *e)
+{
+    if (sync_dir(d, e) != 0)
+        return -1;
+    if (pq_cancelled(d->cancel))
+        return pq_fail(e, PQ_ECANCEL, "interrupted");
+    d->sealed = true;
+    return 0;
+}
+
 int pq_outdir_commit(struct pq_outdir *d, struct pq_error *e)
 {
-    int rc = sync_dir(d, e);
+    int rc = d->sealed ? 0 : pq_outdir_seal(d, e);
 
-    if (rc == 0 && pq_cancelled(d->cancel))
-        rc = pq_fail(e, PQ_ECANCEL, "interrupted");
     if (rc == 0)
         rc = d->replaces ? exchange(d, e) : take_name(d, e);
     if (rc != 0) {

@@ -36,10 +36,11 @@
  * was pruned, the logits beside a figure).  An output of a step then names
  * its sink and the tensor there.  Parts of a side sink are filled by outputs
  * alone: no constants, nothing trails.  If the sink is ordered, its tensors
- * come in the order of the steps that fill them.  Side sinks are begun and
- * finished before the main one, so that what has the name of the main output
- * is never without them; if a later sink cannot be finished, an earlier one
- * may have its name already.  A plan may have side sinks only.
+ * come in the order of the steps that fill them.  All sinks are sealed before
+ * the first of them is finished.  Side sinks are begun, sealed and finished
+ * before the main one, so that what has the name of the main output is never
+ * without them; only if the main output cannot even be named, have they their
+ * names without it.  A plan may have side sinks only.
  *
  * Execution.  Threads take tickets, (step, pass, unit) in plan order.  Each
  * ticket has a slot with its own buffers; there are a few more slots than
@@ -177,6 +178,12 @@ struct pq_plan {
 struct pq_step *pq_plan_step(struct pq_plan *p, size_t n_in, size_t n_out,
                              struct pq_error *e);
 void pq_plan_release(struct pq_plan *p);
+
+/* Has it sinks? */
+static inline bool pq_plan_writes(const struct pq_plan *p)
+{
+    return p->sink || p->n_sides > 0;
+}
 
 struct pq_run {
     unsigned threads;   /* >= 1 */

@@ -80,6 +80,7 @@ struct pq_out {
     bool regular;   /* pwrite works and abort can undo */
     bool standard;  /* it is our standard output */
     bool failed;
+    bool sealed;
     uint64_t start; /* of a regular standard output: where we began */
     uint64_t at;    /* bytes written by pq_out_write */
     uint64_t end;   /* furthest byte written; changed atomically */
@@ -110,7 +111,15 @@ PQ_MUST_USE int pq_out_pwrite(struct pq_out *o, uint64_t offset,
                               const void *buf, size_t n, struct pq_error *e);
 /* Starts writing dirty pages back, so that the fsync at the end is short. */
 void pq_out_flush_early(struct pq_out *o, uint64_t offset, uint64_t n);
-/* Syncs, names and closes the file.  After a failure nothing was named. */
+/*
+ * All bytes are there: syncs the file, and closes it where it need not be
+ * open to be named.  It can still be aborted.
+ */
+PQ_MUST_USE int pq_out_seal(struct pq_out *o, struct pq_error *e);
+/*
+ * Names and closes the file; seals it where that was not done.  After a
+ * failure nothing was named.
+ */
 PQ_MUST_USE int pq_out_commit(struct pq_out *o, struct pq_error *e);
 /*
  * Closes and leaves nothing behind (a regular stdout is cut back).  Harmless
@@ -131,6 +140,7 @@ struct pq_outdir {
     char *temp;    /* name while it is built */
     const char *name; /* for messages, borrowed */
     bool replaces; /* there is a directory to exchange it with */
+    bool sealed;
     bool (*known)(const char *name);
     unsigned flags;
     const volatile int *cancel; /* to be set after opening; or NULL */
@@ -146,7 +156,12 @@ struct pq_outdir {
 PQ_MUST_USE int pq_outdir_open(struct pq_outdir *d, const char *path,
                                bool (*known)(const char *name), unsigned flags,
                                struct pq_error *e);
-/* Syncs, names and closes it.  After a failure nothing has changed. */
+/* All files are there: syncs it.  It can still be aborted. */
+PQ_MUST_USE int pq_outdir_seal(struct pq_outdir *d, struct pq_error *e);
+/*
+ * Names and closes it; seals it where that was not done.  After a failure
+ * nothing has changed.
+ */
 PQ_MUST_USE int pq_outdir_commit(struct pq_outdir *d, struct pq_error *e);
 /* Removes it.  Harmless after commit, and after opening failed. */
 void pq_outdir_abort(struct pq_outdir *d);

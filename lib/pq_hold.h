@@ -32,6 +32,13 @@ void pq_hold_expect(struct pq_hold *h, const struct pq_part *p, unsigned times);
 PQ_MUST_USE int pq_hold_read(struct pq_hold *h, const struct pq_part *p,
                              uint64_t offset, void *buf, size_t n,
                              struct pq_error *e);
+/* Makes s->hold if there is none: `memory` bytes, the rest in `tmpdir`. */
+PQ_MUST_USE int pq_source_hold(struct pq_source *s, uint64_t memory,
+                               const char *tmpdir, struct pq_error *e);
+/* Reads any range in any order: through s->hold, where there is one. */
+PQ_MUST_USE int pq_source_reach(struct pq_source *s, const struct pq_part *p,
+                                uint64_t offset, void *buf, size_t n,
+                                struct pq_error *e);
 /* Forgets what is kept of a part that nobody reads any more. */
 void pq_hold_drop(struct pq_hold *h, const struct pq_part *p);
 void pq_hold_free(struct pq_hold *h);

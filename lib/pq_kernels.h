@@ -32,6 +32,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -39,6 +40,15 @@ extern "C" {
 
 /* The absmax bits of infinity: at or above it, not all values are finite. */
 #define PQ_ABS_INF UINT32_C(0x7f800000)
+
+/* The absmax bits of one float: in the order of the magnitudes, NaN last. */
+static inline uint32_t pq_abs_bits(float f)
+{
+    uint32_t u;
+
+    memcpy(&u, &f, sizeof u);
+    return u & UINT32_C(0x7fffffff);
+}
 
 /* What moments() finds in an array of n values. */
 struct pq_moments {

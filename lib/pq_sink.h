@@ -4,6 +4,8 @@
  * A sink is made for an output catalogue whose sizes are all known; making
  * it fixes the layout: sink->order lists every part in the order of the
  * file.  Then parts are written, and finish() commits or abort() forgets.
+ * Of several sinks that belong together all are sealed before one is
+ * finished: what may go wrong goes wrong while none of them has its name.
  *
  *   ordered      a pipe: write() must follow sink->order without gaps
  *   positional   a file: write() takes any range of any part, any thread
@@ -27,7 +29,12 @@ struct pq_sink_ops {
     /* Writes n bytes at `offset` of part `place` of sink->order. */
     int (*write)(struct pq_sink *k, size_t place, uint64_t offset,
                  const void *buf, size_t n, struct pq_error *e);
-    /* Writes what goes behind the bodies, syncs, gives the file its name. */
+    /*
+     * Writes what goes behind the bodies and syncs.  A file has no name yet;
+     * a pipe has seen its end.  May be NULL: there is nothing to do.
+     */
+    int (*seal)(struct pq_sink *k, struct pq_error *e);
+    /* Gives the file its name; seals it where that was not done. */
     int (*finish)(struct pq_sink *k, struct pq_error *e);
     /* Leaves nothing behind; a pipe is told why (ABRT) where it can be. */
     void (*abort)(struct pq_sink *k, const struct pq_error *why);

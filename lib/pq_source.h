@@ -45,7 +45,7 @@ struct pq_source {
     struct pq_catalog *catalog; /* owned by the source */
     const char *name;           /* for messages; "-" is standard input */
     const char *format;         /* name of the format, for pq-info */
-    struct pq_hold *hold; /* made by pq_fold() on a sequential source, owned */
+    struct pq_hold *hold; /* pq_source_hold(), of a sequential one; owned */
     struct pq_spool_budget hold_budget; /* of that hold */
     bool sequential;
     bool rewind;          /* of a sequential source: passed ranges re-readable */

@@ -101,6 +101,16 @@ static int sink_write(struct pq_sink *base, size_t place, uint64_t offset,
     return 0;
 }
 
+static int sink_seal(struct pq_sink *base, struct pq_error *e)
+{
+    struct fake_sink *k = (struct fake_sink *)base;
+
+    if (k->fail_seal)
+        return pq_fail(e, PQ_EIO, "no room before the end");
+    k->sealed = true;
+    return 0;
+}
+
 static int sink_finish(struct pq_sink *base, struct pq_error *e)
 {
     struct fake_sink *k = (struct fake_sink *)base;
@@ -122,8 +132,8 @@ static void sink_free(struct pq_sink *base)
     (void)base;
 }
 
-static const struct pq_sink_ops sink_ops = {sink_begin, sink_write, sink_finish,
-                                            sink_abort, sink_free};
+static const struct pq_sink_ops sink_ops = {sink_begin,  sink_write, sink_seal,
+                                            sink_finish, sink_abort, sink_free};
 
 /* Appends the parts that are (or are not) of the role that goes last. */
 static void place_parts(struct fake_sink *k, int last, bool want)

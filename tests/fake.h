@@ -28,8 +28,9 @@ struct fake_sink {
     unsigned char *bytes; /* all places end to end */
     uint64_t next;        /* ordered: where the next write must begin */
     uint64_t fail_at;     /* a write that reaches this byte fails; 0 = never */
+    bool fail_seal;       /* seal() fails */
     bool fail_finish;     /* finish() fails */
-    bool begun, finished, aborted, out_of_order;
+    bool begun, sealed, finished, aborted, out_of_order;
 };
 
 /* `last`: parts of this role go behind all others (SIZE_MAX-like: none). */

@@ -528,7 +528,7 @@ Test(engine, a_side_output_that_fails_takes_the_main_one_with_it)
 {
     const struct setup s = {true, true, 3, 1 << 20, 512};
 
-    for (int at = 0; at < 4; at++) {
+    for (int at = 0; at < 6; at++) {
         struct bench b;
         struct sided side;
         struct pq_error e = PQ_ERROR_INIT;
@@ -540,10 +540,13 @@ Test(engine, a_side_output_that_fails_takes_the_main_one_with_it)
         side.sink.fail_finish = at == 1;
         b.sink.fail_at = at == 2 ? 70000 : 0;
         b.sink.fail_finish = at == 3;
+        side.sink.fail_seal = at == 4;
+        b.sink.fail_seal = at == 5;
         const struct pq_run r = {.threads = s.threads, .memory = s.memory};
         cr_assert_eq(pq_engine_run(&b.plan, &r, &e), -1);
         cr_expect(b.sink.aborted && !b.sink.finished);
         /* the main one is the last to be finished: only then is a side done */
+        cr_expect_eq(side.sink.sealed, at == 1 || at == 3 || at == 5);
         cr_expect_eq(side.sink.finished, at == 3);
         cr_expect_eq(side.sink.aborted, at != 3);
         stop_sided(&b, &side);

@@ -359,7 +359,7 @@ Test(prune, groups, .timeout = 120)
 
 Test(prune, below)
 {
-    static const float some[] = {0, 0.01f, 0.25f, 0x1p-140f, 1e30f};
+    static const float some[] = {0, -0.0f, 0.01f, 0.25f, 0x1p-140f, 1e30f};
 
     for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
         const struct pq_prune how = {.scope = PQ_PRUNE_BELOW,

@@ -11,8 +11,7 @@
 
 static const char config_name[] = "config.json";
 
-/* The parsed config, or NULL: there is none, or *e says why not. */
-static cJSON *parse(const struct pq_catalog *c, struct pq_error *e)
+cJSON *cmd_config_parse(const struct pq_catalog *c, struct pq_error *e)
 {
     const struct pq_blob *b = pq_catalog_blob(c, config_name);
 
@@ -34,7 +33,7 @@ static cJSON *parse(const struct pq_catalog *c, struct pq_error *e)
 bool cmd_config_string(const struct pq_catalog *c, const char *key,
                        char *value, size_t n, struct pq_error *e)
 {
-    cJSON *j = parse(c, e);
+    cJSON *j = cmd_config_parse(c, e);
     const char *s =
         j ? cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(j, key))
           : NULL;
@@ -49,7 +48,7 @@ bool cmd_config_string(const struct pq_catalog *c, const char *key,
 bool cmd_config_has(const struct pq_catalog *c, const char *key,
                     struct pq_error *e)
 {
-    cJSON *j = parse(c, e);
+    cJSON *j = cmd_config_parse(c, e);
     const bool has = j && cJSON_GetObjectItemCaseSensitive(j, key);
 
     cJSON_Delete(j);
@@ -59,7 +58,7 @@ bool cmd_config_has(const struct pq_catalog *c, const char *key,
 bool cmd_config_true(const struct pq_catalog *c, const char *key,
                      struct pq_error *e)
 {
-    cJSON *j = parse(c, e);
+    cJSON *j = cmd_config_parse(c, e);
     const bool yes =
         j && cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(j, key));
 
@@ -70,7 +69,7 @@ bool cmd_config_true(const struct pq_catalog *c, const char *key,
 bool cmd_config_number(const struct pq_catalog *c, const char *key,
                        uint64_t *value, struct pq_error *e)
 {
-    cJSON *j = parse(c, e);
+    cJSON *j = cmd_config_parse(c, e);
     const cJSON *item = j ? cJSON_GetObjectItemCaseSensitive(j, key) : NULL;
     const double v = cJSON_IsNumber(item) ? item->valuedouble : -1;
     const bool whole = v >= 0 && v <= 0x1p53 && v == (double)(uint64_t)v;
@@ -105,6 +104,15 @@ int cmd_config_set(struct pq_catalog *c, const char *key, const char *json,
     return rc;
 }
 
+int cmd_config_set_number(struct pq_catalog *c, const char *key,
+                          uint64_t value, struct pq_error *e)
+{
+    char json[24];
+
+    snprintf(json, sizeof json, "%llu", (unsigned long long)value);
+    return cmd_config_set(c, key, json, e);
+}
+
 int cmd_config_set_dtype(struct pq_catalog *c, enum pq_dtype t,
                          struct pq_error *e)
 {
@@ -131,7 +139,7 @@ static bool writes_text(const cJSON *j, bool *known)
 
 int cmd_config_tied(const struct pq_catalog *c, struct pq_error *e)
 {
-    cJSON *j = parse(c, e);
+    cJSON *j = cmd_config_parse(c, e);
     const cJSON *tie =
         cJSON_GetObjectItemCaseSensitive(j, "tie_word_embeddings");
     bool known;
@@ -147,7 +155,7 @@ int cmd_config_tied(const struct pq_catalog *c, struct pq_error *e)
 
 bool cmd_config_writes_text(const struct pq_catalog *c, struct pq_error *e)
 {
-    cJSON *j = parse(c, e);
+    cJSON *j = cmd_config_parse(c, e);
     bool known;
     const bool text = writes_text(j, &known);
 
@@ -181,7 +189,7 @@ static bool has_turned_experts(const struct pq_catalog *c, struct pq_error *e)
 static bool quant_method(const struct pq_catalog *c, char *method, size_t n,
                          struct pq_error *e)
 {
-    cJSON *j = parse(c, e);
+    cJSON *j = cmd_config_parse(c, e);
     const cJSON *q =
         j ? cJSON_GetObjectItemCaseSensitive(j, "quantization_config") : NULL;
     const char *s = cJSON_IsObject(q)

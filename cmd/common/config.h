@@ -10,6 +10,13 @@
 #include "cmd.h"
 #include "pq_peft.h"
 
+struct cJSON;
+
+/*
+ * config.json, for cJSON_Delete(); NULL: there is none, or it is no object
+ * and *e says so.
+ */
+struct cJSON *cmd_config_parse(const struct pq_catalog *c, struct pq_error *e);
 /*
  * Copies the string under a top-level key of config.json into `value`
  * (room for n bytes); false when there is no config, no key, no string.
@@ -29,6 +36,9 @@ bool cmd_config_number(const struct pq_catalog *c, const char *key,
 /* Sets a top-level key to JSON text (NULL removes it); without a config: 0. */
 PQ_MUST_USE int cmd_config_set(struct pq_catalog *c, const char *key,
                                const char *json, struct pq_error *e);
+/* The same with a whole number. */
+PQ_MUST_USE int cmd_config_set_number(struct pq_catalog *c, const char *key,
+                                      uint64_t value, struct pq_error *e);
 /* Sets "dtype" and "torch_dtype" where they are there; adds "dtype" if not. */
 PQ_MUST_USE int cmd_config_set_dtype(struct pq_catalog *c, enum pq_dtype t,
                                      struct pq_error *e);

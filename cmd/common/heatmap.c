@@ -300,10 +300,10 @@ int cmd_heatmap(const struct cmd *c, const char *path, const char *title,
                     .most = most, .fixed = most > 0};
     int rc = survey(&m, e);
 
-    if (!rc)
+    if (!rc) {
         draw(&m, title);
-    if (!rc)
         rc = cmd_write_content(c, path, &m.svg, e);
+    }
     pq_names_release(&m.rows);
     pq_arena_release(&m.arena);
     pq_buf_release(&m.svg);

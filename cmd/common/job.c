@@ -4,7 +4,6 @@
 #include "job.h"
 
 #include <stdlib.h>
-
 #include <string.h>
 
 int cmd_job_decode(struct cmd_job *j, struct pq_error *e)

@@ -1,6 +1,6 @@
 /*
- * One model in, one model out: the life of pq-convert, pq-quantize and
- * pq-dequantize.
+ * One model in, one model out: the life of pq-convert, pq-quantize,
+ * pq-dequantize and pq-prune.
  *
  *     open the input  ->  view()  ->  declare()  ->  make the sink
  *                     ->  add_steps()  ->  run the plan  ->  report

@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char config_json[] = "config.json";
-
 static const char *const counts[] = {"num_hidden_layers", "n_layer",
                                      "num_layers", "n_layers"};
 static const char *const lists[] = {"layer_types", "mlp_layer_types",
@@ -33,16 +31,6 @@ struct moved {
     const struct cmd_layer *layers;
     size_t n;
 };
-
-/* The config of a model, or NULL: there is none, or *e says why not. */
-static cJSON *config_of(const struct pq_source *s, struct pq_error *e)
-{
-    const struct pq_blob *b = pq_catalog_blob(s->catalog, config_json);
-
-    if (!b || pq_json_check(b->data, (size_t)b->bytes, e))
-        return NULL;
-    return cJSON_ParseWithLength(b->data, (size_t)b->bytes);
-}
 
 bool cmd_config_layers(const struct pq_catalog *c, uint64_t *n,
                        struct pq_error *e)
@@ -79,7 +67,7 @@ static int put_run(const struct moved *m, size_t i, const char *key,
                    struct pq_buf *b, size_t *next, struct pq_error *e)
 {
     const struct pq_source *s = m->layers[i].source;
-    cJSON *j = config_of(s, e);
+    cJSON *j = cmd_config_parse(s->catalog, e);
     const cJSON *list =
         j ? cJSON_GetObjectItemCaseSensitive(j, key) : NULL;
     int rc = e->code ? -1 : 0;
@@ -110,15 +98,6 @@ static int set_list(const struct moved *m, const char *key, struct pq_error *e)
 
 /* ---- keys ----------------------------------------------------------- */
 
-static int set_number(const struct moved *m, const char *key, size_t n,
-                      struct pq_error *e)
-{
-    char number[32];
-
-    snprintf(number, sizeof number, "%zu", n);
-    return cmd_config_set(m->out, key, number, e);
-}
-
 /*
  * max_window_layers: layers from this number on have a window.  If those
  * come first here, only layer_types could say so.
@@ -139,7 +118,7 @@ static int set_window(const struct moved *m, const cJSON *config,
                            "config.json: layers that move are not supported "
                            "by pq where max_window_layers would have to "
                            "divide them twice");
-    return set_number(m, item->string, full, e);
+    return cmd_config_set_number(m->out, item->string, full, e);
 }
 
 static int set_key(const struct moved *m, const cJSON *config,
@@ -150,7 +129,7 @@ static int set_key(const struct moved *m, const cJSON *config,
 
     if (IS_IN(counts, key) && cJSON_IsNumber(item)) {
         *counted = true;
-        return set_number(m, key, m->n, e);
+        return cmd_config_set_number(m->out, key, m->n, e);
     }
     if (strcmp(key, "max_window_layers") == 0 && cJSON_IsNumber(item))
         return set_window(m, config, item, e);
@@ -169,16 +148,13 @@ int cmd_config_set_layers(struct pq_catalog *out,
                           struct pq_error *e)
 {
     const struct moved m = {out, layers, n};
-    const struct pq_blob *b = pq_catalog_blob(out, config_json);
-    bool counted = false;
-
-    if (!b)
-        return 0;
-    if (pq_json_check(b->data, (size_t)b->bytes, e))
-        return pq_error_in(e, config_json);
-    cJSON *j = cJSON_ParseWithLength(b->data, (size_t)b->bytes);
+    cJSON *j = cmd_config_parse(out, e);
     const cJSON *item;
+    bool counted = false;
     int rc = 0;
+
+    if (!j)
+        return e->code ? -1 : 0;
     cJSON_ArrayForEach(item, j)
         if (!rc && item->string)
             rc = set_key(&m, j, item, &counted, e);

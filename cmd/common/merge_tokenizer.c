@@ -98,7 +98,6 @@ static int set_vocab_size(struct merge_models *m, struct pq_catalog *out,
                           struct pq_error *e)
 {
     const struct merge_model *donor = merge_models_donor(m);
-    char number[32];
 
     if (!m->vocab.n_rows || m->vocab.n_rows == merge_model_rows(donor) ||
         !pq_catalog_blob(out, "config.json"))
@@ -108,9 +107,7 @@ static int set_vocab_size(struct merge_models *m, struct pq_catalog *out,
                        : pq_fail(e, PQ_EUNSUPPORTED,
                                  "%s: config.json: has no vocab_size to set",
                                  donor->opened->name);
-    snprintf(number, sizeof number, "%llu",
-             (unsigned long long)m->vocab.n_rows);
-    return cmd_config_set(out, "vocab_size", number, e);
+    return cmd_config_set_number(out, "vocab_size", m->vocab.n_rows, e);
 }
 
 int merge_vocab_finish(struct merge_models *m, struct pq_catalog *out,

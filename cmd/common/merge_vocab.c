@@ -60,21 +60,28 @@ static bool rows_differ(const struct pq_tensor *a, const struct pq_tensor *b)
                   (size_t)(a->rank - 1) * sizeof *a->shape) != 0;
 }
 
+/* What model i has where the first one has table `a`; NULL: it is none. */
+static const struct pq_tensor *other_table(const struct merge_models *m,
+                                           size_t i, const struct pq_tensor *a)
+{
+    const size_t at = pq_names_find(&m->list[i].index, a->name);
+
+    return at != SIZE_MAX && is_table(a, merge_model_rows(&m->list[0]))
+               ? &m->list[i].plain->catalog->tensors[at]
+               : NULL;
+}
+
 /* No choice of tokens helps where the rows themselves do not fit. */
 static int check_sizes(const struct merge_models *m, size_t i,
                        struct pq_error *e)
 {
     const struct pq_catalog *c = m->list[0].plain->catalog;
-    const uint64_t rows = merge_model_rows(&m->list[0]);
+    char x[64], y[64];
 
     for (size_t k = 0; k < c->n_tensors; k++) {
         const struct pq_tensor *a = &c->tensors[k];
-        const size_t at = pq_names_find(&m->list[i].index, a->name);
-        if (at == SIZE_MAX || !is_table(a, rows))
-            continue;
-        const struct pq_tensor *b = &m->list[i].plain->catalog->tensors[at];
-        char x[64], y[64];
-        if (!rows_differ(a, b))
+        const struct pq_tensor *b = other_table(m, i, a);
+        if (!b || !rows_differ(a, b))
             continue;
         cmd_shape_text(a, x, sizeof x);
         cmd_shape_text(b, y, sizeof y);
@@ -102,17 +109,12 @@ static int compare_tables(struct merge_models *m, size_t i,
                           struct pq_error *e)
 {
     const struct pq_catalog *c = m->list[0].plain->catalog;
-    const uint64_t rows = merge_model_rows(&m->list[0]);
-    char how[200];
+    char how[200], x[64], y[64];
 
     for (size_t k = 0; k < c->n_tensors; k++) {
         const struct pq_tensor *a = &c->tensors[k];
-        const size_t at = pq_names_find(&m->list[i].index, a->name);
-        if (at == SIZE_MAX || !is_table(a, rows))
-            continue;
-        const struct pq_tensor *b = &m->list[i].plain->catalog->tensors[at];
-        char x[64], y[64];
-        if (b->rank == a->rank && b->shape[0] == a->shape[0])
+        const struct pq_tensor *b = other_table(m, i, a);
+        if (!b || (b->rank == a->rank && b->shape[0] == a->shape[0]))
             continue;
         cmd_shape_text(a, x, sizeof x);
         cmd_shape_text(b, y, sizeof y);

@@ -521,7 +521,7 @@ int cmd_run_part(struct cmd *c, struct pq_plan *p, struct pq_error *e)
     for (size_t i = 0; i < p->n_sources; i++)
         if (p->sources[i]->hold != NULL && run.memory > hold_share(c))
             run.memory -= hold_share(c);
-    cmd_guard(p->sink != NULL); /* the engine ends it, one way or the other */
+    cmd_guard(pq_plan_writes(p)); /* the engine ends it, one way or the other */
     const int rc = pq_engine_run(p, &run, e);
     cmd_guard(false);
     cmd_progress_end();

@@ -357,12 +357,9 @@ static int add_tokens(struct export *x, struct pq_error *e)
 
 static int edit_config(struct export *x, struct pq_error *e)
 {
-    char number[32];
-
-    if (x->total == x->p->table->shape[0])
-        return 0;
-    snprintf(number, sizeof number, "%llu", (unsigned long long)x->total);
-    return cmd_config_set(&x->out, "vocab_size", number, e);
+    return x->total == x->p->table->shape[0]
+               ? 0
+               : cmd_config_set_number(&x->out, "vocab_size", x->total, e);
 }
 
 /* ---- all of it ---- */

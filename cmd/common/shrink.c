@@ -145,6 +145,11 @@ static int list_tensors(struct shrink *s, struct pq_error *e)
     return 0;
 }
 
+bool shrink_stays(const struct shrink *s, size_t layer)
+{
+    return s->layers[layer].there && !s->layers[layer].gone;
+}
+
 const struct pq_tensor *shrink_tensor(const struct shrink *s, size_t layer,
                                       enum pq_block_role role,
                                       struct pq_error *e)
@@ -189,15 +194,6 @@ int shrink_spans(struct shrink *s, const bool *gone, uint64_t n, uint64_t size,
         list[-1].count += size;
     }
     return 0;
-}
-
-int shrink_set_number(struct shrink *s, const char *key, uint64_t value,
-                      struct pq_error *e)
-{
-    char number[32];
-
-    snprintf(number, sizeof number, "%llu", (unsigned long long)value);
-    return cmd_config_set(s->view->catalog, key, number, e);
 }
 
 /* ---- the cuts ---------------------------------------------------------- */

@@ -83,6 +83,8 @@ void shrink_release(struct shrink *s);
  */
 PQ_MUST_USE int shrink_next(const char **text, bool heads,
                             struct shrink_item *item, struct pq_error *e);
+/* Is it a layer that is left? */
+bool shrink_stays(const struct shrink *s, size_t layer);
 /* Are these layers of the model? */
 PQ_MUST_USE int shrink_check_layers(const struct shrink *s,
                                     const struct shrink_range *r,
@@ -95,8 +97,6 @@ const struct pq_tensor *shrink_tensor(const struct shrink *s, size_t layer,
 PQ_MUST_USE int shrink_spans(struct shrink *s, const bool *gone /* [n] */,
                              uint64_t n, uint64_t size, struct pq_spans *spans,
                              struct pq_error *e);
-PQ_MUST_USE int shrink_set_number(struct shrink *s, const char *key,
-                                  uint64_t value, struct pq_error *e);
 
 /* The steps of shrink_job(): what goes, then what config.json says. */
 PQ_MUST_USE int shrink_choose_layers(struct shrink *s, struct pq_error *e);

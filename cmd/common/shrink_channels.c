@@ -36,11 +36,6 @@ static bool has(const struct shrink *s, size_t layer, enum pq_block_role role)
     return s->layers[layer].tensors[role][0] != SIZE_MAX;
 }
 
-static bool stays(const struct shrink *s, size_t layer)
-{
-    return s->layers[layer].there && !s->layers[layer].gone;
-}
-
 /* ---- how many there are ------------------------------------------------ */
 
 static int check_layer(struct shrink *s, size_t i, struct pq_error *e)
@@ -104,7 +99,7 @@ int shrink_check_channels(struct shrink *s, struct pq_error *e)
     if (!s->o->has_channels)
         return 0;
     for (size_t i = 0; i < s->n_layers; i++)
-        if (stays(s, i) && check_layer(s, i, e))
+        if (shrink_stays(s, i) && check_layer(s, i, e))
             return -1;
     if (check_config(s, e))
         return -1;
@@ -200,7 +195,7 @@ static int add_step(struct shrink *s, struct pq_plan *p, size_t i,
     const enum pq_block_role role = pq_name_block_role(t->name, &bias);
 
     if (role < PQ_BLOCK_GATE || role == PQ_BLOCK_OTHER || bias ||
-        !stays(s, (size_t)layer))
+        !shrink_stays(s, (size_t)layer))
         return 0;
     struct pq_step *step = pq_step_squares(
         p, s->in, t, dimension(s, role) == 1, s->c->kernels, found, e);
@@ -245,6 +240,6 @@ int shrink_set_channels(struct shrink *s, struct pq_error *e)
     const char *key = key_of(s, e);
 
     return s->channels && key && !e->code
-               ? shrink_set_number(s, key, s->channels, e)
+               ? cmd_config_set_number(s->view->catalog, key, s->channels, e)
                : e->code ? -1 : 0;
 }

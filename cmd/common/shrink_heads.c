@@ -79,7 +79,7 @@ static int count_heads(const struct shrink *s, struct heads *h,
 
     if (find_family(s, &family, e))
         return -1;
-    while (s->layers[first].gone || !s->layers[first].there)
+    while (!shrink_stays(s, first))
         first++;
     const struct pq_tensor *q = shrink_tensor(s, first, PQ_BLOCK_QUERY, e);
     if (!q)
@@ -101,7 +101,7 @@ static int count_heads(const struct shrink *s, struct heads *h,
                        s->in->name, (unsigned long long)h->n,
                        (unsigned long long)h->key_n);
     for (size_t i = first; i < s->n_layers; i++)
-        if (s->layers[i].there && !s->layers[i].gone &&
+        if (shrink_stays(s, i) &&
             (fits(s, i, PQ_BLOCK_QUERY, 0, h->n * h->size, e) ||
              fits(s, i, PQ_BLOCK_KEY, 0, h->key_n * h->size, e) ||
              fits(s, i, PQ_BLOCK_VALUE, 0, h->key_n * h->size, e) ||
@@ -184,7 +184,7 @@ static int choose(struct shrink *s, const struct heads *h, struct pq_error *e)
     uint64_t left, key_left;
 
     for (size_t i = 0; i < s->n_layers; i++) {
-        if (!s->layers[i].there || s->layers[i].gone)
+        if (!shrink_stays(s, i))
             continue;
         if (count_left(s, h, i, &left, &key_left, e))
             return -1;
@@ -236,10 +236,11 @@ int shrink_set_heads(struct shrink *s, struct pq_error *e)
 {
     if (!s->heads)
         return 0;
-    return shrink_set_number(s, "num_attention_heads", s->heads, e) ||
-                   shrink_set_number(s, "num_key_value_heads", s->key_heads,
-                                     e) ||
-                   shrink_set_number(s, "head_dim", s->head_size, e)
+    struct pq_catalog *c = s->view->catalog;
+    return cmd_config_set_number(c, "num_attention_heads", s->heads, e) ||
+                   cmd_config_set_number(c, "num_key_value_heads",
+                                         s->key_heads, e) ||
+                   cmd_config_set_number(c, "head_dim", s->head_size, e)
                ? -1
                : 0;
 }

@@ -50,11 +50,6 @@ static inline float pq_float(uint32_t u)
     return f;
 }
 
-static inline uint32_t pq_abs_bits(float f)
-{
-    return pq_bits(f) & 0x7fffffffu;
-}
-
 static inline uint32_t pq_max_u32(uint32_t a, uint32_t b)
 {
     return a > b ? a : b;

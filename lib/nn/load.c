@@ -80,9 +80,7 @@ static int read_part(struct nn_loader *l, const struct place *p)
     struct pq_source *s = l->s;
     const size_t n = (size_t)p->part->bytes;
 
-    return s->sequential && s->hold
-               ? pq_hold_read(s->hold, p->part, 0, p->to, n, l->e)
-               : pq_source_read(s, p->part, 0, p->to, n, l->e);
+    return pq_source_reach(s, p->part, 0, p->to, n, l->e);
 }
 
 static int read_parts(struct nn_loader *l)

@@ -42,22 +42,14 @@ void nn_sparse_release(struct nn_sparse *x)
     x->room = NULL;
 }
 
-static uint32_t magnitude(float x)
-{
-    uint32_t u;
-
-    memcpy(&u, &x, sizeof u);
-    return u & 0x7fffffffu;
-}
-
 /* Holds the k smallest of n weights. */
 static void hold(const float *w, uint8_t *mask, size_t n, size_t k)
 {
-    struct pq_cut c;
+    struct pq_prune_cut c;
 
     pq_prune_select(w, n, k, &c);
     for (size_t i = 0; i < n; i++) {
-        const uint32_t u = magnitude(w[i]);
+        const uint32_t u = pq_abs_bits(w[i]);
         const bool tie = u == c.bits && c.left > 0;
         mask[i] = u > c.bits || (u == c.bits && !tie);
         c.left -= tie;
@@ -69,7 +61,7 @@ static void grow(const float *g, uint8_t *mask, size_t n, size_t held, size_t k,
                  float *room /* [held] */)
 {
     size_t above = 0, ties = 0, m = 0;
-    struct pq_cut c;
+    struct pq_prune_cut c;
 
     if (k == 0)
         return;
@@ -78,9 +70,9 @@ static void grow(const float *g, uint8_t *mask, size_t n, size_t held, size_t k,
             room[m++] = g[i];
     pq_prune_select(room, held, held - k + 1, &c);
     for (size_t i = 0; i < held; i++)
-        above += magnitude(room[i]) > c.bits;
+        above += pq_abs_bits(room[i]) > c.bits;
     for (size_t i = 0; i < n; i++) {
-        const uint32_t u = magnitude(g[i]);
+        const uint32_t u = pq_abs_bits(g[i]);
         if (!mask[i] && (u > c.bits || (u == c.bits && ties++ < k - above)))
             mask[i] = 1;
     }

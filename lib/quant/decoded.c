@@ -27,9 +27,7 @@ struct view {
 static int inner_read(struct view *v, const struct pq_part *p, uint64_t offset,
                       void *buf, uint64_t n, struct pq_error *e)
 {
-    if (v->inner->sequential)
-        return pq_hold_read(v->inner->hold, p, offset, buf, (size_t)n, e);
-    return pq_source_read(v->inner, p, offset, buf, (size_t)n, e);
+    return pq_source_reach(v->inner, p, offset, buf, (size_t)n, e);
 }
 
 /* ---- one run of blocks ------------------------------------------------- */
@@ -270,18 +268,15 @@ static int keep_parts(struct view *v, uint64_t memory, const char *tmpdir,
 {
     struct pq_source *in = v->inner;
 
-    if (!in->hold) {
-        in->hold_budget.left = memory;
-        in->hold_budget.dir = tmpdir;
-        in->hold = pq_hold_new(in, &in->hold_budget, e);
-    }
-    for (size_t i = 0; in->hold && i < in->catalog->n_tensors; i++) {
+    if (pq_source_hold(in, memory, tmpdir, e))
+        return -1;
+    for (size_t i = 0; i < in->catalog->n_tensors; i++) {
         const struct pq_tensor *t = &in->catalog->tensors[i];
         for (size_t k = 0; k < t->n_parts; k++)
             pq_hold_expect(in->hold, &t->parts[k],
                            t->codec.encoding == PQ_PLAIN ? 1 : 2);
     }
-    return in->hold ? 0 : -1;
+    return 0;
 }
 
 int pq_decoded_new(struct pq_source *inner, const struct pq_kernels *k,

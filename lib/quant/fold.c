@@ -17,6 +17,8 @@
 
 struct fold {
     struct pq_source *s;
+    uint64_t memory; /* for what is held of s */
+    const char *tmpdir;
     struct pq_names names;
     bool *taken; /* [n_tensors] became a part of another */
     bool failed; /* memory was short while looking for a name */
@@ -108,16 +110,13 @@ static int read_state(struct fold *f, const struct pq_tensor *state,
     char *text = pq_alloc((size_t)p->bytes, 1);
     int rc = text ? 0 : pq_fail_nomem(e);
 
-    if (!rc && f->s->sequential && !f->s->hold) {
-        f->s->hold = pq_hold_new(f->s, &f->s->hold_budget, e);
-        rc = f->s->hold ? 0 : -1;
-    }
-    if (!rc && f->s->sequential) {
+    if (!rc && f->s->sequential)
+        rc = pq_source_hold(f->s, f->memory, f->tmpdir, e);
+    if (!rc) {
         /* read here, and once more by whoever copies or decodes the group */
-        pq_hold_expect(f->s->hold, p, 2);
-        rc = pq_hold_read(f->s->hold, p, 0, text, (size_t)p->bytes, e);
-    } else if (!rc) {
-        rc = pq_source_read(f->s, p, 0, text, (size_t)p->bytes, e);
+        if (f->s->hold)
+            pq_hold_expect(f->s->hold, p, 2);
+        rc = pq_source_reach(f->s, p, 0, text, (size_t)p->bytes, e);
     }
     if (!rc && pq_state_read(text, (size_t)p->bytes, f->s->catalog, as, NULL))
         as->codec.encoding = PQ_PLAIN; /* says it is not ours: stays plain */
@@ -211,13 +210,11 @@ static bool any_group(const struct pq_catalog *c)
 int pq_fold(struct pq_source *s, uint64_t memory, const char *tmpdir,
             struct pq_error *e)
 {
-    struct fold f = {.s = s};
+    struct fold f = {.s = s, .memory = memory, .tmpdir = tmpdir};
     int rc;
 
     if (!any_group(s->catalog))
         return 0;
-    s->hold_budget.left = memory;
-    s->hold_budget.dir = tmpdir;
     rc = index_names(&f, e);
     for (size_t i = 0; !rc && i < s->catalog->n_tensors; i++) {
         struct pq_tensor *t = &s->catalog->tensors[i];

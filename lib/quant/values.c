@@ -104,20 +104,12 @@ uint32_t pq_overflow_bits(enum pq_dtype t)
     }
 }
 
-static uint32_t magnitude(float v)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &v, sizeof bits);
-    return bits & 0x7fffffff;
-}
-
 int pq_check_values(const struct pq_quant_step *p, const float *x, uint64_t n,
                     uint64_t first, uint32_t limit, struct pq_quality *q,
                     struct pq_error *e)
 {
     for (uint64_t i = 0; i < n; i++) {
-        const uint32_t m = magnitude(x[i]);
+        const uint32_t m = pq_abs_bits(x[i]);
         if (m < limit)
             continue;
         if (!p->quant->allow_nonfinite && m > PQ_ABS_INF)

@@ -151,21 +151,21 @@ static void deliver(const struct work *w, uint64_t at, const float *x, size_t n,
 }
 
 /* What a tensor or a pool is cut at. */
-static const struct pq_cut *cut_of(const struct pq_pruner *m,
+static const struct pq_prune_cut *cut_of(const struct pq_pruner *m,
                                    const struct pq_prune_state *t)
 {
     return m->how->scope == PQ_PRUNE_POOL ? &m->how->pool->cut : &t->cut;
 }
 
-static int emit_flat(const struct work *w, const struct pq_cut *c,
+static int emit_flat(const struct work *w, const struct pq_prune_cut *c,
                      struct pq_error *e)
 {
     const struct pq_pruner *m = w->m;
     const uint64_t n = w->u->in_bytes[0] / (pq_dtype_bits(m->in->dtype) / 8);
     uint64_t tile = PQ_PRUNE_TILE, taken = 0;
-    uint32_t from;
+    const float least = m->how->threshold;
+    const uint32_t from = least > 0 ? pq_abs_bits(least) : 0; /* -0: none */
 
-    memcpy(&from, &m->how->threshold, sizeof from);
     if (m->how->scope == PQ_PRUNE_GROUPS) /* whole groups, and whole bytes */
         tile = tile / (8 * m->how->m) * (8 * m->how->m);
     for (uint64_t at = 0; at < n; at += tile) {
@@ -191,7 +191,7 @@ static int emit_rows(const struct work *w, struct pq_error *e)
     const struct pq_pruner *m = w->m;
     const size_t n = (size_t)m->cols;
     const uint64_t k = (uint64_t)(m->how->sparsity * (double)n);
-    struct pq_cut c;
+    struct pq_prune_cut c;
 
     for (uint64_t i = 0; i < w->u->count; i++) {
         const float *x = pq_prune_load(m, w->u, i * n, n, w->room);
@@ -272,7 +272,7 @@ static void widen_bits(const uint8_t *blocks, uint64_t first, uint64_t n,
 }
 
 /* The bits of all blocks of the unit lie behind those of a row. */
-static int emit_blocks(const struct work *w, const struct pq_cut *c,
+static int emit_blocks(const struct work *w, const struct pq_prune_cut *c,
                        struct pq_error *e)
 {
     const struct pq_pruner *m = w->m;
@@ -332,7 +332,7 @@ static void lay_out(const struct pq_pruner *m, uint64_t unit_items,
         size[i] = (size[i] + 15) / 16 * 16;
 }
 
-static int emit_unit(const struct work *w, const struct pq_cut *c,
+static int emit_unit(const struct work *w, const struct pq_prune_cut *c,
                      struct pq_error *e)
 {
     const struct pq_prune *how = w->m->how;

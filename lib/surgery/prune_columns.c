@@ -13,14 +13,6 @@
 
 #define UNIT_ELEMENTS 65536u /* of some columns */
 
-static uint32_t magnitude(float v)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &v, sizeof bits);
-    return bits & 0x7fffffff;
-}
-
 /* The row behind the n-th tie. */
 static uint32_t rows_of_ties(const float *x, size_t rows, uint32_t bits,
                              uint64_t n)
@@ -28,7 +20,7 @@ static uint32_t rows_of_ties(const float *x, size_t rows, uint32_t bits,
     size_t i = 0;
 
     for (; n > 0 && i < rows; i++)
-        n -= magnitude(x[i]) == bits;
+        n -= pq_abs_bits(x[i]) == bits;
     return (uint32_t)i;
 }
 
@@ -39,7 +31,7 @@ static int check(const struct pq_pruner *m, const float *x, size_t rows,
         m->q->kernels->absmax_bits(x, rows) <= PQ_ABS_INF)
         return 0;
     size_t i = 0;
-    while (magnitude(x[i]) <= PQ_ABS_INF)
+    while (pq_abs_bits(x[i]) <= PQ_ABS_INF)
         i++;
     return pq_fail(e, PQ_EVALUE, "element %llu is NaN",
                    (unsigned long long)(i * m->cols + column));
@@ -55,7 +47,7 @@ static int gather(const struct pq_step *s, unsigned pass,
     const uint64_t k = (uint64_t)(m->how->sparsity * (double)rows);
     float *wide = u->scratch, *turned = wide + rows * s->unit_items;
     const float *norm = m->how->norm ? u->in[1] : NULL;
-    struct pq_cut c;
+    struct pq_prune_cut c;
 
     (void)pass;
     (void)state;
@@ -81,7 +73,7 @@ void pq_columns_keep(const struct pq_column_cut *cuts, const float *score,
 {
     memset(keep, 0, (n + 7) / 8);
     for (size_t i = 0; i < n; i++) {
-        const uint32_t v = magnitude(score[i]);
+        const uint32_t v = pq_abs_bits(score[i]);
         const bool stays = v > cuts[i].bits ||
                            (v == cuts[i].bits && row >= cuts[i].rows);
         keep[i / 8] |= (uint8_t)((unsigned)stays << i % 8);

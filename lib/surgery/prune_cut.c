@@ -31,7 +31,7 @@ static uint32_t class_of(const uint64_t *count, uint32_t n, uint64_t *k)
 }
 
 /* All scores below `bits` go, and of those nothing. */
-static void cut_between(struct pq_cut *c, uint32_t bits)
+static void cut_between(struct pq_prune_cut *c, uint32_t bits)
 {
     c->bits = bits;
     c->step = c->unit = c->place = 0;
@@ -39,7 +39,7 @@ static void cut_between(struct pq_cut *c, uint32_t bits)
 }
 
 /* The k-th has this score, as the rank-th of so many. */
-static void cut_at(struct pq_cut *c, uint32_t bits, uint64_t ties)
+static void cut_at(struct pq_prune_cut *c, uint32_t bits, uint64_t ties)
 {
     if (c->left == ties) {
         cut_between(c, bits + 1);
@@ -50,7 +50,7 @@ static void cut_at(struct pq_cut *c, uint32_t bits, uint64_t ties)
 }
 
 /* What a pass over all scores has found; the counts begin anew. */
-static void settle(struct pq_cut *c, enum pq_cut_pass pass, bool coarse,
+static void settle(struct pq_prune_cut *c, enum pq_cut_pass pass, bool coarse,
                    uint64_t *count)
 {
     uint32_t i;
@@ -72,8 +72,8 @@ static void settle(struct pq_cut *c, enum pq_cut_pass pass, bool coarse,
 /* ---- counting ------------------------------------------------------------ */
 
 static void count_tile(const struct pq_kernels *k, enum pq_cut_pass pass,
-                       const struct pq_cut *c, const float *score, size_t n,
-                       struct pq_prune_part *p)
+                       const struct pq_prune_cut *c, const float *score,
+                       size_t n, struct pq_prune_part *p)
 {
     if (pass == PQ_CUT_HIGH)
         k->count_high(score, nothing, n, p->count);
@@ -97,7 +97,7 @@ size_t pq_cut_scratch(const struct pq_pruner *m, uint64_t unit_items)
 }
 
 static int count_unit(const struct pq_pruner *m, const struct pq_unit *u,
-                      enum pq_cut_pass pass, const struct pq_cut *c,
+                      enum pq_cut_pass pass, const struct pq_prune_cut *c,
                       struct pq_error *e)
 {
     struct pq_prune_part *p = u->partial;
@@ -123,7 +123,7 @@ static int count_unit(const struct pq_pruner *m, const struct pq_unit *u,
 }
 
 /* The unit that begins with item `unit` has `ties` of the cut's score. */
-static void pass_unit(struct pq_cut *c, uint64_t step, uint64_t unit,
+static void pass_unit(struct pq_prune_cut *c, uint64_t step, uint64_t unit,
                       uint64_t ties)
 {
     if (c->found)
@@ -137,8 +137,9 @@ static void pass_unit(struct pq_cut *c, uint64_t step, uint64_t unit,
     c->unit = unit;
 }
 
-static void add_part(struct pq_cut *c, enum pq_cut_pass pass, uint64_t step,
-                     const struct pq_prune_part *p, uint64_t *count)
+static void add_part(struct pq_prune_cut *c, enum pq_cut_pass pass,
+                     uint64_t step, const struct pq_prune_part *p,
+                     uint64_t *count)
 {
     if (pass == PQ_CUT_TIES)
         pass_unit(c, step, p->first, p->ties);
@@ -275,9 +276,7 @@ struct pq_step *pq_step_prune_count(struct pq_plan *p, struct pq_source *src,
 void pq_cut_ties(const float *score, uint32_t bits, uint64_t n, uint8_t *keep)
 {
     for (size_t i = 0; n > 0; i++) {
-        uint32_t v;
-        memcpy(&v, score + i, sizeof v);
-        if ((v & 0x7fffffff) != bits)
+        if (pq_abs_bits(score[i]) != bits)
             continue;
         keep[i / 8] &= (uint8_t)~(1u << i % 8);
         n--;
@@ -285,7 +284,7 @@ void pq_cut_ties(const float *score, uint32_t bits, uint64_t n, uint8_t *keep)
 }
 
 /* -1 the unit is before that of the last one that goes, 0 it is it, 1 after */
-static int side_of(const struct pq_pruner *m, const struct pq_cut *c,
+static int side_of(const struct pq_pruner *m, const struct pq_prune_cut *c,
                    const struct pq_unit *u)
 {
     const uint64_t step = m->how->pool ? m->how->pool_index : 0;
@@ -295,7 +294,7 @@ static int side_of(const struct pq_pruner *m, const struct pq_cut *c,
     return u->first < c->unit ? -1 : u->first > c->unit;
 }
 
-void pq_cut_keep(const struct pq_pruner *m, const struct pq_cut *c,
+void pq_cut_keep(const struct pq_pruner *m, const struct pq_prune_cut *c,
                  const struct pq_unit *u, const float *score, size_t n,
                  uint64_t *taken, uint8_t *keep)
 {

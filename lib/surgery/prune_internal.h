@@ -21,7 +21,7 @@
  * The last one that goes: all of a smaller score go, and those of this score
  * up to its place.
  */
-struct pq_cut {
+struct pq_prune_cut {
     uint64_t k;     /* that many go */
     uint64_t left;  /* of them, how many in the class that is looked into */
     uint32_t high;  /* that class: the upper bits of the score */
@@ -50,7 +50,7 @@ struct pq_pruner {
 enum pq_cut_pass { PQ_CUT_HIGH, PQ_CUT_LOW, PQ_CUT_TIES };
 
 struct pq_prune_pool {
-    struct pq_cut cut;
+    struct pq_prune_cut cut;
     double sparsity;
     uint64_t n_scores;      /* counted in the first pass */
     bool coarse;            /* so are those of all tensors */
@@ -69,7 +69,7 @@ struct pq_prune_part {
 
 /* A step's state; the counts are there only of scope tensor. */
 struct pq_prune_state {
-    struct pq_cut cut;
+    struct pq_prune_cut cut;
     uint64_t seen; /* scores in this pass so far */
     struct pq_pruned done;
     uint64_t count[]; /* [PQ_HIGH_COUNT] */
@@ -98,9 +98,9 @@ int pq_prune_blocks(const struct pq_pruner *m, const struct pq_unit *u,
                     float *scores /* [u->count * m->scores] */, float *scratch,
                     struct pq_error *e);
 size_t pq_prune_block_floats(const struct pq_pruner *m);
-/* The cut of a row: bits, and `left` of the last score that go. */
+/* The k-th smallest: its bits, and `left` of those equal to it that go. */
 void pq_prune_select(const float *score /* [n] */, size_t n, uint64_t k,
-                     struct pq_cut *c);
+                     struct pq_prune_cut *c);
 
 /* prune_columns.c ---------------------------------------------------------- */
 
@@ -157,7 +157,7 @@ size_t pq_cut_scratch(const struct pq_pruner *m, uint64_t unit_items);
  * Which of n scores, from the unit's first on but for those before, are kept.
  * `taken` counts the ties that went by in this unit.
  */
-void pq_cut_keep(const struct pq_pruner *m, const struct pq_cut *c,
+void pq_cut_keep(const struct pq_pruner *m, const struct pq_prune_cut *c,
                  const struct pq_unit *u, const float *score, size_t n,
                  uint64_t *taken, uint8_t *keep);
 /* The first `n` of these bits go, in order. */

@@ -29,21 +29,13 @@ const float *pq_prune_load(const struct pq_pruner *m, const struct pq_unit *u,
     return room;
 }
 
-static bool is_nan(float v)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &v, sizeof bits);
-    return (bits & 0x7fffffff) > PQ_ABS_INF;
-}
-
 int pq_prune_look(const struct pq_pruner *m, const struct pq_unit *u,
                   uint64_t at, const float *x, size_t n, struct pq_error *e)
 {
     if (m->q->allow_nonfinite || m->q->kernels->absmax_bits(x, n) <= PQ_ABS_INF)
         return 0;
     for (size_t i = 0; i < n; i++)
-        if (is_nan(x[i]))
+        if (pq_abs_bits(x[i]) > PQ_ABS_INF)
             return pq_fail(e, PQ_EVALUE, "element %llu is NaN",
                            (unsigned long long)(u->first * m->item + at + i));
     return 0;
@@ -88,15 +80,8 @@ int pq_prune_blocks(const struct pq_pruner *m, const struct pq_unit *u,
 
 /* ---- a row --------------------------------------------------------------- */
 
-static uint32_t magnitude(float v)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &v, sizeof bits);
-    return bits & 0x7fffffff;
-}
-
-void pq_prune_select(const float *score, size_t n, uint64_t k, struct pq_cut *c)
+void pq_prune_select(const float *score, size_t n, uint64_t k,
+                     struct pq_prune_cut *c)
 {
     unsigned below = 31; /* bits that are not known yet */
 
@@ -108,7 +93,7 @@ void pq_prune_select(const float *score, size_t n, uint64_t k, struct pq_cut *c)
         const unsigned from = below - width;
         uint32_t digit = 0;
         for (size_t i = 0; i < n; i++) {
-            const uint32_t v = magnitude(score[i]);
+            const uint32_t v = pq_abs_bits(score[i]);
             if (v >> below == c->bits >> below)
                 count[v >> from & ((1u << width) - 1)]++;
         }

@@ -121,9 +121,7 @@ static void advance(const struct piece *p, struct place *at, uint64_t n)
 static int inner_read(struct view *v, const struct pq_part *p, uint64_t offset,
                       void *buf, uint64_t n, struct pq_error *e)
 {
-    if (v->inner->sequential)
-        return pq_hold_read(v->inner->hold, p, offset, buf, (size_t)n, e);
-    return pq_source_read(v->inner, p, offset, buf, (size_t)n, e);
+    return pq_source_reach(v->inner, p, offset, buf, (size_t)n, e);
 }
 
 /* Bytes [from, end) of the inner part; made for each read. */
@@ -394,12 +392,7 @@ static int expect_parts(struct view *v, uint64_t memory, const char *tmpdir,
     struct pq_source *in = v->inner;
     const bool fresh = !in->hold;
 
-    if (fresh) {
-        in->hold_budget.left = memory;
-        in->hold_budget.dir = tmpdir;
-        in->hold = pq_hold_new(in, &in->hold_budget, e);
-    }
-    if (!in->hold)
+    if (pq_source_hold(in, memory, tmpdir, e))
         return -1;
     size_t next = 0; /* piece; they are in the order of the tensors */
     for (size_t i = 0; i < in->catalog->n_tensors; i++)

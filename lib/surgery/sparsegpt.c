@@ -7,7 +7,6 @@
  *     u      f32 [in][in]      the hessian, then the factor of its inverse
  *     w      f32 [out][in]     the weights
  *     err    f32 [out][width]  the scores of a block, then its errors
- *     count  u32 [65536]       of scores, by their bits
  *     gone   u8  [out][width]  1: the weight goes
  *
  * Inside a block the rows are worked on one after the other, each through
@@ -15,14 +14,13 @@
  */
 #include "pq_sparsegpt.h"
 #include "pq_linalg.h"
+#include "prune_internal.h"
 #include "pq_quant.h"
 
 #include <string.h>
 
 #define WIDTH   128u /* columns of a block */
 #define DAMPING 0.01f
-#define CLASSES 65536u /* of scores: their upper 16 bits without the sign */
-#define LOW     15     /* and the bits below */
 #define CHUNK   4096u  /* elements that are compared at a time */
 
 struct sparsegpt {
@@ -36,7 +34,6 @@ struct sparsegpt {
 struct work {
     const struct sparsegpt *p;
     float *u, *w, *err;
-    uint32_t *count;
     unsigned char *gone;
     struct pq_pruned *done;
 };
@@ -50,8 +47,7 @@ static void set_work(struct work *x, const struct sparsegpt *p,
     x->u = unit->scratch;
     x->w = x->u + p->cols * p->cols;
     x->err = x->w + p->rows * p->cols;
-    x->count = (uint32_t *)(x->err + p->rows * p->width);
-    x->gone = (unsigned char *)(x->count + CLASSES);
+    x->gone = (unsigned char *)(x->err + p->rows * p->width);
 }
 
 /* ---- what comes in and goes out ----------------------------------------- */
@@ -142,14 +138,6 @@ static void measure(const struct work *x, const void *in, const void *out,
 
 /* ---- what goes --------------------------------------------------------- */
 
-static uint32_t bits_of(float x)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &x, sizeof bits);
-    return bits & 0x7fffffffu;
-}
-
 /* w^2 / d^2, d = u[col][col]; never negative, so in the order of its bits. */
 static float score(const struct work *x, size_t row, size_t col)
 {
@@ -167,40 +155,12 @@ static size_t how_many(const struct sparsegpt *p, size_t n)
     return s <= 0 ? 0 : s >= 1 ? n : (size_t)((double)n * s) + 1;
 }
 
-/* The class in which the k-th is from below, k from 1; k becomes its rank. */
-static uint32_t class_of(const uint32_t *count, size_t *k)
-{
-    uint32_t i = 0;
-
-    while (*k > count[i])
-        *k -= count[i++];
-    return i;
-}
-
-/*
- * The bits of the k-th smallest of n scores, k > 0, and how many of those
- * that are equal to it are among the k.
- */
-static uint32_t kth(const struct work *x, size_t n, size_t *k)
-{
-    const uint32_t low = (1u << LOW) - 1;
-
-    memset(x->count, 0, CLASSES * sizeof *x->count);
-    for (size_t i = 0; i < n; i++)
-        x->count[bits_of(x->err[i]) >> LOW]++;
-    const uint32_t high = class_of(x->count, k);
-    memset(x->count, 0, CLASSES * sizeof *x->count);
-    for (size_t i = 0; i < n; i++)
-        if (bits_of(x->err[i]) >> LOW == high)
-            x->count[bits_of(x->err[i]) & low]++;
-    return high << LOW | class_of(x->count, k);
-}
-
 /* Marks the weights that go of columns [from, from + n). */
 static void mark(const struct work *x, size_t from, size_t n)
 {
     const size_t all = x->p->rows * n;
-    size_t k = how_many(x->p, all);
+    const size_t k = how_many(x->p, all);
+    struct pq_prune_cut last;
 
     memset(x->gone, 0, all);
     if (k == 0)
@@ -208,12 +168,12 @@ static void mark(const struct work *x, size_t from, size_t n)
     for (size_t r = 0; r < x->p->rows; r++)
         for (size_t i = 0; i < n; i++)
             x->err[r * n + i] = score(x, r, from + i);
-    const uint32_t last = kth(x, all, &k);
+    pq_prune_select(x->err, all, k, &last);
     for (size_t i = 0; i < all; i++) {
-        const uint32_t bits = bits_of(x->err[i]);
-        x->gone[i] = bits < last || (bits == last && k > 0);
-        if (bits == last && k > 0)
-            k--;
+        const uint32_t bits = pq_abs_bits(x->err[i]);
+        const bool tie = bits == last.bits && last.left > 0;
+        x->gone[i] = bits < last.bits || tie;
+        last.left -= tie;
     }
 }
 
@@ -329,8 +289,8 @@ static bool scratch_bytes(uint64_t rows, uint64_t cols, uint64_t width,
 
     return pq_mul(cols, cols, &u) && pq_mul(rows, cols, &w) &&
            pq_mul(rows, width, &block) && pq_add(u, w, &u) &&
-           pq_add(u, CLASSES, &u) && pq_add(u, block, &u) &&
-           pq_mul(u, 4, &u) && pq_add(u, block, bytes) &&
+           pq_add(u, block, &u) && pq_mul(u, 4, &u) &&
+           pq_add(u, block, bytes) &&
            *bytes <= SIZE_MAX / 16;
 }
 

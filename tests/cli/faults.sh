@@ -34,15 +34,11 @@ faults() { # KIND FORMAT
     $H faults "$SO" "$1" $GOOD "$W/f.$LABEL" $to "$in" "$right" "${CMD[@]}" > "$W/said.$LABEL" 2>&1 && return
     while read -r line; do bad "$line"; done < "$W/said.$LABEL"
 }
-# What goes beside a model is finished before it: if the model's end fails then,
-# by memory or close(), that is there.  Rows of the model have those faults.
 row() {
-    local malloc=malloc close=close
-    can beside && malloc= close=
-    for kind in $malloc read write write+ fsync $close link open size thread; do
+    for kind in malloc read write write+ fsync close link open size thread; do
         check "faults $LABEL $kind" faults $kind safetensors
     done
-    for kind in $malloc read write; do
+    for kind in malloc read write; do
         check "faults $LABEL pq $kind" faults $kind pq
     done
 }
