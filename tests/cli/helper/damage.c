@@ -1,6 +1,6 @@
 /*
  * Runs a command on damaged input: cut at every boundary and at random
- * places, or with a bit flipped in every byte.
+ * places, or with a bit flipped in every byte or every so many.
  */
 #include "trial.h"
 
@@ -123,8 +123,9 @@ static bool try_one(struct damage *d, size_t i, size_t at)
 }
 
 /*
- * damage SO cut|flip file|pipe BAD|any DIR OUT|- INPUT CMD...: in CMD, @IN is
- * the damaged input and @OUT the output.  One line for each thing wrong.
+ * damage SO cut|STEP file|pipe BAD|any DIR OUT|- INPUT CMD...: in CMD, @IN is
+ * the damaged input and @OUT the output; STEP is 1 to damage every byte.  One
+ * line for each thing wrong.
  */
 int cmd_damage(int argc, char **argv)
 {
@@ -136,6 +137,7 @@ int cmd_damage(int argc, char **argv)
         .lenient = lenient,
         .bad = lenient ? 2 : (int)number(argv[3], 1, 2),
         .file = argv[6]};
+    const size_t step = d.cut ? 1 : (size_t)number(argv[1], 1, 100);
     size_t *points = NULL, wrong = 0;
 
     (void)argc;
@@ -143,8 +145,8 @@ int cmd_damage(int argc, char **argv)
     trial_begin(&d.t, argv + 7);
     trial_serve(&d.t);
     const size_t m = d.cut ? cut_points(d.p, d.n, &points) : d.n;
-    for (size_t i = 0; i < m && wrong < 5; i++)
-        wrong += !try_one(&d, i, d.cut ? points[i] : i);
+    for (size_t i = 0; i * step < m && wrong < 5; i++)
+        wrong += !try_one(&d, i, d.cut ? points[i] : i * step);
     trial_end(&d.t);
     return wrong ? 1 : 0;
 }
