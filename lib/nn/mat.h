@@ -42,6 +42,15 @@ struct nn_mat nn_mat_cols(const struct nn_mat *m, size_t from, size_t n);
 void nn_mat_decode(const struct nn_mat *m, const struct pq_kernels *k,
                    size_t row, size_t col, size_t n, float *out /* [n] */);
 
+/* The same where they are, if they are floats; else NULL. */
+static inline const float *nn_mat_floats(const struct nn_mat *m, size_t row,
+                                         size_t col)
+{
+    if (m->codec.encoding != PQ_PLAIN || m->dtype != PQ_F32)
+        return NULL;
+    return (const float *)m->data + (m->row0 + row) * m->row + m->col0 + col;
+}
+
 /*
  * c = a b, or c + a b, then plus bias:
  *

@@ -126,8 +126,9 @@ static int worker_init(struct nn_worker *w, const struct pq_kernels *k,
     w->kernels = k;
     w->nn = nn_kernels_for(k);
     w->panels = aligned_floats(NN_PANELS * NN_BLOCK_K * NN_TILE_COLS);
+    w->strips = aligned_floats(NN_STRIPS * NN_BLOCK_K * NN_TILE_ROWS);
     w->rows = aligned_floats(NN_TILE_COLS * NN_BLOCK_K);
-    return w->panels && w->rows ? 0 : pq_fail_nomem(e);
+    return w->panels && w->strips && w->rows ? 0 : pq_fail_nomem(e);
 }
 
 int nn_pool_spare(struct nn_pool *p, size_t n, struct pq_error *e)
@@ -189,6 +190,7 @@ void nn_pool_free(struct nn_pool *p)
         pthread_join(p->threads[i], NULL);
     for (size_t i = 0; i < p->n_threads; i++) {
         free(p->workers[i].panels);
+        free(p->workers[i].strips);
         free(p->workers[i].rows);
         free(p->workers[i].spare);
     }
