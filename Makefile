@@ -196,7 +196,7 @@ fuzz-run: fuzzers
 	@FUZZ_TIME=$(FUZZ_TIME) tests/fuzz/run.sh $B $(FUZZ_BIN)
 
 bench: all $(if $(filter none,$(RIVALS)),,$(VENV)/ok) ## figures beside the rivals' (RIVALS=none: without)
-	@for b in run surgery pack; do PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/$$b.sh; done
+	@for b in run surgery pack nn; do PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/$$b.sh; done
 
 # ---- installing -----------------------------------------------------------
 
