@@ -101,25 +101,43 @@ static void pack_strips(const struct nn_product *p, struct nn_worker *w,
     }
 }
 
+/* The terms of a block of k that rows [r, r + n) have. */
+static struct range terms_of(const struct nn_product *p, size_t r, size_t n,
+                             struct range k)
+{
+    const size_t last = p->shift + r + n;
+
+    if (p->shape == NN_A_LOWER && k.to > last)
+        k.to = last > k.from ? last : k.from;
+    if (p->shape == NN_A_UPPER && r > p->shift && k.from < r - p->shift)
+        k.from = r - p->shift < k.to ? r - p->shift : k.to;
+    return k;
+}
+
 /* One block of k for rows i and columns j, which fit the panels. */
 static void block(const struct nn_product *p, struct nn_worker *w,
                   struct range i, struct range j, struct range k)
 {
     const bool add = p->add || k.from > 0, packed = p->a_row == 1;
-    const size_t kn = k.to - k.from, step = NN_STRIPS * NN_TILE_ROWS;
+    const size_t a_row = packed ? 1 : p->a_row;
+    const size_t a_col = packed ? NN_TILE_ROWS : p->a_col;
+    const size_t step = NN_STRIPS * NN_TILE_ROWS;
 
     for (size_t r = i.from; r < i.to; r += NN_TILE_ROWS) {
         const size_t rows = i.to - r < NN_TILE_ROWS ? i.to - r : NN_TILE_ROWS;
-        const size_t at = (r - i.from) % step;
+        const size_t at = (r - i.from) % step, last = p->shift + r + rows;
+        const size_t end =
+            p->shape == NN_C_LOWER && last < j.to ? last : j.to;
+        const struct range t = terms_of(p, r, rows, k);
+        const size_t skip = t.from - k.from;
         if (packed && at == 0)
             pack_strips(p, w, r, i.to - r < step ? i.to - r : step, k);
-        const float *a = packed ? w->strips + at * kn
+        const float *a = packed ? w->strips + at * (k.to - k.from)
                                 : p->a + r * p->a_row + k.from * p->a_col;
-        for (size_t c = j.from; c < j.to; c += COLS)
-            w->nn->tile(rows, j.to - c < COLS ? j.to - c : COLS, kn, a,
-                        packed ? 1 : p->a_row,
-                        packed ? NN_TILE_ROWS : p->a_col,
-                        w->panels + (c - j.from) * NN_BLOCK_K,
+        for (size_t c = j.from; c < end; c += COLS)
+            w->nn->tile(rows, j.to - c < COLS ? j.to - c : COLS,
+                        t.to - t.from, a + skip * a_col, a_row, a_col,
+                        w->panels + (c - j.from) * NN_BLOCK_K + skip * COLS,
                         p->c + r * p->c_row + c, p->c_row, add);
     }
 }
