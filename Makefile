@@ -55,7 +55,7 @@ all: $(PROGRAMS:%=$B/bin/%) $B/lib/libpq.a ## build everything into build/
 
 X86 := $(filter x86_64 amd64,$(shell uname -m))
 $B/obj/lib/kernels/avx2.o: ISA := $(X86:%=-mavx2 -mf16c)
-$B/obj/lib/kernels/nn_fma.o $B/obj/lib/kernels/nn_fma_rows.o: ISA := $(X86:%=-mavx2 -mf16c -mfma)
+$(addprefix $B/obj/lib/kernels/nn_,fma.o fma_rows.o avx512.o): ISA := $(X86:%=-mavx2 -mf16c -mfma)
 $B/obj/lib/%.o $B/obj/formats/%.o: WARN := $(STRICT)
 $B/obj/cmd/common/help.o: DEFS := -DPQ_BUILD_FLAGS='"$(strip $(CFLAGS) $(SAN))"'
 $B/obj/%.o: %.c $B/flags
@@ -196,7 +196,7 @@ fuzz-run: fuzzers
 	@FUZZ_TIME=$(FUZZ_TIME) tests/fuzz/run.sh $B $(FUZZ_BIN)
 
 bench: all $(if $(filter none,$(RIVALS)),,$(VENV)/ok) ## figures beside the rivals' (RIVALS=none: without)
-	@for b in run surgery pack; do PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/$$b.sh; done
+	@for b in run surgery pack nn; do PQ_BIN=$(abspath $B/bin) BENCH_VENV=$(VENV) tests/bench/$$b.sh; done
 
 # ---- installing -----------------------------------------------------------
 

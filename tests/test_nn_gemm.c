@@ -55,7 +55,7 @@ static void check_product(struct nn_pool *pool, const size_t s[3], bool by_k,
         by_k ? nn_mat_f32(b, k, n, n) : nn_mat_f32(b, n, k, k);
     const struct nn_product p = {
         m,    n,    k, a,   turned ? 1 : k,       turned ? m : 1,
-        &mat, by_k, c, row, biased ? bias : NULL, add};
+        &mat, by_k, c, row, biased ? bias : NULL, add, NN_WHOLE, 0};
 
     memcpy(before, c, m * row * sizeof *c);
     nn_multiply(pool, &p);
@@ -166,7 +166,7 @@ static void check_encoded(struct nn_pool *pool, enum pq_encoding enc,
     if (enc != PQ_PLAIN && enc != PQ_INT8)
         x.mat.map = pq_quant_map(enc);
     const struct nn_product p = {m,      n,    k, a, k,    1,
-                                 &x.mat, by_k, c, n, NULL, false};
+                                 &x.mat, by_k, c, n, NULL, false, NN_WHOLE, 0};
 
     decode_whole(&x, plain);
     nn_multiply(pool, &p);
@@ -225,7 +225,8 @@ Test(nn_gemm, a_row_alone_has_the_bits_of_the_row_among_many)
     float *a = randoms(m * k), *b = randoms(n * k);
     float *c = malloc(m * n * sizeof *c), *row = malloc(n * sizeof *row);
     const struct nn_mat mat = nn_mat_f32(b, n, k, k);
-    struct nn_product p = {m, n, k, a, k, 1, &mat, false, c, n, NULL, false};
+    struct nn_product p = {m,    n,     k, a, k,    1,     &mat,
+                           false, c, n, NULL, false, NN_WHOLE, 0};
 
     cr_assert(one && four, "%s", e.msg);
     nn_multiply(four, &p);
@@ -242,4 +243,55 @@ Test(nn_gemm, a_row_alone_has_the_bits_of_the_row_among_many)
     free(b);
     free(c);
     free(row);
+}
+
+/* a, or what of c is looked at, is a triangle; a_row 1: stored turned. */
+static void check_triangle(struct nn_pool *pool, enum nn_shape shape, size_t m,
+                           size_t n, size_t k, size_t shift, bool turned)
+{
+    float *a = randoms(m * k), *b = randoms(n * k);
+    float *c = randoms(m * n), *whole = malloc(m * n * sizeof *whole);
+    const struct nn_mat mat = nn_mat_f32(b, k, n, n);
+    struct nn_product p = {m,    n, k, a,    turned ? 1 : k, turned ? m : 1,
+                           &mat, true, c, n, NULL, true, NN_WHOLE, shift};
+
+    for (size_t i = 0; i < m; i++)
+        for (size_t q = 0; q < k; q++)
+            if ((shape == NN_A_LOWER && q > shift + i) ||
+                (shape == NN_A_UPPER && i > shift + q))
+                a[i * p.a_row + q * p.a_col] = 0;
+    memcpy(whole, c, m * n * sizeof *c);
+    p.c = whole;
+    nn_multiply(pool, &p);
+    p.c = c;
+    p.shape = shape;
+    nn_multiply(pool, &p);
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++)
+            cr_assert(bits_of(c[i * n + j]) == bits_of(whole[i * n + j]) ||
+                          (shape == NN_C_LOWER && j > shift + i),
+                      "shape %d, %zu x %zu x %zu, shift %zu: [%zu][%zu]", shape,
+                      m, n, k, shift, i, j);
+    free(a);
+    free(b);
+    free(c);
+    free(whole);
+}
+
+Test(nn_gemm, triangles_have_the_bits_of_the_whole)
+{
+    static const size_t shifts[] = {0, 1, 5, 37, 300, 900};
+    struct pq_error e = PQ_ERROR_INIT;
+    struct nn_pool *pool = nn_pool_new(2, pq_kernels_best(), &e);
+
+    cr_assert(pool, "%s", e.msg);
+    for (enum nn_shape s = NN_WHOLE; s <= NN_A_UPPER; s++)
+        for (size_t i = 0; i < sizeof shifts / sizeof *shifts; i++)
+            for (int turned = 0; turned < 2; turned++) {
+                check_triangle(pool, s, 64, 40, 64 + shifts[i], shifts[i],
+                               turned);
+                check_triangle(pool, s, 350, 48, 64, shifts[i], turned);
+                check_triangle(pool, s, 61, 200, 31, shifts[i], turned);
+            }
+    nn_pool_free(pool);
 }

@@ -115,20 +115,67 @@ static void check_sums(const struct nn_kernels *s, const struct nn_kernels *v,
     same("e^(x - max)", n);
 }
 
-Test(nn_kernels, vectors_give_the_bits_of_the_portable_ones)
+/* The variants that this machine has beside the portable one. */
+static size_t variants(const struct nn_kernels *v[2])
+{
+    v[0] = nn_kernels_for(pq_kernels_best());
+    if (v[0] != nn_kernels_avx512())
+        return 1;
+#if defined(__x86_64__)
+    v[1] = &nn_kernels_fma;
+#endif
+    return 2;
+}
+
+static void check_vectors(const struct nn_kernels *v, size_t n, bool any)
 {
     const struct nn_kernels *s = &nn_kernels_scalar;
-    const struct nn_kernels *v = nn_kernels_for(pq_kernels_best());
 
-    for (size_t n = 0; n < MAX; n += n < 40 ? 1 : 61)
-        for (int any = 0; any < 2; any++) {
-            fill(x, MAX, any);
-            fill(y, MAX, false);
-            check_maps(s, v, n);
-            check_pairs(s, v, n);
-            if (!any)
-                check_sums(s, v, n);
-        }
+    fill(x, MAX, any);
+    fill(y, MAX, false);
+    check_maps(s, v, n);
+    check_pairs(s, v, n);
+    if (!any)
+        check_sums(s, v, n);
+}
+
+Test(nn_kernels, vectors_give_the_bits_of_the_portable_ones)
+{
+    const struct nn_kernels *v[2];
+
+    for (size_t i = variants(v); i-- > 0;)
+        for (size_t n = 0; n < MAX; n += n < 40 ? 1 : 61)
+            for (int any = 0; any < 2; any++)
+                check_vectors(v[i], n, any);
+}
+
+static void check_tile(const struct nn_kernels *v, size_t rows, size_t cols,
+                       size_t kn, bool strip)
+{
+    static _Alignas(64) float panel[NN_BLOCK_K * NN_TILE_COLS];
+    const size_t a_row = strip ? 1 : kn, a_col = strip ? NN_TILE_ROWS : 1;
+
+    fill(x, MAX, false);
+    fill(panel, kn * NN_TILE_COLS, false);
+    for (int add = 0; add < 2; add++) {
+        fill(a, MAX, false);
+        memcpy(b, a, sizeof b);
+        nn_kernels_scalar.tile(rows, cols, kn, x, a_row, a_col, panel, a, 19,
+                               add);
+        v->tile(rows, cols, kn, x, a_row, a_col, panel, b, 19, add);
+        same("a tile", MAX);
+    }
+}
+
+Test(nn_kernels, tiles_of_every_size)
+{
+    const struct nn_kernels *v[2];
+
+    for (size_t i = variants(v); i-- > 0;)
+        for (size_t rows = 1; rows <= NN_TILE_ROWS; rows++)
+            for (size_t cols = 1; cols <= NN_TILE_COLS; cols++)
+                for (size_t kn = 0; kn < MAX / NN_TILE_ROWS; kn += 29)
+                    check_tile(v[i], rows, cols, kn, cols % 2);
 }
 
 static double off(double got, double want)

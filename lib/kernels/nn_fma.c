@@ -20,10 +20,9 @@
 /* ---- tiles ---- */
 
 /*
- * A row i of sums and its element of a, for tiles of 16 columns and of 8,
+ * A row i of sums and its element of a (ROW_OF_A), for tiles of 16 columns and of 8,
  * which do not look at the second half of b.
  */
-#define ROW_OF_A(i) ((i) < 3 ? a + (i) * a_row : a3 + ((i) - 3) * a_row)
 #define ROW_OF_B_16 \
     const __m256 b0 = _mm256_load_ps(b), b1 = _mm256_load_ps(b + 8)
 #define ROW_OF_B_8 const __m256 b0 = _mm256_load_ps(b)
@@ -40,11 +39,6 @@
     nn_put_8(c + (i) * c_row, s##i##0, add); \
     nn_put_8(c + (i) * c_row + 8, s##i##1, add)
 #define PUT_8(i) nn_put_8(c + (i) * c_row, s##i##0, add)
-
-#define EACH_1(x) x(0)
-#define EACH_2(x) EACH_1(x); x(1)
-#define EACH_4(x) EACH_2(x); x(2); x(3)
-#define EACH_6(x) EACH_4(x); x(4); x(5)
 
 #define TILE(rows, cols) \
     static void tile_##rows##x##cols(size_t kn, const float *a, size_t a_row, \

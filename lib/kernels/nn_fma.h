@@ -1,5 +1,6 @@
 /*
- * What the two files of FMA kernels, nn_fma.c and nn_fma_rows.c, share.
+ * What the files of FMA kernels, nn_fma.c, nn_fma_rows.c and nn_avx512.c,
+ * share.
  */
 #ifndef PQ_NN_FMA_H
 #define PQ_NN_FMA_H
@@ -9,6 +10,13 @@
 #if defined(__x86_64__)
 
 #include <immintrin.h>
+
+/* For the rows of a tile; a3 is row 3 of a. */
+#define EACH_1(x)   x(0)
+#define EACH_2(x)   EACH_1(x); x(1)
+#define EACH_4(x)   EACH_2(x); x(2); x(3)
+#define EACH_6(x)   EACH_4(x); x(4); x(5)
+#define ROW_OF_A(i) ((i) < 3 ? a + (i) * a_row : a3 + ((i) - 3) * a_row)
 
 /* c = s, or c + s */
 static inline void nn_put_8(float *c, __m256 s, bool add)

@@ -49,7 +49,7 @@ struct nn_adamw_numbers {
 };
 
 struct nn_kernels {
-    const char *name; /* "scalar" or "fma" */
+    const char *name; /* "scalar", "fma" or "avx512" */
 
     /*
      * A tile of a product: for every i < rows, j < cols
@@ -112,6 +112,8 @@ struct nn_kernels {
 
 extern const struct nn_kernels nn_kernels_scalar;
 extern const struct nn_kernels nn_kernels_fma;
+/* NULL if this machine cannot run them. */
+const struct nn_kernels *nn_kernels_avx512(void);
 
 /*
  * Those that go with k: the scalar ones with the scalar ones, else the

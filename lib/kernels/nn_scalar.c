@@ -132,17 +132,13 @@ const struct nn_kernels nn_kernels_scalar = {
     .adamw = adamw,
 };
 
-#if !defined(__x86_64__)
 const struct nn_kernels *nn_kernels_for(const struct pq_kernels *k)
 {
+#if defined(__x86_64__)
+    if (k != pq_kernels_scalar() && __builtin_cpu_supports("fma"))
+        return nn_kernels_avx512() ? nn_kernels_avx512() : &nn_kernels_fma;
+#else
     (void)k;
+#endif
     return &nn_kernels_scalar;
 }
-#else
-const struct nn_kernels *nn_kernels_for(const struct pq_kernels *k)
-{
-    if (k == pq_kernels_scalar() || !__builtin_cpu_supports("fma"))
-        return &nn_kernels_scalar;
-    return &nn_kernels_fma;
-}
-#endif

@@ -99,6 +99,7 @@ static void attend(void *arg, struct nn_worker *w, size_t task)
     const size_t q = (t.s->q + t.first) * q_row + t.head * a->d;
     const struct nn_mat k = nn_mat_f32(j->k + kv, keys, a->d, kv_row);
     const struct nn_mat v = nn_mat_f32(j->v + kv, keys, a->d, kv_row);
+    const size_t past = t.s->past + t.first - t.lo;
     float *s = w->spare, sum[NN_QUERIES];
 
     const struct nn_product scores = {.m = t.n,
@@ -109,7 +110,9 @@ static void attend(void *arg, struct nn_worker *w, size_t task)
                                       .a_col = 1,
                                       .b = &k,
                                       .c = s,
-                                      .c_row = keys};
+                                      .c_row = keys,
+                                      .shape = NN_C_LOWER,
+                                      .shift = past};
     nn_multiply_here(w, &scores);
     for (size_t i = 0; i < t.n; i++)
         sum[i] = soften(j, w->nn, &t, i, s + i * keys);
@@ -122,7 +125,9 @@ static void attend(void *arg, struct nn_worker *w, size_t task)
                                    .b = &v,
                                    .b_by_k = true,
                                    .c = j->o + q,
-                                   .c_row = q_row};
+                                   .c_row = q_row,
+                                   .shape = NN_A_LOWER,
+                                   .shift = past};
     nn_multiply_here(w, &mix);
     for (size_t i = 0; i < t.n; i++)
         w->nn->scale(j->o + q + i * q_row, j->o + q + i * q_row, 1.0f / sum[i],

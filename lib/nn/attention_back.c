@@ -86,7 +86,9 @@ static void by_keys(const struct job *j, struct nn_worker *w,
                                  .a_col = 1,
                                  .b = &b,
                                  .c = c,
-                                 .c_row = keys};
+                                 .c_row = keys,
+                                 .shape = NN_C_LOWER,
+                                 .shift = t->first - t->lo};
 
     nn_multiply_here(w, &p);
 }
@@ -108,7 +110,9 @@ static void to_keys(const struct job *j, struct nn_worker *w,
                                  .b_by_k = true,
                                  .c = c + t->kv,
                                  .c_row = t->kv_row,
-                                 .add = true};
+                                 .add = true,
+                                 .shape = NN_A_UPPER,
+                                 .shift = t->first - t->lo};
 
     nn_multiply_here(w, &p);
 }
@@ -134,7 +138,9 @@ static void back_tile(const struct job *j, struct nn_worker *w,
                                   .b = &k,
                                   .b_by_k = true,
                                   .c = j->dq + t->q,
-                                  .c_row = t->q_row};
+                                  .c_row = t->q_row,
+                                  .shape = NN_A_LOWER,
+                                  .shift = t->first - t->lo};
     nn_multiply_here(w, &dq);
 }
 

@@ -2,9 +2,12 @@
  * The one matrix product (mat.h says what it computes).
  *
  *     for each block of k                          256
- *       pack b: up to 8 panels of 16 columns       128 KiB, stays in L2
- *       for each 6 rows of a                       read where they are
- *         for each panel: a tile of 6 x 16
+ *       pack b: up to 16 panels of 16 columns      256 KiB, stays in L2
+ *       for each 6 rows of a                       read where they are, or
+ *         for each panel: a tile of 6 x 16         48 of them packed, too
+ *
+ * Rows of a that are columns in memory (dw = dy^T x) are packed, as each
+ * element of such a row is in another line of the cache.
  *
  * A single row of a is multiplied straight from the rows of b, if the
  * encoding and the shape allow it, which saves packing what is used once.
@@ -31,10 +34,9 @@ static void pack_rows(const struct nn_product *p, struct nn_worker *w,
 {
     const struct nn_mat *b = p->b;
     const size_t kn = k.to - k.from, n = j.to - j.from;
+    const float *in = nn_mat_floats(b, j.from, k.from);
 
-    if (b->codec.encoding == PQ_PLAIN && b->dtype == PQ_F32 && n == COLS) {
-        const float *in = (const float *)b->data + (b->row0 + j.from) * b->row +
-                          b->col0 + k.from;
+    if (in && n == COLS) {
         w->nn->turn(in, b->row, kn, panel);
         return;
     }
@@ -51,15 +53,22 @@ static void pack_rows(const struct nn_product *p, struct nn_worker *w,
 static void pack_by_k(const struct nn_product *p, struct nn_worker *w,
                       struct range j, struct range k)
 {
-    const size_t n = j.to - j.from;
-    const size_t wide = (n + COLS - 1) / COLS * COLS;
+    const size_t n = j.to - j.from, whole = n - n % COLS;
 
-    memset(w->rows, 0, wide * sizeof *w->rows);
     for (size_t i = 0; i < k.to - k.from; i++) {
-        nn_mat_decode(p->b, w->kernels, k.from + i, j.from, n, w->rows);
-        for (size_t c = 0; c < wide; c += COLS)
-            memcpy(w->panels + c * NN_BLOCK_K + i * COLS, w->rows + c,
-                   COLS * sizeof *w->rows);
+        const float *in = nn_mat_floats(p->b, k.from + i, j.from);
+        float *out = w->panels + i * COLS;
+        if (!in) {
+            nn_mat_decode(p->b, w->kernels, k.from + i, j.from, n, w->rows);
+            in = w->rows;
+        }
+        for (size_t c = 0; c < whole; c += COLS)
+            memcpy(out + c * NN_BLOCK_K, in + c, COLS * sizeof *out);
+        if (whole < n) {
+            memset(out + whole * NN_BLOCK_K, 0, COLS * sizeof *out);
+            memcpy(out + whole * NN_BLOCK_K, in + whole,
+                   (n - whole) * sizeof *out);
+        }
     }
 }
 
@@ -76,19 +85,59 @@ static void pack(const struct nn_product *p, struct nn_worker *w,
     }
 }
 
+/* Rows [r, r + n) of a, which are side by side, as strips [kn][6]. */
+static void pack_strips(const struct nn_product *p, struct nn_worker *w,
+                        size_t r, size_t n, struct range k)
+{
+    const size_t kn = k.to - k.from, whole = n - n % NN_TILE_ROWS;
+    const float *in = p->a + r + k.from * p->a_col;
+    float *out = w->strips;
+
+    for (size_t i = 0; i < kn; i++, in += p->a_col, out += NN_TILE_ROWS) {
+        for (size_t s = 0; s < whole; s += NN_TILE_ROWS)
+            memcpy(out + s * kn, in + s, NN_TILE_ROWS * sizeof *out);
+        for (size_t s = whole; s < n; s++)
+            out[whole * kn + s - whole] = in[s];
+    }
+}
+
+/* The terms of a block of k that rows [r, r + n) have. */
+static struct range terms_of(const struct nn_product *p, size_t r, size_t n,
+                             struct range k)
+{
+    const size_t last = p->shift + r + n;
+
+    if (p->shape == NN_A_LOWER && k.to > last)
+        k.to = last > k.from ? last : k.from;
+    if (p->shape == NN_A_UPPER && r > p->shift && k.from < r - p->shift)
+        k.from = r - p->shift < k.to ? r - p->shift : k.to;
+    return k;
+}
+
 /* One block of k for rows i and columns j, which fit the panels. */
 static void block(const struct nn_product *p, struct nn_worker *w,
                   struct range i, struct range j, struct range k)
 {
-    const bool add = p->add || k.from > 0;
+    const bool add = p->add || k.from > 0, packed = p->a_row == 1;
+    const size_t a_row = packed ? 1 : p->a_row;
+    const size_t a_col = packed ? NN_TILE_ROWS : p->a_col;
+    const size_t step = NN_STRIPS * NN_TILE_ROWS;
 
     for (size_t r = i.from; r < i.to; r += NN_TILE_ROWS) {
         const size_t rows = i.to - r < NN_TILE_ROWS ? i.to - r : NN_TILE_ROWS;
-        const float *a = p->a + r * p->a_row + k.from * p->a_col;
-        for (size_t c = j.from; c < j.to; c += COLS)
-            w->nn->tile(rows, j.to - c < COLS ? j.to - c : COLS, k.to - k.from,
-                        a, p->a_row, p->a_col,
-                        w->panels + (c - j.from) * NN_BLOCK_K,
+        const size_t at = (r - i.from) % step, last = p->shift + r + rows;
+        const size_t end =
+            p->shape == NN_C_LOWER && last < j.to ? last : j.to;
+        const struct range t = terms_of(p, r, rows, k);
+        const size_t skip = t.from - k.from;
+        if (packed && at == 0)
+            pack_strips(p, w, r, i.to - r < step ? i.to - r : step, k);
+        const float *a = packed ? w->strips + at * (k.to - k.from)
+                                : p->a + r * p->a_row + k.from * p->a_col;
+        for (size_t c = j.from; c < end; c += COLS)
+            w->nn->tile(rows, j.to - c < COLS ? j.to - c : COLS,
+                        t.to - t.from, a + skip * a_col, a_row, a_col,
+                        w->panels + (c - j.from) * NN_BLOCK_K + skip * COLS,
                         p->c + r * p->c_row + c, p->c_row, add);
     }
 }

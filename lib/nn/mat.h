@@ -42,6 +42,15 @@ struct nn_mat nn_mat_cols(const struct nn_mat *m, size_t from, size_t n);
 void nn_mat_decode(const struct nn_mat *m, const struct pq_kernels *k,
                    size_t row, size_t col, size_t n, float *out /* [n] */);
 
+/* The same where they are, if they are floats; else NULL. */
+static inline const float *nn_mat_floats(const struct nn_mat *m, size_t row,
+                                         size_t col)
+{
+    if (m->codec.encoding != PQ_PLAIN || m->dtype != PQ_F32)
+        return NULL;
+    return (const float *)m->data + (m->row0 + row) * m->row + m->col0 + col;
+}
+
 /*
  * c = a b, or c + a b, then plus bias:
  *
@@ -53,6 +62,13 @@ void nn_mat_decode(const struct nn_mat *m, const struct pq_kernels *k,
  * blocks are added in order, to nothing or (`add`) to what c held; then the
  * bias.  So a row of c does not depend on how many others are asked for.
  */
+enum nn_shape {
+    NN_WHOLE,
+    NN_C_LOWER, /* c[i][j] is not wanted where j > shift + i */
+    NN_A_LOWER, /* a[i][k] is 0 where k > shift + i */
+    NN_A_UPPER  /* a[i][k] is 0 where i > shift + k */
+};
+
 struct nn_product {
     size_t m, n, k;
     const float *a; /* [m][k]: element [i][k] at i * a_row + k * a_col */
@@ -63,6 +79,8 @@ struct nn_product {
     size_t c_row;
     const float *bias; /* [n] or NULL */
     bool add;
+    enum nn_shape shape; /* what of a triangle need not be computed: the */
+    size_t shift;        /* bits are the same, as b is finite */
 };
 
 /* By all threads of the pool, or by one worker within a task. */

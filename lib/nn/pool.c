@@ -2,6 +2,10 @@
  * The threads that run a model.  A round of work is announced by a new
  * round number under the lock; tasks are drawn from an atomic counter.  With
  * one thread there is no other, and no lock is taken.
+ *
+ * A step of training is hundreds of rounds, a token of generation too, and
+ * to wake a thread takes longer than most gaps between them: so whoever waits
+ * looks for a moment before it sleeps.
  */
 #include "pool.h"
 
@@ -17,8 +21,7 @@ struct nn_pool {
     size_t n_threads, n_started;
     pthread_mutex_t lock;
     pthread_cond_t begin, end;
-    uint64_t round;
-    size_t busy;
+    atomic_size_t round, busy; /* changed under the lock, but for busy's fall */
     bool stop;
     nn_task *f;
     void *arg;
@@ -37,27 +40,53 @@ static void draw(struct nn_pool *p, struct nn_worker *w)
     }
 }
 
+#define LOOKS 4000 /* some 50 microseconds */
+
+/* Gives *x a moment to be `value`, or to be another. */
+static void linger(const atomic_size_t *x, size_t value, bool other)
+{
+    for (int i = 0; i < LOOKS; i++) {
+        const size_t now = atomic_load_explicit(x, memory_order_acquire);
+        if ((now == value) != other)
+            return;
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+}
+
 static void *serve(void *arg)
 {
     struct nn_pool *p = arg;
     struct nn_worker *w = &p->workers[1 + atomic_fetch_add(&p->joined, 1)];
-    uint64_t seen = 0;
+    size_t seen = 0;
 
-    pthread_mutex_lock(&p->lock);
     for (;;) {
-        while (p->round == seen && !p->stop)
-            pthread_cond_wait(&p->begin, &p->lock);
-        if (p->stop)
-            break;
-        seen = p->round;
-        pthread_mutex_unlock(&p->lock);
-        draw(p, w);
+        linger(&p->round, seen, true);
         pthread_mutex_lock(&p->lock);
-        if (--p->busy == 0)
-            pthread_cond_signal(&p->end);
+        while (p->round == seen)
+            pthread_cond_wait(&p->begin, &p->lock);
+        seen = p->round;
+        const bool stop = p->stop;
+        pthread_mutex_unlock(&p->lock);
+        if (stop)
+            return NULL;
+        draw(p, w);
+        if (atomic_fetch_sub(&p->busy, 1) > 1)
+            continue;
+        pthread_mutex_lock(&p->lock);
+        pthread_cond_signal(&p->end);
+        pthread_mutex_unlock(&p->lock);
     }
+}
+
+/* Lets the others begin: with what is to be done, or to stop. */
+static void announce(struct nn_pool *p)
+{
+    p->busy = p->n_threads - 1;
+    p->round++;
+    pthread_cond_broadcast(&p->begin);
     pthread_mutex_unlock(&p->lock);
-    return NULL;
 }
 
 void nn_pool_run(struct nn_pool *p, nn_task *f, void *arg, size_t n)
@@ -71,12 +100,10 @@ void nn_pool_run(struct nn_pool *p, nn_task *f, void *arg, size_t n)
     p->f = f;
     p->arg = arg;
     p->n = n;
-    atomic_store(&p->next, 0);
-    p->busy = p->n_threads - 1;
-    p->round++;
-    pthread_cond_broadcast(&p->begin);
-    pthread_mutex_unlock(&p->lock);
+    p->next = 0;
+    announce(p);
     draw(p, &p->workers[0]);
+    linger(&p->busy, 0, false);
     pthread_mutex_lock(&p->lock);
     while (p->busy > 0)
         pthread_cond_wait(&p->end, &p->lock);
@@ -126,8 +153,9 @@ static int worker_init(struct nn_worker *w, const struct pq_kernels *k,
     w->kernels = k;
     w->nn = nn_kernels_for(k);
     w->panels = aligned_floats(NN_PANELS * NN_BLOCK_K * NN_TILE_COLS);
+    w->strips = aligned_floats(NN_STRIPS * NN_BLOCK_K * NN_TILE_ROWS);
     w->rows = aligned_floats(NN_TILE_COLS * NN_BLOCK_K);
-    return w->panels && w->rows ? 0 : pq_fail_nomem(e);
+    return w->panels && w->strips && w->rows ? 0 : pq_fail_nomem(e);
 }
 
 int nn_pool_spare(struct nn_pool *p, size_t n, struct pq_error *e)
@@ -183,12 +211,12 @@ void nn_pool_free(struct nn_pool *p)
         return;
     pthread_mutex_lock(&p->lock);
     p->stop = true;
-    pthread_cond_broadcast(&p->begin);
-    pthread_mutex_unlock(&p->lock);
+    announce(p);
     for (size_t i = 0; i < p->n_started; i++)
         pthread_join(p->threads[i], NULL);
     for (size_t i = 0; i < p->n_threads; i++) {
         free(p->workers[i].panels);
+        free(p->workers[i].strips);
         free(p->workers[i].rows);
         free(p->workers[i].spare);
     }

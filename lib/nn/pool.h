@@ -15,7 +15,8 @@
 extern "C" {
 #endif
 
-#define NN_PANELS 8 /* panels of a matrix that a worker holds packed */
+#define NN_PANELS 16 /* panels of a matrix that a worker holds packed */
+#define NN_STRIPS 8 /* of NN_TILE_ROWS rows of the other one */
 
 struct nn_pool;
 
@@ -24,6 +25,7 @@ struct nn_worker {
     const struct nn_kernels *nn;
     const struct pq_kernels *kernels;
     float *panels; /* [NN_PANELS][NN_BLOCK_K][NN_TILE_COLS], aligned */
+    float *strips; /* [NN_STRIPS][NN_BLOCK_K][NN_TILE_ROWS] */
     float *rows;   /* [NN_TILE_COLS][NN_BLOCK_K], decoded rows */
     float *spare;  /* [spare_floats], for the task itself */
     size_t spare_floats;

@@ -5,6 +5,8 @@
  *     make_model llama LAYERS VOCABULARY FILE
  *         llama-shaped: hidden 2048, intermediate 5632, 32 heads, 4 of keys
  *         and values; 22 and 32000 are 1.1B parameters in 4.4 GB
+ *     make_model shape LAYERS VOCABULARY HIDDEN INTERMEDIATE KEYS FILE
+ *         a llama of other sizes; KEYS is kv heads times their size
  *     make_model bf16 LAYERS VOCABULARY TUNING FILE
  *         the same in bf16; TUNING 0 is the base, another number the base
  *         and a twentieth of other weights, as if it had been trained
@@ -68,15 +70,19 @@ static void declare(const char *name, unsigned rows, unsigned cols)
     data_bytes += n;
 }
 
+/* Hidden size, intermediate size, keys or values of a token; a vector. */
+enum { H, F, KV, NONE, N_SIZES };
+static unsigned sizes[N_SIZES] = {2048, 5632, 256, 0};
+
 static const struct part {
     const char *name;
-    unsigned rows, cols;
+    int rows, cols;
 } parts[] = {
-    {"self_attn.q_proj", 2048, 2048},      {"self_attn.k_proj", 256, 2048},
-    {"self_attn.v_proj", 256, 2048},       {"self_attn.o_proj", 2048, 2048},
-    {"mlp.gate_proj", 5632, 2048},         {"mlp.up_proj", 5632, 2048},
-    {"mlp.down_proj", 2048, 5632},         {"input_layernorm", 2048, 0},
-    {"post_attention_layernorm", 2048, 0},
+    {"self_attn.q_proj", H, H},    {"self_attn.k_proj", KV, H},
+    {"self_attn.v_proj", KV, H},   {"self_attn.o_proj", H, H},
+    {"mlp.gate_proj", F, H},       {"mlp.up_proj", F, H},
+    {"mlp.down_proj", H, F},       {"input_layernorm", H, NONE},
+    {"post_attention_layernorm", H, NONE},
 };
 enum { N_PARTS = sizeof parts / sizeof *parts };
 
@@ -87,7 +93,7 @@ static void declare_layer(int i)
     for (size_t k = 0; k < N_PARTS; k++) {
         snprintf(name, sizeof name, "model.layers.%d.%s.weight", i,
                  parts[k].name);
-        declare(name, parts[k].rows, parts[k].cols);
+        declare(name, sizes[parts[k].rows], sizes[parts[k].cols]);
     }
 }
 
@@ -95,22 +101,23 @@ static void declare_factors(int i, unsigned rank)
 {
     char name[128];
 
-    for (size_t k = 0; k < N_PARTS && parts[k].cols; k++)
+    for (size_t k = 0; k < N_PARTS && parts[k].cols != NONE; k++)
         for (int b = 0; b < 2; b++) {
             snprintf(name, sizeof name,
                      "base_model.model.model.layers.%d.%s.lora_%c.weight", i,
                      parts[k].name, "AB"[b]);
-            declare(name, b ? parts[k].rows : rank, b ? rank : parts[k].cols);
+            declare(name, b ? sizes[parts[k].rows] : rank,
+                    b ? rank : sizes[parts[k].cols]);
         }
 }
 
 static void declare_llama(int layers, int vocabulary)
 {
-    declare("model.embed_tokens.weight", (unsigned)vocabulary, 2048);
+    declare("model.embed_tokens.weight", (unsigned)vocabulary, sizes[H]);
     for (int i = 0; i < layers; i++)
         declare_layer(i);
-    declare("model.norm.weight", 2048, 0);
-    declare("lm_head.weight", (unsigned)vocabulary, 2048);
+    declare("model.norm.weight", sizes[H], 0);
+    declare("lm_head.weight", (unsigned)vocabulary, sizes[H]);
 }
 
 static void declare_many(int n)
@@ -185,6 +192,8 @@ static void put_header(void)
 static int usage(void)
 {
     fprintf(stderr, "usage: make_model llama LAYERS VOCABULARY FILE\n"
+                    "       make_model shape LAYERS VOCABULARY HIDDEN "
+                    "INTERMEDIATE KEYS FILE\n"
                     "       make_model bf16 LAYERS VOCABULARY TUNING FILE\n"
                     "       make_model adapter LAYERS RANK FILE\n"
                     "       make_model many N FILE\n");
@@ -194,12 +203,16 @@ static int usage(void)
 /* Declares what is asked for by n numbers; false: that is not known. */
 static bool declare_kind(const char *kind, int n, char **numbers)
 {
-    long v[3] = {0};
+    long v[5] = {0};
 
     for (int i = 0; i < n; i++)
-        if (i >= 3 || !strict_long(numbers[i], i < 2, 10000000, &v[i]))
+        if (i >= 5 || !strict_long(numbers[i], i < 2, 10000000, &v[i]))
             return false;
     if (strcmp(kind, "llama") == 0 && n == 2) {
+        declare_llama((int)v[0], (int)v[1]);
+    } else if (strcmp(kind, "shape") == 0 && n == 5) {
+        for (int i = 0; i < 3; i++)
+            sizes[H + i] = (unsigned)v[2 + i];
         declare_llama((int)v[0], (int)v[1]);
     } else if (strcmp(kind, "bf16") == 0 && n == 3) {
         element = 2;
