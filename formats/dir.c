@@ -483,7 +483,8 @@ static int open_all(struct opening *o)
 {
     struct pq_catalog *const c = &o->d->catalog;
     if (list_names(o) != 0 || (!o->bare && choose(o) != 0) ||
-        read_blobs(o) != 0 || open_shards(o) != 0 || join_shards(o) != 0 || check_names(o) != 0)
+        read_blobs(o) != 0 || open_shards(o) != 0 || join_shards(o) != 0 ||
+        check_names(o) != 0)
         return -1;
     c->directory = true;
     c->counts_parameters = o->index.counts_parameters;

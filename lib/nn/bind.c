@@ -57,11 +57,17 @@ static size_t declare(struct nn_loader *l, const char *name, size_t rows,
 {
     const uint64_t shape[2] = {rows, cols};
 
-    if (!l->failed && !pq_catalog_add_plain(l->fresh, name, l->dtype, shape,
-                                            cols ? 2 : 1, l->end, l->e))
-        l->failed = true;
-    if (!l->failed)
-        l->end += l->fresh->tensors[l->fresh->n_tensors - 1].parts[0].bytes;
+    if (l->failed)
+        return SIZE_MAX;
+    const struct pq_tensor *t = pq_catalog_add_plain(
+        l->fresh, name, l->dtype, shape, cols ? 2 : 1, l->end, l->e);
+    l->failed = true;
+    if (!t)
+        pq_error_in(l->e, "tensor %s", name);
+    else if (!pq_add(l->end, t->parts[0].bytes, &l->end))
+        pq_fail(l->e, PQ_ELIMIT, "tensor %s: more than 2^64 bytes", name);
+    else
+        l->failed = false;
     return SIZE_MAX;
 }
 
@@ -163,10 +169,10 @@ static struct nn_linear linear(struct scope *s, const char *module, size_t out,
 
     snprintf(name, sizeof name, "%s.weight", module);
     const size_t i = look_up(l, named(s, name));
-    x.turned = l->m->c.conv1d &&
-               (l->fresh ||
-                (i != SIZE_MAX &&
-                 l->s->catalog->tensors[i].codec.encoding == PQ_PLAIN));
+    x.turned =
+        l->m->c.conv1d &&
+        (l->fresh || (i != SIZE_MAX &&
+                      l->s->catalog->tensors[i].codec.encoding == PQ_PLAIN));
     x.w = x.turned ? matrix(l, s->name, in, out) : matrix(l, s->name, out, in);
     if (i != SIZE_MAX) {
         const char *const full = l->s->catalog->tensors[i].name;

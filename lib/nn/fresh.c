@@ -112,8 +112,8 @@ static struct fresh *fresh_of(struct pq_source *s)
 }
 
 /* Each range lies in one tensor; it may begin and end within a number. */
-static int read_fresh(struct pq_source *s, uint64_t offset, void *buf,
-                      size_t n, struct pq_error *e)
+static int read_fresh(struct pq_source *s, uint64_t offset, void *buf, size_t n,
+                      struct pq_error *e)
 {
     const struct fresh *f = fresh_of(s);
     char *out = buf;
@@ -224,11 +224,11 @@ int pq_train_fresh(const struct pq_source *like, uint64_t seed,
     f->source.format = "made";
     f->k = k;
     f->seed = seed;
-    const int rc = pq_catalog_copy_meta(&f->catalog, like->catalog, e) ||
-                   ask(f, &l, e);
+    const int rc =
+        pq_catalog_copy_meta(&f->catalog, like->catalog, e) || ask(f, &l, e);
     nn_model_release(&m);
-    f->source.name = pq_arena_strndup(&f->catalog.arena, like->name,
-                                      strlen(like->name));
+    f->source.name =
+        pq_arena_strndup(&f->catalog.arena, like->name, strlen(like->name));
     if (!rc && f->source.name) {
         *s = &f->source;
         return 0;
