@@ -304,7 +304,7 @@ Test(fresh, configs_that_say_too_little_are_refused)
                    "\"hidden_size\":2147483648,\"intermediate_size\":1,"
                    "\"num_hidden_layers\":1,\"num_attention_heads\":1,"
                    "\"max_position_embeddings\":1}",
-                   PQ_ELIMIT, "tensor model.embed_tokens.weight");
+                   PQ_EFORMAT, "tensor model.embed_tokens.weight");
 
     struct pq_error e = PQ_ERROR_INIT;
     struct pq_source *like = nn_case_source(nn_case_named("llama"), NULL);
