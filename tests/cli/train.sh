@@ -116,7 +116,8 @@ start() {
 }
 # From config.json and a tokenizer alone, which knows nothing at first.
 fresh() {
-    local set n cpu
+    local n cpu m
+    rm -rf a b h s # of other checks
     mkdir empty
     cp llama/*.json empty
     set -- pq-train --json $all --schedule constant --lr 4e-3 --method full --init random
