@@ -180,7 +180,7 @@ check-layers: ## includes go one way only
 
 check-warnings: ## no warning anywhere
 	@printf '%s\n' $(LIB_SRC) | xargs -P2 -I% $(CC) $(PQ_CFLAGS) $(STRICT) -mavx2 -mf16c -mfma -Werror -fsyntax-only %
-	@printf '%s\n' $(CMD_SRC) $(TEST_SRC) $(wildcard tests/cli/*/*.c) | xargs -P2 -I% $(CC) $(PQ_CFLAGS) -Werror -fsyntax-only %
+	@printf '%s\n' $(CMD_SRC) $(TEST_SRC) $(wildcard tests/cli/*/*.c testdata/workflow/*.c) | xargs -P2 -I% $(CC) $(PQ_CFLAGS) -Werror -fsyntax-only %
 
 $(VENV)/ok: tests/oracle/requirements.txt
 	python3 -m venv $(VENV)

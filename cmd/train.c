@@ -22,7 +22,7 @@ enum {
 /* In the order of their enums. */
 #define METHODS      "lora qlora full sparse prompt hybrid"
 #define SCHEDULES    "constant linear cosine wsd"
-#define INITS        "zero pissa"
+#define INITS        "zero pissa random"
 #define PROMPT_INITS "vocab text random"
 
 static const struct cmd_option options[] = {
@@ -69,7 +69,7 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT, OPT_DORA},
     {0, "rslora", NULL, "scale by A / sqrt(R)", NULL,
      CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_RSLORA},
-    {0, "init", "I", "how LoRA begins (default: zero)", INITS,
+    {0, "init", "I", "how LoRA begins, or a model (default: zero)", INITS,
      CMD_CHANGES_OUTPUT, OPT_INIT},
     {0, "init-adapter", "DIR", "go on from this adapter", NULL,
      CMD_CHANGES_OUTPUT | CMD_ARG_FILE, OPT_INIT_ADAPTER},
@@ -138,6 +138,7 @@ static int set_init(struct train_options *o, const char *value,
     if (cmd_one_of(value, INITS, &v, e))
         return -1;
     o->pissa = v == 1;
+    o->fresh = v == 2;
     return 0;
 }
 
@@ -262,6 +263,20 @@ static bool has_prompt(const struct train_options *o)
     return o->method == TRAIN_PROMPT || o->method == TRAIN_HYBRID;
 }
 
+/* --init random needs no more than a directory with config.json. */
+static int check_fresh(struct cmd *c, const struct train_options *o)
+{
+    if (!o->fresh)
+        return CMD_OK;
+    if (o->method != TRAIN_FULL && o->method != TRAIN_SPARSE)
+        return cmd_usage(c, "--init random is of methods full and sparse: "
+                            "there is nothing yet to add an adapter to");
+    if (c->n_operands == 0 || cmd_is_standard(c->operands[0]))
+        return cmd_usage(c, "--init random needs a directory with "
+                            "config.json");
+    return CMD_OK;
+}
+
 static int check_method(struct cmd *c, const struct train_options *o)
 {
     if (!has_lora(o) &&
@@ -322,7 +337,7 @@ static int check(struct cmd *c, const struct train_options *o)
         return cmd_usage(c, "--save-every, --resume and --until need -o");
     if (cmd_is_standard(o->plot))
         return cmd_usage(c, "--plot needs a file");
-    return check_method(c, o);
+    return check_method(c, o) || check_fresh(c, o) ? CMD_TROUBLE : CMD_OK;
 }
 
 /* "q_proj,v_proj"; "all-linear" is what is done without the option. */

@@ -160,6 +160,7 @@ struct opening {
     size_t n, cap;
     struct pq_dir_index index; /* of one file: made up */
     struct pq_names keys;      /* of the metadata taken so far */
+    bool bare;                 /* weights are not looked for */
     struct dir_source *d;
     struct pq_error *e;
 };
@@ -481,12 +482,13 @@ static int read_blobs(struct opening *o)
 static int open_all(struct opening *o)
 {
     struct pq_catalog *const c = &o->d->catalog;
-    if (list_names(o) != 0 || choose(o) != 0 || read_blobs(o) != 0 ||
-        open_shards(o) != 0 || join_shards(o) != 0 || check_names(o) != 0)
+    if (list_names(o) != 0 || (!o->bare && choose(o) != 0) ||
+        read_blobs(o) != 0 || open_shards(o) != 0 || join_shards(o) != 0 ||
+        check_names(o) != 0)
         return -1;
     c->directory = true;
     c->counts_parameters = o->index.counts_parameters;
-    o->d->base.format = o->d->shards[0]->format;
+    o->d->base.format = o->bare ? "bare" : o->d->shards[0]->format;
     o->d->base.name = pq_arena_strndup(&c->arena, o->path, strlen(o->path));
     return o->d->base.name != NULL ? 0 : pq_fail_nomem(o->e);
 }
@@ -512,14 +514,26 @@ static int open_source(struct opening *o, struct pq_source **s)
     return rc;
 }
 
+static int open_path(struct opening *o, struct pq_source **s)
+{
+    o->fd = open(o->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (o->fd < 0)
+        return pq_fail_sys(o->e, errno, "%s", o->path);
+    const int rc = open_source(o, s);
+    close(o->fd);
+    return rc == 0 ? 0 : pq_error_in(o->e, "%s", o->path);
+}
+
 int pq_dir_open(const char *path, const volatile int *cancel,
                 struct pq_source **s, struct pq_error *e)
 {
     struct opening o = {.path = path, .cancel = cancel, .e = e};
-    o.fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (o.fd < 0)
-        return pq_fail_sys(e, errno, "%s", path);
-    const int rc = open_source(&o, s);
-    close(o.fd);
-    return rc == 0 ? 0 : pq_error_in(e, "%s", path);
+    return open_path(&o, s);
+}
+
+int pq_dir_open_bare(const char *path, const volatile int *cancel,
+                     struct pq_source **s, struct pq_error *e)
+{
+    struct opening o = {.path = path, .cancel = cancel, .e = e, .bare = true};
+    return open_path(&o, s);
 }

@@ -72,6 +72,9 @@ PQ_MUST_USE int pq_open_model(const char *path, const volatile int *cancel,
 /* formats/dir.c: a model directory, its files opened through the registry. */
 PQ_MUST_USE int pq_dir_open(const char *path, const volatile int *cancel,
                             struct pq_source **s, struct pq_error *e);
+/* The same without a tensor: only what stands beside the weights, if any. */
+PQ_MUST_USE int pq_dir_open_bare(const char *path, const volatile int *cancel,
+                                 struct pq_source **s, struct pq_error *e);
 PQ_MUST_USE int pq_dir_create(struct pq_catalog *c, const char *path,
                               const struct pq_write_options *w,
                               struct pq_sink **k, struct pq_error *e);

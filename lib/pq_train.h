@@ -71,6 +71,19 @@ struct pq_train_options {
     {.threads = 1, .rank = 8, .alpha = 16, .beta1 = 0.9, .beta2 = 0.999,       \
      .eps = 1e-8, .clip = 1}
 
+/*
+ * A source with a model that nothing was trained into yet: the tensors that
+ * config.json in the catalogue of `like` asks for, in the type that it says
+ * (f32, bf16, f16; f32 if it says none), with the random numbers of `seed`
+ * that transformers' models of that family begin with.  The tensors of `like`
+ * are not looked at; what travels with them is copied.  Numbers are made as
+ * they are read: any range, from any thread.  Errors: PQ_EARG without
+ * config.json; those of pq_nn_open() about it.
+ */
+PQ_MUST_USE int pq_train_fresh(const struct pq_source *like, uint64_t seed,
+                               const struct pq_kernels *k,
+                               struct pq_source **s, struct pq_error *e);
+
 struct pq_train;
 
 /*

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # pq.mk in the Makefile of testdata/workflow: built at -j4, again with nothing
-# to do, after changes of options and inputs, and with stages that fail.
+# to do, after changes of options and inputs, and with stages that fail; then
+# a few steps of its model from nothing.
 #
 #   PQ_BIN=DIR tests/check_workflow.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-PATH=$(cd "${PQ_BIN:-build/bin}" && pwd):$PATH
-export PQ_MK=$PWD/cmd/pq.mk PQ_THREADS=1
+PQ_BIN=$(cd "${PQ_BIN:-build/bin}" && pwd)
+PATH=$PQ_BIN:$PATH
+like=$PWD/testdata/tiny-llama
+export PQ_BIN PQ_MK=$PWD/cmd/pq.mk PQ_THREADS=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 passed=0
@@ -15,8 +18,8 @@ failed=0
 # this make must not join the jobs of the one that runs us
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 
-cp testdata/workflow/Makefile "$work"
-cp -r testdata/tiny-llama "$work/n"
+cp testdata/workflow/{Makefile,grammar.c} "$work"
+cp -r "$like" "$work/n"
 cp testdata/tiny-llama/model.safetensors "$work/m.safetensors"
 cd "$work"
 
@@ -121,6 +124,45 @@ check 'a damaged target: make fails' fails
 rm m.nf4.pq
 build
 check 'made again' ran 1 1 1
+
+# A model from nothing, after a few steps on little text: it is not good, but
+# better than one that knows nothing, whose perplexity is 512.
+few='--steps 60 --batch 4 --lr 6e-3 --warmup 4 --schedule cosine'
+tiny() {
+    build tiny LIKE="$like" OUT=new SENTENCES=2000 "$@"
+}
+
+trained() {
+    [ "$status" = "$1" ] && [ "$(grep -c '^pq-train ' log)" = "$2" ]
+}
+
+line='perplexity of held-out text: [0-9.]* after training from nothing, 1.27[0-9]* of '
+tiny TRAIN="$few" RATIO=25
+check 'a model from nothing' trained 0 1
+check 'it learned something' grep -q "^$line" log
+check 'with a picture' grep -q '</svg>' new/loss.svg
+check 'a model that is sound' pq-verify -q new/model
+check 'it began without weights' test ! -e new/empty/model.safetensors
+cp new/model/model.safetensors again
+tiny TRAIN="$few" RATIO=25
+check 'once' trained 0 0
+tiny TRAIN="$few" RATIO=1.05
+check 'the gate says no' trained 2 0
+check 'and why' grep -q 'more than 1.05 times as much' log
+tiny TRAIN="$few --seed 1" RATIO=25
+check 'other options: trained again' trained 0 1
+check 'to another model' eval '! cmp -s again new/model/model.safetensors'
+PQ_THREADS=2 tiny TRAIN="$few" RATIO=25
+check 'the first options' trained 0 1
+check 'the same bytes' cmp again new/model/model.safetensors
+
+# Its text: the committed one, and what tests/oracle/grammar.py prints of seed 1.
+sum=24502a129ac7ee0e361429e83555cf7839c866ae5d012a7a240f32359cc46327
+text_of_seed_1() {
+    [ "$(new/grammar 1 60000 | sha256sum)" = "$sum  -" ]
+}
+check 'the text of seed 2' cmp <(new/grammar 2 200) "$like/heldout.txt"
+check 'the text of seed 1' text_of_seed_1
 
 echo "$passed passed, $failed failed"
 ((failed == 0))

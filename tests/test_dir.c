@@ -171,6 +171,23 @@ Test(dir, one_file)
     pq_source_free(s);
 }
 
+Test(dir, bare)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_source *s = NULL;
+    put_text("config.json", "{}\n");
+    put_text("notes.txt", "mine");
+    put_text("model.safetensors", "not looked at");
+    cr_assert(pq_dir_open_bare(root, NULL, &s, &e) == 0, "%s", e.msg);
+    cr_expect(s->catalog->directory && s->catalog->n_tensors == 0);
+    cr_expect(s->catalog->n_blobs == 1 && s->catalog->n_files == 0);
+    cr_expect(strcmp(s->name, root) == 0);
+    cr_expect(pq_source_finish(s, &e) == 0, "%s", e.msg);
+    pq_source_free(s);
+    cr_expect(pq_dir_open_bare(in_root("none"), NULL, &s, &e) != 0);
+    cr_expect(strstr(e.msg, "none: ") != NULL, "%s", e.msg);
+}
+
 Test(dir, shards)
 {
     put_model("m2.safetensors", "dc");

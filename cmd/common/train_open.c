@@ -20,10 +20,25 @@ static bool is_encoded(const struct pq_catalog *c)
     return false;
 }
 
+/* --init random: of the directory only what stands beside its weights. */
+static int open_fresh(struct train *t, struct pq_error *e)
+{
+    struct pq_source *bare = NULL;
+
+    if (pq_dir_open_bare(t->c->operands[0], &cmd_cancel, &bare, e))
+        return -1;
+    const int rc =
+        pq_train_fresh(bare, t->c->seed, t->c->kernels, &t->model, e);
+    pq_source_free(bare);
+    return rc;
+}
+
 static int open_model(struct train *t, struct pq_error *e)
 {
     const enum train_method m = t->o->method;
 
+    if (t->o->fresh)
+        return open_fresh(t, e);
     if (cmd_open_kept(t->c, 0, &t->model, e) || cmd_fold(t->c, t->model, e))
         return -1;
     const bool encoded = is_encoded(t->model->catalog);

@@ -151,6 +151,7 @@ struct train_options {
     int prompt_init;
     bool rslora, dora, pissa, pack, in_order, show_mask, recompute, resume;
     bool clip_given, shape_given;
+    bool fresh; /* MODEL's weights are random ones */
     struct pq_train_sparsity sparsity;
 };
 

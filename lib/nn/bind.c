@@ -11,6 +11,9 @@
  * [in][out] unless it is encoded: bitsandbytes turns what it encodes.
  *
  * Every tensor of the file must be asked for.
+ *
+ * The same asking says what a model consists of that has no tensors yet
+ * (fresh.c): then each is added to the catalogue, and nothing is bound.
  */
 #include "load.h"
 
@@ -48,14 +51,36 @@ static size_t look_up(struct nn_loader *l, const char *name)
     return i;
 }
 
-/* Its number, with a shape that the config allows; or SIZE_MAX, failed. */
+/* There is a tensor of that name and shape; always SIZE_MAX. */
+static size_t declare(struct nn_loader *l, const char *name, size_t rows,
+                      size_t cols)
+{
+    const uint64_t shape[2] = {rows, cols};
+
+    if (l->failed)
+        return SIZE_MAX;
+    const struct pq_tensor *t = pq_catalog_add_plain(
+        l->fresh, name, l->dtype, shape, cols ? 2 : 1, l->end, l->e);
+    l->failed = true;
+    if (!t)
+        pq_error_in(l->e, "tensor %s", name);
+    else if (!pq_add(l->end, t->parts[0].bytes, &l->end))
+        pq_fail(l->e, PQ_ELIMIT, "tensor %s: more than 2^64 bytes", name);
+    else
+        l->failed = false;
+    return SIZE_MAX;
+}
+
+/* Its number, with a shape that the config allows; SIZE_MAX: none, failed. */
 static size_t need(struct nn_loader *l, const char *name, size_t rows,
                    size_t cols)
 {
     const uint64_t want[2] = {rows, cols};
     const int rank = cols ? 2 : 1;
-    const size_t i = look_up(l, name);
 
+    if (l->fresh)
+        return declare(l, name, rows, cols);
+    const size_t i = look_up(l, name);
     if (i == SIZE_MAX) {
         pq_fail(l->e, PQ_EFORMAT,
                 "tensor %s is missing, which config.json asks for", name);
@@ -144,8 +169,10 @@ static struct nn_linear linear(struct scope *s, const char *module, size_t out,
 
     snprintf(name, sizeof name, "%s.weight", module);
     const size_t i = look_up(l, named(s, name));
-    x.turned = l->m->c.conv1d && i != SIZE_MAX &&
-               l->s->catalog->tensors[i].codec.encoding == PQ_PLAIN;
+    x.turned =
+        l->m->c.conv1d &&
+        (l->fresh || (i != SIZE_MAX &&
+                      l->s->catalog->tensors[i].codec.encoding == PQ_PLAIN));
     x.w = x.turned ? matrix(l, s->name, in, out) : matrix(l, s->name, out, in);
     if (i != SIZE_MAX) {
         const char *const full = l->s->catalog->tensors[i].name;
@@ -320,5 +347,5 @@ int nn_bind_model(struct nn_loader *l)
     bind_ends(l);
     for (size_t i = 0; i < m->c.layers && !l->failed; i++)
         bind_layer(l, i);
-    return l->failed || check_unused(l) ? -1 : 0;
+    return l->failed || (!l->fresh && check_unused(l)) ? -1 : 0;
 }

@@ -21,6 +21,10 @@ struct nn_loader {
     const struct pq_kernels *k;
     struct pq_names names;
     struct nn_stored *t; /* [n_tensors] */
+    /* Of a model that has none yet: where they are added; else NULL. */
+    struct pq_catalog *fresh;
+    enum pq_dtype dtype; /* of those that are added */
+    uint64_t end;        /* of their bytes, so far */
     struct pq_error *e;
     bool failed;
 };

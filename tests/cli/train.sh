@@ -86,7 +86,7 @@ sparse() {
 # Interrupted after any step and with other threads, the same files.
 resumed() {
     local m f
-    for m in 'lora -r 2 --dora' full 'prompt --prompt-tokens 2' 'lora -r 2 --init pissa' \
+    for m in 'lora -r 2 --dora' full 'full --init random' 'prompt --prompt-tokens 2' 'lora -r 2 --init pissa' \
         'lora -r 2 --val ids.jsonl --val-every 3' 'lora -r 2 --pack --seq-len 40 --accumulate 2'; do
         rm -rf a b ./*.state.safetensors
         set -- pq-train --json -d ids.jsonl --batch 4 --lr 1e-3 --steps 7 --seed 3 --method $m
@@ -113,6 +113,53 @@ start() {
     same a/adapter_config.json b/adapter_config.json
     run pq-train $all --steps 1 --rank 3 --init-adapter a -o b/ llama; misused
     run pq-train $all --steps 1 --init-adapter llama -o b/ llama; refused llama
+}
+# From config.json and a tokenizer alone, which knows nothing at first.
+fresh() {
+    local n cpu m
+    rm -rf a b h s # of other checks
+    mkdir empty
+    cp llama/*.json empty
+    set -- pq-train --json $all --schedule constant --lr 4e-3 --method full --init random
+    run "$@" --steps 12 -T1 -o a/ empty; done_well
+    near "$(loss 1)" 6.238 0.02 || bad "$(loss 1) is not log 512: $RAN"
+    near "$(eval_nll a)" 4.42 0.1 || bad "$(number nll nll.json): $RAN"
+    [ "$(cd a && echo *)" = "$(cd llama && echo c*.json g*.json model.safetensors t*.json)" ] || bad "$(ls a): $RAN"
+    for cpu in scalar avx2; do
+        PQ_CPU=$cpu run "$@" --steps 12 -T3 -o b/ empty; done_well
+        same a/model.safetensors b/model.safetensors
+    done
+    run "$@" --steps 12 --seed 1 -o b/ empty; done_well
+    ! cmp -s a/model.safetensors b/model.safetensors || bad "the same for another seed: $RAN"
+    # weights that are there are not looked at
+    echo no weights > empty/model.safetensors
+    run "$@" --steps 12 -o b/ empty; done_well
+    same a/model.safetensors b/model.safetensors
+    run "$@" -n --steps 12 empty; done_well
+    run pq-train -n -d ids.jsonl --method full --init random -o n/ empty; done_well
+    grep -q '^trains 312000 numbers in 2 steps on 13 texts of 779 tokens$' "$out" || bad "$(head -n 1 "$out"): $RAN"
+    n=$(tail -n 1 "$out")
+    pq-train -q -d ids.jsonl --method full --init random -o n/ empty
+    [ "$(cat n/* | wc -c)" = "$n" ] || bad "$(cat n/* | wc -c) bytes: $RAN"
+    run pq-train -q $all --steps 4 --method sparse -s 0.5 --init random -o s/ empty; done_well
+    sed -i 's/"dtype": "float32"/"dtype": "bfloat16"/' empty/config.json
+    run pq-train -q $all --steps 1 --method full --init random -o h/ empty; done_well
+    has h 'BF16 .*lm_head.weight'
+    has h '312000 parameters, 609'
+
+    for m in lora 'lora --init-adapter a' prompt qlora; do
+        run pq-train $all --init random --method $m -o x/ empty; misused
+    done
+    run pq-train $all --method full --init random -o x/; misused
+    run pq-train $all --method full --init random -o x/ -; misused
+    run pq-train $all --method full --init random -o x/ none; refused 'none: No such file'
+    pq-convert llama -o llama.pq
+    run pq-train $all --method full --init random -o x/ llama.pq; refused 'llama.pq: Not a directory'
+    sed -i '/hidden_size/d' empty/config.json
+    run pq-train $all --method full --init random -o x/ empty; refused 'empty: config.json: hidden_size is missing'
+    rm empty/config.json
+    run pq-train $all --method full --init random -o x/ empty; refused 'empty: has no config.json'
+    [ ! -e x ] || bad "something was written: $RAN"
 }
 validation() {
     local best
@@ -185,5 +232,5 @@ refusals() {
     [ ! -e x ] || bad "something was written: $RAN"
 }
 
-for c in losses qlora prompts sparse resumed start validation mask plan refusals; do check "train $c" $c; done
+for c in losses qlora prompts sparse resumed start fresh validation mask plan refusals; do check "train $c" $c; done
 finish
