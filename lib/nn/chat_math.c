@@ -190,6 +190,9 @@ int chat_binary(struct chat_run *r, struct tok_text op, struct chat_value a,
 {
     if (*op.s == '~')
         return concatenate(r, a, b, out);
+    if (chat_is(op, "%") && a.type == CHAT_STRING)
+        return chat_fail(r, PQ_EUNSUPPORTED,
+                         "%% of a text is not supported");
     if (chat_defined(r, a) || chat_defined(r, b) || check_safe(r, a, b))
         return -1;
     if (chat_is_number(a) && chat_is_number(b))
@@ -200,9 +203,6 @@ int chat_binary(struct chat_run *r, struct tok_text op, struct chat_value a,
         return repeat(r, a, as_int(b), out);
     if (chat_is(op, "*") && repeats(b, a))
         return repeat(r, b, as_int(a), out);
-    if (chat_is(op, "%") && a.type == CHAT_STRING)
-        return chat_fail(r, PQ_EUNSUPPORTED,
-                         "%% of a text is not supported");
     if (!chat_is(op, "+") || a.type != b.type)
         return no_such(r, op, a, b);
     if (a.type == CHAT_STRING)

@@ -22,7 +22,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 import make_chat as made  # noqa: E402
 import report  # noqa: E402
 
-ATOMS = ["a", "s", "d", "n", "f", "t", "z", "e", "words", "people", "missing", "1", "-2", "0", "2.5", "'ab'", "''", "'l'",
+ATOMS = ["a", "s", "d", "n", "f", "t", "z", "e", "words", "people", "missing", "q", "1", "-2", "0", "2.5", "'ab'", "''", "'l'",
          "[1, 2]", "['b', 'a']", "(1, 'x')", "{'x': 2}", "true", "none", "d.y", "d.x", "people[0].name", "words[1]", "[]", "s[1]"]
 BINARY = ["+", "-", "*", "~", "/", "//", "%", "==", "!=", "<", ">=", "in", "not in", "and", "or"]
 FILTERS = ["trim", "length", "upper", "lower", "first", "last", "list", "string", "int", "float", "tojson", "join(',')", "join",
@@ -116,7 +116,7 @@ def body(r, depth):
             cond = r.choice(["", "", f" if {expression(r, 1)}"])
             out += f"{a} for v in {r.choice(['a', 'words', 's', 'd', x])}{cond} {b}{{{{ loop.index }}}}{{{{ v }}}}{body(r, depth - 1)}{a} endfor {b}"
         elif k == 5:
-            out += f"{a} set {r.choice(['n', 's', 'q'])} = {x} {b}"
+            out += f"{a} set {r.choice(['w', 'q'])} = {x} {b}"
         elif k == 6:
             out += f"{a} set q {b}{body(r, depth - 1)}{a} endset {b}{{{{ q }}}}"
         elif k == 7:
