@@ -218,10 +218,14 @@ static void add_up(struct job *j, size_t first, size_t n)
 {
     for (size_t i = first; i < first + n; i++) {
         const struct cmd_example *x = &j->data.items[i];
-        const size_t tokens = x->n > x->from ? x->n - x->from : 0;
+        size_t tokens = 0;
         double sum = 0;
-        for (size_t k = x->from; k < x->n; k++)
+        for (size_t k = x->from; k < x->n; k++) {
+            if (!cmd_data_counts(x, k))
+                continue;
             sum += j->nll[i][k];
+            tokens++;
+        }
         j->sums[i] = sum;
         if (counts(x)) {
             j->sum += sum;
@@ -286,6 +290,8 @@ static int compare_text(struct job *j, const struct cmd_example *x, double *kl,
         if (t.from < t.n && pq_nn_compare(j->base, j->nn, &t, kl, same, e))
             return -1;
         for (size_t i = t.from; i < t.n; i++) {
+            if (!cmd_data_counts(x, (size_t)(t.ids - x->ids) + i))
+                continue;
             j->kl += kl[i];
             j->same += same[i];
         }
@@ -388,7 +394,9 @@ static void put_tokens(const struct job *j, struct pq_buf *b)
         pq_buf_puts(b, i ? ",[" : "[");
         for (size_t k = 0; k < j->data.items[i].n; k++) {
             pq_buf_puts(b, k ? "," : "");
-            pq_json_put_f64(b, k >= j->data.items[i].from ? j->nll[i][k] : NAN);
+            pq_json_put_f64(b, cmd_data_counts(&j->data.items[i], k)
+                                   ? j->nll[i][k]
+                                   : NAN);
         }
         pq_buf_puts(b, "]");
     }
@@ -425,8 +433,10 @@ static void put_text(const struct job *j, double nll, double ppl,
 {
     for (size_t i = 0; j->o->per_token && i < j->data.n; i++)
         for (size_t k = j->data.items[i].from; k < j->data.items[i].n; k++)
-            pq_buf_printf(b, "%zu\t%zu\t%ld\t%.6f\n", j->data.items[i].line, k,
-                          (long)j->data.items[i].ids[k], j->nll[i][k]);
+            if (cmd_data_counts(&j->data.items[i], k))
+                pq_buf_printf(b, "%zu\t%zu\t%ld\t%.6f\n",
+                              j->data.items[i].line, k,
+                              (long)j->data.items[i].ids[k], j->nll[i][k]);
     pq_buf_printf(b, "perplexity %.6g  nll %.6f  tokens %llu  texts %zu\n", ppl,
                   nll, (unsigned long long)j->tokens, j->data.n);
     if (j->base)

@@ -32,12 +32,17 @@ enum {
     OPT_MIN_P,
     OPT_REPETITION,
     OPT_STOP,
-    OPT_ADAPTER
+    OPT_ADAPTER,
+    OPT_CHAT,
+    OPT_SYSTEM
 };
 
 static const struct cmd_option options[] = {
     {'p', "prompt", "TEXT", "what to continue", NULL, CMD_REPEATS, OPT_PROMPT},
     {'d', "data", "FILE", "prompts: JSONL or a text", NULL, 0, OPT_DATA},
+    {0, "chat", NULL, "answer prompts, by the model's chat template", NULL, 0,
+     OPT_CHAT},
+    {0, "system", "TEXT", "with --chat: say this before", NULL, 0, OPT_SYSTEM},
     {0, "max-tokens", "N", "stop after N tokens; default 256", NULL, 0,
      OPT_MAX_TOKENS},
     {0, "temperature", "X", "draw lots; default 0: the likeliest token", NULL,
@@ -56,7 +61,8 @@ static const struct cmd_option options[] = {
 };
 
 struct generate {
-    const char *data;
+    const char *data, *system;
+    bool chat;
     struct cmd_list prompts, stops, adapters;
     uint64_t max_tokens; /* 0: the default */
     struct pq_sampling sampling;
@@ -99,6 +105,12 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     case OPT_DATA:
         o->data = value;
         return 0;
+    case OPT_CHAT:
+        o->chat = true;
+        return 0;
+    case OPT_SYSTEM:
+        o->system = value;
+        return 0;
     case OPT_MAX_TOKENS:
         return cmd_number(value, 1, 1u << 30, &o->max_tokens, e);
     case OPT_TEMPERATURE:
@@ -124,18 +136,24 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
 
 /* ---- which tokens end a text -------------------------------------------- */
 
-static int add_end(struct pq_json *j, struct pq_ids *ends)
+static int add_end(struct pq_ids *ends, uint32_t id, struct pq_error *e)
+{
+    uint32_t *grown = pq_grow(ends->list, ends->n, &ends->cap, sizeof *grown);
+
+    if (!grown)
+        return pq_fail_nomem(e);
+    ends->list = grown;
+    ends->list[ends->n++] = id;
+    return 0;
+}
+
+static int read_end(struct pq_json *j, struct pq_ids *ends)
 {
     uint64_t id;
 
     if (pq_json_u64(j, &id) || id > INT32_MAX)
         return pq_fail(j->e, PQ_EFORMAT, "\"eos_token_id\" is no token id");
-    uint32_t *grown = pq_grow(ends->list, ends->n, &ends->cap, sizeof *grown);
-    if (!grown)
-        return pq_fail_nomem(j->e);
-    ends->list = grown;
-    ends->list[ends->n++] = (uint32_t)id;
-    return 0;
+    return add_end(ends, (uint32_t)id, j->e);
 }
 
 /* A number, a list of them, or null. */
@@ -144,11 +162,11 @@ static int read_ends(struct pq_json *j, struct pq_ids *ends)
     enum pq_json_type t = pq_json_next(j);
 
     if (t == PQ_JSON_NUMBER)
-        return add_end(j, ends);
+        return read_end(j, ends);
     if (t != PQ_JSON_ARRAY)
         return pq_json_skip(j, t);
     while ((t = pq_json_next(j)) == PQ_JSON_NUMBER)
-        if (add_end(j, ends))
+        if (read_end(j, ends))
             return -1;
     return t == PQ_JSON_ARRAY_END
                ? 0
@@ -173,6 +191,19 @@ static int find_ends(const struct pq_catalog *c, const char *name,
                                            : pq_json_skip(&j, PQ_JSON_KEY))
             return pq_error_in(e, "%s", name);
     return t == PQ_JSON_OBJECT_END ? 0 : pq_error_in(e, "%s", name);
+}
+
+/* What ends a turn of a chat, where the files above name other ends. */
+static int add_turn_end(struct job *j, struct pq_error *e)
+{
+    size_t n = 0;
+    const char *s = j->data.template
+                        ? pq_chat_token(j->data.template, "eos_token", &n)
+                        : NULL;
+    const uint32_t id =
+        s ? pq_tokenizer_id(j->data.tokenizer, s, n) : PQ_TOKEN_NONE;
+
+    return id == PQ_TOKEN_NONE ? 0 : add_end(&j->ends, id, e);
 }
 
 static bool is_end(const struct job *j, int32_t id)
@@ -409,6 +440,8 @@ static int read_prompts(struct job *j, const struct pq_catalog *model,
 
     j->data.model = model;
     j->data.prompts = true;
+    j->data.chat = j->o->chat;
+    j->data.system = j->o->system;
     if (cmd_data_speaks(model) && cmd_data_tokenizer(&j->data, e))
         return -1;
     for (size_t i = 0; i < p->n; i++)
@@ -432,6 +465,8 @@ static int load(struct job *j, struct pq_error *e)
              find_ends(s->catalog, "generation_config.json", &j->ends, e);
     if (!rc && j->ends.n == 0)
         rc = find_ends(s->catalog, "config.json", &j->ends, e);
+    if (!rc)
+        rc = add_turn_end(j, e);
     if (!rc)
         rc = pq_nn_open(s, &o, &j->nn, e);
     pq_source_free(s);
@@ -464,6 +499,8 @@ static int run(struct cmd *c, struct pq_error *e)
 
     if (!j.o->data && j.o->prompts.n == 0)
         return cmd_usage(c, "say with -p or -d what to continue");
+    if (j.o->system && !j.o->chat)
+        return cmd_usage(c, "--system needs --chat");
     if (cmd_check_data(c, j.o->data))
         return CMD_TROUBLE;
     if (!(s->temperature > 0) && (s->top_k || s->top_p > 0 || s->min_p > 0))

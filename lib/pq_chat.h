@@ -57,6 +57,10 @@ PQ_MUST_USE int pq_chat_of_model(const struct pq_catalog *m,
                                  struct pq_chat **c, struct pq_error *e);
 void pq_chat_free(struct pq_chat *c);
 
+/* The text of a special token, "eos_token", its length in *n; or NULL. */
+const char *pq_chat_token(const struct pq_chat *c, const char *name,
+                          size_t *n);
+
 /* What a template is given. */
 struct pq_chat_input {
     const char *json; /* [n] an object: "messages", and what else there is to

@@ -24,6 +24,7 @@ struct line {
     struct span text, prompt, completion, answer;
     uint64_t answer_number; /* where the answer is no text, or UINT64_MAX */
     struct span *choices;   /* [n_choices], or NULL */
+    struct span messages;   /* the line itself, where it has "messages" */
     size_t n_choices, cap_choices;
 };
 
@@ -120,6 +121,8 @@ static int read_key(struct pq_json *j, struct line *l, struct pq_error *e)
         return read_choices(j, l, e);
     if (pq_json_is(j, "answer"))
         return read_answer(j, l);
+    if (pq_json_is(j, "messages"))
+        l->messages = (struct span){j->text, j->n};
     return pq_json_skip(j, PQ_JSON_KEY);
 }
 
@@ -163,6 +166,11 @@ int cmd_data_tokenizer(struct cmd_data *d, struct pq_error *e)
     return 0;
 }
 
+bool cmd_data_counts(const struct cmd_example *x, size_t k)
+{
+    return k >= x->from && (!x->counts || x->counts[k]);
+}
+
 /* The ids are the data's, or freed. */
 static struct cmd_example *add(struct cmd_data *d, int32_t *ids, size_t n,
                                size_t line, struct pq_error *e)
@@ -179,6 +187,16 @@ static struct cmd_example *add(struct cmd_data *d, int32_t *ids, size_t n,
     *grown = (struct cmd_example){
         .ids = ids, .n = n, .from = 1, .line = line, .end = d->bytes};
     return grown;
+}
+
+struct cmd_example *cmd_data_add(struct cmd_data *d, struct pq_ids *ids,
+                                 size_t line, struct pq_error *e)
+{
+    if (!ids->list && !(ids->list = pq_alloc(1, sizeof *ids->list))) {
+        pq_fail_nomem(e);
+        return NULL;
+    }
+    return add(d, (int32_t *)ids->list, ids->n, line, e);
 }
 
 static int encode(struct cmd_data *d, const char *s, size_t n,
@@ -199,16 +217,14 @@ static struct cmd_example *add_text(struct cmd_data *d, const char *s, size_t n,
         free(ids.list);
         return NULL;
     }
-    if (!ids.list && !(ids.list = pq_alloc(1, sizeof *ids.list))) {
-        pq_fail_nomem(e);
-        return NULL;
-    }
-    return add(d, (int32_t *)ids.list, ids.n, line, e);
+    return cmd_data_add(d, &ids, line, e);
 }
 
 int cmd_data_add_text(struct cmd_data *d, const char *text, size_t n,
                       size_t line, struct pq_error *e)
 {
+    if (d->chat)
+        return cmd_data_add_user(d, text, n, line, e);
     return add_text(d, text, n, line, e) ? 0 : -1;
 }
 
@@ -299,12 +315,15 @@ static int add_line(struct cmd_data *d, struct line *l, size_t line,
         return add(d, ids, l->n_ids, line, e) ? 0 : -1;
     }
     if (l->text.s)
-        return add_text(d, l->text.s, l->text.n, line, e) ? 0 : -1;
+        return cmd_data_add_text(d, l->text.s, l->text.n, line, e);
+    if (!l->prompt.s && l->messages.s)
+        return cmd_data_add_messages(d, l->messages.s, l->messages.n, line, e);
     if (!l->prompt.s)
         return pq_fail(e, PQ_EFORMAT,
-                       "has neither \"ids\" nor \"text\" nor \"prompt\"");
+                       "has none of \"ids\", \"text\", \"prompt\" and "
+                       "\"messages\"");
     if (d->prompts)
-        return add_text(d, l->prompt.s, l->prompt.n, line, e) ? 0 : -1;
+        return cmd_data_add_text(d, l->prompt.s, l->prompt.n, line, e);
     return add_prompt(d, l, line, e);
 }
 
@@ -398,9 +417,12 @@ int cmd_data_check(const struct cmd_data *d, const char *path, size_t vocab,
 
 void cmd_data_release(struct cmd_data *d)
 {
-    for (size_t i = 0; i < d->n; i++)
+    for (size_t i = 0; i < d->n; i++) {
         free(d->items[i].ids);
+        free(d->items[i].counts);
+    }
     free(d->items);
+    pq_chat_free(d->template);
     if (!d->lent)
         pq_tokenizer_free(d->tokenizer);
     memset(d, 0, sizeof *d);

@@ -29,14 +29,23 @@ static int add_piece(struct train_data *d, const struct train_piece *p,
     return 0;
 }
 
-/* Labels of an example whose beginning is not trained on. */
+/* Labels of an example of which not all is trained on. */
 static int32_t *labels_of(const struct cmd_example *x)
 {
     int32_t *labels = pq_alloc(x->n, sizeof *labels);
 
     for (size_t i = 0; labels && i < x->n; i++)
-        labels[i] = i < x->from ? PQ_TRAIN_IGNORE : x->ids[i];
+        labels[i] = cmd_data_counts(x, i) ? x->ids[i] : PQ_TRAIN_IGNORE;
     return labels;
+}
+
+/* Has the piece x[at..at+n) a token to train on?  Its first is none. */
+static bool is_trained(const struct cmd_example *x, size_t at, size_t n)
+{
+    for (size_t i = at + 1; x->counts && i < at + n; i++)
+        if (x->counts[i])
+            return true;
+    return !x->counts && x->from < at + n;
 }
 
 /* Example i as pieces of at most `length` tokens; of choices the right one. */
@@ -46,13 +55,13 @@ static int cut(struct train_data *d, size_t i, size_t length,
     const struct cmd_example *x = &d->file.items[i];
     const bool is_right = !x->n_choices || x->choice == x->answer;
 
-    if (x->from > 1 && !(d->labels[i] = labels_of(x)))
+    if ((x->from > 1 || x->counts) && !(d->labels[i] = labels_of(x)))
         return pq_fail_nomem(e);
     for (size_t at = 0; at + 1 < x->n; at += length - 1) {
         const size_t n = x->n - at < length ? x->n - at : length;
         const struct train_piece p = {
             {x->ids + at, d->labels[i] ? d->labels[i] + at : NULL, n}, x->line};
-        if (x->from < at + n && is_right && add_piece(d, &p, e))
+        if (is_trained(x, at, n) && is_right && add_piece(d, &p, e))
             return -1;
     }
     return 0;

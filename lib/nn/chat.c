@@ -34,6 +34,16 @@ void pq_chat_free(struct pq_chat *c)
     free(c);
 }
 
+const char *pq_chat_token(const struct pq_chat *c, const char *name, size_t *n)
+{
+    for (size_t i = 0; i < c->n_names; i++)
+        if (chat_is(c->names[i], name)) {
+            *n = c->texts[i].n;
+            return c->texts[i].s;
+        }
+    return NULL;
+}
+
 /* ---- what the template sees --------------------------------------------- */
 
 static int put_first(struct chat_run *r, struct chat_dict *d,
