@@ -10,7 +10,8 @@
  * `continue`, {% generation %}, raise_exception(), strftime_now(), tojson
  * that does not escape HTML.  There are
  *
- *     statements  if for set macro with filter raw break continue generation
+ *     statements  if for set macro call with filter raw break continue
+ *                 generation
  *     tests and filters: lib/nn/chat_test.c, chat_filter.c, chat_lists.c
  *     functions   range dict namespace raise_exception strftime_now
  *     methods     of strings and dicts that change nothing; list.index, .count

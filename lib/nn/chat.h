@@ -38,6 +38,7 @@ enum chat_op {
     CHAT_DEFINE,   /* a macro: text, a: parameters, b: body */
     CHAT_WITH,     /* a: CHAT_SETs, b: body */
     CHAT_FILTERED, /* a: a filter's, of CHAT_HOLE; b: body */
+    CHAT_BLOCK,    /* a: a call, b: the macro "caller" that it gets */
     CHAT_SPAN,     /* a: body that the model is to write */
     CHAT_BREAK,
     CHAT_CONTINUE,
@@ -50,7 +51,7 @@ enum chat_op {
     CHAT_CALL,   /* a ( b: arguments ) */
     CHAT_FILTER, /* a | text ( b ) */
     CHAT_TEST,   /* a is text ( b ) */
-    CHAT_ARG,    /* text: its name or none, a */
+    CHAT_ARG,    /* text: its name, "*", "**" or none; a */
     CHAT_MAKE_LIST,
     CHAT_MAKE_TUPLE, /* a: elements; also a target of several names */
     CHAT_MAKE_DICT,  /* a: key, value, key, value, ... */
@@ -402,6 +403,9 @@ PQ_MUST_USE int chat_call_macro(struct chat_run *r, const struct chat_macro *m,
                                 struct chat_value *out);
 PQ_MUST_USE int chat_declare(struct chat_run *r, struct tok_text name,
                              struct chat_value v);
+PQ_MUST_USE int chat_call_block(struct chat_run *r, const struct chat_node *x,
+                                struct chat_value caller,
+                                struct chat_value *out);
 PQ_MUST_USE int chat_enter(struct chat_run *r, struct chat_scope *outer);
 
 /* ---- filters and tests -------------------------------------------------- */

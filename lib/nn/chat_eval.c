@@ -190,6 +190,52 @@ static int make_dict(struct chat_run *r, const struct chat_node *x,
     return 0;
 }
 
+/* An argument, or with * or ** those that it holds. */
+static int add_argument(struct chat_run *r, struct tok_text name,
+                        struct chat_value v, struct chat_list *places,
+                        struct chat_dict *named)
+{
+    struct chat_list *l;
+
+    if (name.n == 0)
+        return chat_add(r, places, v);
+    if (*name.s != '*')
+        return chat_put(r, named, chat_string(name.s, name.n), v);
+    if (name.n == 1) {
+        if (chat_elements(r, v, &l))
+            return -1;
+        for (size_t i = 0; i < l->n; i++)
+            if (chat_add(r, places, l->v[i]))
+                return -1;
+        return 0;
+    }
+    if (v.type != CHAT_DICT)
+        return chat_fail(r, PQ_EARG, "** before a %s", chat_type_name(v));
+    for (size_t i = 0; i < v.dict->n; i++)
+        if (v.dict->p[i].key.type != CHAT_STRING)
+            return chat_fail(r, PQ_EARG, "an argument's name is no text");
+        else if (chat_put(r, named, v.dict->p[i].key, v.dict->p[i].value))
+            return -1;
+    return 0;
+}
+
+int chat_call_block(struct chat_run *r, const struct chat_node *x,
+                    struct chat_value caller, struct chat_value *out)
+{
+    struct chat_value f;
+    struct chat_args a;
+
+    if (chat_eval(r, x->a, &f) || chat_args(r, x->b, &a))
+        return -1;
+    r->line = x->line;
+    if (f.type != CHAT_MACRO)
+        return chat_fail(r, PQ_EARG, "call of a %s", chat_type_name(f));
+    return chat_put(r, &a.named, chat_word("caller"), caller) ||
+                   chat_call(r, f, &a, out)
+               ? -1
+               : 0;
+}
+
 int chat_args(struct chat_run *r, const struct chat_node *list,
               struct chat_args *a)
 {
@@ -199,9 +245,7 @@ int chat_args(struct chat_run *r, const struct chat_node *list,
     *a = (struct chat_args){0};
     for (const struct chat_node *x = list; x; x = x->next)
         if (chat_eval(r, x->a, &v) ||
-            (x->text.n ? chat_put(r, &a->named,
-                                  chat_string(x->text.s, x->text.n), v)
-                       : chat_add(r, &places, v)))
+            add_argument(r, x->text, v, &places, &a->named))
             return -1;
     a->v = places.v;
     a->n = places.n;

@@ -174,6 +174,15 @@ static bool is_named(const struct chat_parser *p)
            ahead.kind == CHAT_T_OP && chat_is(ahead.text, "=");
 }
 
+/* * or ** before an argument, which then has that for a name. */
+static int parse_stars(struct chat_parser *p, struct chat_node *x)
+{
+    if (!chat_at(p, CHAT_T_OP, "*") && !chat_at(p, CHAT_T_OP, "**"))
+        return 0;
+    x->text = p->x.text;
+    return chat_step(p);
+}
+
 /* Behind the "(". */
 static int parse_arguments(struct chat_parser *p, struct chat_node **last)
 {
@@ -194,7 +203,9 @@ static int parse_arguments(struct chat_parser *p, struct chat_node **last)
             named = true;
             if (chat_step(p) || chat_step(p))
                 return -1;
-        } else if (named) {
+        } else if (parse_stars(p, x)) {
+            return -1;
+        } else if (named && x->text.n == 0) {
             return chat_wrong(p, "an argument without a name behind those "
                                  "with names");
         }

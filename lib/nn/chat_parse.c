@@ -288,6 +288,22 @@ static int parse_macro(struct chat_parser *p, struct chat_node *x)
                : 0;
 }
 
+/* {% call(x) m(1) %}: the body is a macro that m sees as `caller`. */
+static int parse_block_call(struct chat_parser *p, struct chat_node *x)
+{
+    bool open;
+
+    x->b = chat_new(p, CHAT_DEFINE);
+    if (!x->b || chat_may(p, CHAT_T_OP, "(", &open) ||
+        (open && parse_parameters(p, &x->b->a)) ||
+        chat_expression(p, false, true, &x->a))
+        return -1;
+    x->b->text = (struct tok_text){"caller", 6};
+    if (x->a->op != CHAT_CALL)
+        return chat_wrong(p, "expected a call");
+    return parse_apart(p, "endcall", &x->b->b);
+}
+
 static int parse_with(struct chat_parser *p, struct chat_node *x)
 {
     struct chat_node **last = &x->a;
@@ -338,6 +354,7 @@ static const struct {
     {"set", CHAT_SET, parse_set},
     {"macro", CHAT_DEFINE, parse_macro},
     {"with", CHAT_WITH, parse_with},
+    {"call", CHAT_BLOCK, parse_block_call},
     {"filter", CHAT_FILTERED, parse_filtered},
     {"generation", CHAT_SPAN, parse_span},
     {"break", CHAT_BREAK, parse_leave},

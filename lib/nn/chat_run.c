@@ -241,6 +241,11 @@ static int take_parameters(struct chat_run *r, const struct chat_node *x,
         if (chat_declare(r, k->text, v))
             return -1;
     }
+    found = chat_find(r, &a->named, chat_word("caller"), &v);
+    if (found < 0 ||
+        (found && chat_declare(r, (struct tok_text){"caller", 6}, v)))
+        return -1;
+    named += (size_t)found;
     return at >= a->n && named == a->named.n
                ? 0
                : chat_fail(r, PQ_EARG,
@@ -264,6 +269,20 @@ int chat_call_macro(struct chat_run *r, const struct chat_macro *m,
     r->calls--;
     r->scope = before;
     return rc;
+}
+
+static int run_block_call(struct chat_run *r, const struct chat_node *x)
+{
+    struct chat_macro *const m = chat_take(r, 1, sizeof *m);
+    struct chat_value v;
+
+    if (!m)
+        return -1;
+    *m = (struct chat_macro){x->b, r->scope};
+    v = (struct chat_value){.type = CHAT_MACRO, .macro = m};
+    return chat_call_block(r, x->a, v, &v) || chat_to_string(r, v, &v)
+               ? -1
+               : write_text(r, v.s.s, v.s.n);
 }
 
 /* ---- what the model is to write ----------------------------------------- */
@@ -343,6 +362,8 @@ static int run_statement(struct chat_run *r, const struct chat_node *x)
         return run_with(r, x);
     case CHAT_FILTERED:
         return run_filtered(r, x);
+    case CHAT_BLOCK:
+        return run_block_call(r, x);
     case CHAT_SPAN:
         return run_span(r, x);
     case CHAT_BREAK:

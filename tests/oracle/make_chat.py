@@ -106,6 +106,8 @@ STATEMENTS = [
     "{% for p in people %}{{ p.name + ': ' ~ p.age }}{{ ',' if not loop.last }}{% endfor %}", "{{ n if n is defined else 'x' }}{{ (s|upper)[0:2] ~ (a|length) }}{{ d.y|length + 1 }}",
     "{% macro a1() %}{{ a2() }}{% endmacro %}{% macro a2() %}two{% endmacro %}{{ a1() }}{% set loop = 3 %}{{ loop }}{% for x in [1] %}{{ loop.index }}{% endfor %}{{ loop }}",
     "{% for i in [1, 2] %}{% set v %}{% for j in [3] %}{{ i }}{{ j }}{{ loop.index }}{% endfor %}{% endset %}{{ v }}{% endfor %}",
+    "{% macro m(x) %}<{{ caller(x + 1) }}|{{ caller(0) }}>{% endmacro %}{% call(y) m(n) %}{{ y }}{{ s }}{% endcall %}{% macro q() %}[{{ caller() }}]{% endmacro %}{% call q() %}b{% endcall %}",
+    "{% macro m(x, y=1, z='q') %}{{ x }}{{ y }}{{ z }}{% endmacro %}{{ m(*a) }}{{ m(**{'x': 1, 'z': 2}) }}{{ m(*[1], **{'y': 3}) }}{{ dict({'a': 1}, **d) }}{{ dict(a=2, **{'b': 1}) }}",
     "{% for x in a %}{% if loop.first %}{% set k = x %}{% endif %}{{ k }}{% endfor %}{{ k }}",
 ]
 CHATS = [
