@@ -38,8 +38,8 @@ extern "C" {
 #endif
 
 #define PQ_CHAT_TEMPLATE (1u << 20)   /* bytes of a template */
-#define PQ_CHAT_TEXT     (64u << 20)  /* bytes of what it gives */
-#define PQ_CHAT_MEMORY   (256u << 20) /* bytes of its values, in a run */
+#define PQ_CHAT_TEXT     (16u << 20)  /* bytes of what it gives */
+#define PQ_CHAT_MEMORY   (128u << 20) /* bytes of its values, in a run */
 #define PQ_CHAT_STEPS    (1u << 24)   /* of a run, each a small operation */
 
 struct pq_chat;

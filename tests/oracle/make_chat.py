@@ -34,7 +34,7 @@ EXPRESSIONS = r"""
 n > 3 and f|e or 'x'|z or e|e and 1|not e|n == 5.0|1 == true|'a' < 'b'|[1, 2] < [1, 3]|1 < 2 < 3|1 < 3 < 2|n != 5|z == none
 'ell' in s|'x' in d|3 in a|3 not in a|none in [none]|'' in s|'a' in missing|missing in a
 s[0]|s[-1]|s[1:4]|s[::-1]|s[::2]|s[-3:]|s[:-3]|a[::-1]|a[1:]|a[5:]|a[-9:2]|a[2:0:-1]|(1, 2, 3)[1:]|s[7:8]
-d.x|d['x']|d.y[1]|d['y'][-1]|d.items()|list|d['items']|d.keys()|list|d.values()|list|d.get('x')|d.get('q')|d.get('q', 4)|d.missing|a[9]
+d.x|d['x']|d.y[1]|d['y'][-1]|d['items']|d.get('x')|d.get('q')|d.get('q', 4)|d.missing|a[9]
 'yes' if n else 'no'|'yes' if e else 'no'|'yes' if e|(1 if z else 2 if e else 3)
 [1, 'a', none, true, 1.0, (1,), {'k': [1]}, "it's", 'q"', "\n\\\x00é\u200b"]|{}|{'a': 1, "b": {}}|{1: 2, none: 3}
 """ + r"""
@@ -47,7 +47,7 @@ a.index(2)|a.count(3)|'a b c d'.split(none, 2)|'éa'.upper()|'ÇA'.lower()
 FILTERS = r"""
 '  x '|trim ~ '.'@'xxa'|trim('x')@s|length@a|count@missing|length@missing|default('d')@e|default('d')@e|default('d', true)@z|d(1)@n|default
 s|upper@s|lower@'hello wörld-wide (web)'|title@'HELLO'|capitalize@words|first@words|last@words|join(', ')@[1, none]|join@people|join('/', 'name')
-s|list@d|list@tool|tojson@tool|tojson(indent=2)@tool|tojson(indent=4)@d|tojson(sort_keys=true)@[]|tojson(indent=2)@{}|tojson@'é"\\/<>&\u2028'|tojson
+s|list@d|list@d.keys()|list@d.values()|list@d.items()|list@tool|tojson@tool|tojson(indent=2)@tool|tojson(indent=4)@d|tojson(sort_keys=true)@[]|tojson(indent=2)@{}|tojson@'é"\\/<>&\u2028'|tojson
 'é🦙\x7f'|tojson(ensure_ascii=true)@tool|tojson(separators=(',', ':'))@[1.0, 1e22, 5e-324, 0.1]|tojson@none|tojson@{1: 2, none: true, 1.5: []}|tojson
 s|replace('l', 'L')@s|replace('l', 'L', 1)@123|string ~ 4@'42'|int@'x'|int@'x'|int(7)@'4.9'|int@4.9|int@-4.9|int@'4.5'|float@'q'|float(1.5)@true|int@' 12 '|int
 people|map(attribute='name')|list@people|map(attribute='at.city', default='?')|list@words|map('upper')|join@a|map('string')|list@people|map(attribute='age')|sum
