@@ -187,7 +187,7 @@ $(VENV)/ok: tests/oracle/requirements.txt
 	$(VENV)/bin/pip install -q -r $<
 	touch $@
 check-oracle: all $(VENV)/ok ## outputs and token ids against the libraries people use
-	@for c in oracle adapters prune tokenizers nn train pqstream; do \
+	@for c in oracle adapters prune tokenizers chat nn train pqstream; do \
 	    HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/oracle/check_$$c.py $(abspath $B/bin); done
 
 fuzz: ## libFuzzer on every reader, FUZZ_TIME seconds each (needs clang)

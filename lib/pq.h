@@ -12,7 +12,7 @@
  *   changing models         pq_surgery.h pq_blend.h pq_vocab.h
  *   pruning                 pq_prune.h pq_sparsegpt.h pq_shrink.h
  *   linear algebra          pq_linalg.h pq_lowrank.h pq_ranks.h
- *   text to token ids       pq_tokenizer.h
+ *   text to token ids       pq_tokenizer.h pq_chat.h
  *   running models          pq_nn.h pq_sample.h
  *   JSON, hashes            pq_json.h pq_hash.h
  *
@@ -62,5 +62,6 @@
 #include "pq_ranks.h"
 #include "pq_train.h"
 #include "pq_tokenizer.h"
+#include "pq_chat.h"
 
 #endif

@@ -33,6 +33,8 @@ make_files() {
     cd "$work/files"
     cp -r "$root/testdata/tiny-llama" llama
     cp llama/model.safetensors .
+    cp -r llama chat
+    cp "$root/testdata/chat/small.jinja" chat/chat_template.jinja
     cp "$root/testdata/nn/heldout.jsonl" ids.jsonl
     echo 'Once upon a time there was a cat.' > story.txt
     cp "$root/testdata/generate/prompts.jsonl" .

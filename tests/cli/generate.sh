@@ -90,6 +90,44 @@ adapters() {
     run pq-generate -p a --adapter no/such llama; refused 'no/such'
     run pq-generate -p a --adapter "$ROOT/testdata/peft/conv1d" llama; refused 'conv1d'
 }
+# what the template gives, tokenized, is what is continued
+chat() {
+    cp -r llama chat; cp "$ROOT/testdata/chat/small.jinja" chat/chat_template.jinja
+    echo '{"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":" The cat "}]}' > talk.jsonl
+    printf 'Be brief.\nUser: The cat\nAnswer:' > said.txt
+    run pq-generate --json --max-tokens 6 -d said.txt llama; done_well; cp "$out" want
+    run pq-generate --json --max-tokens 6 --chat --system 'Be brief.' -p 'The cat' chat; done_well
+    cmp -s "$out" want || bad "not the text of the template: $RAN"
+    run pq-generate --json --max-tokens 6 -d talk.jsonl chat; done_well
+    cmp -s "$out" want || bad "-p is not -d: $RAN"
+    pq-convert chat -o chat.pq
+    run pq-generate --json --max-tokens 6 --chat --system 'Be brief.' -d cat.txt chat.pq; done_well
+    cmp -s "$out" want || bad "a .pq is not its directory: $RAN"
+    # the tokenizer's eos_token ends a turn, whatever the model's files say
+    rm chat/generation_config.json
+    sed -i 's/"eos_token_id": 2/"eos_token_id": 7/' chat/config.json
+    sed -i 's/"eos_token": "[^"]*"/"eos_token": {"content": "."}/' chat/tokenizer_config.json
+    printf '{{ bos_token }}{{ messages[0].content }}' > chat/chat_template.jinja
+    run pq-generate --json --chat -p 'Once upon a time' chat; done_well
+    grep -q '"text":" as five more".*"why":"eos"}$' "$out" || bad "$(cat "$out"): $RAN"
+    printf '%s' '{{ strftime_now("%Y-%m-%d %H:%M") }}' > chat/chat_template.jinja
+    SOURCE_DATE_EPOCH=1000000000 run pq-generate --json --max-tokens 1 --chat -p a chat; done_well
+    cp "$out" want
+    printf '2001-09-09 01:46' > chat/chat_template.jinja
+    run pq-generate --json --max-tokens 1 --chat -p a chat; done_well
+    cmp -s "$out" want || bad "another time than SOURCE_DATE_EPOCH: $RAN"
+    SOURCE_DATE_EPOCH=x run pq-generate --chat -p a chat; refused SOURCE_DATE_EPOCH
+    run pq-generate --chat -p a llama; refused 'no chat template'
+    run pq-generate -d talk.jsonl llama; refused 'line 1: the model has no chat template'
+    run pq-generate --system a -p a chat; misused
+    run pq-generate --chat -p "$(printf 'a\377')" chat; refused UTF-8
+    echo '{{ raise_exception("roles must alternate") }}' > chat/chat_template.jinja
+    run pq-generate --chat -p a chat; refused 'line 1: the template says: roles must alternate'
+    echo '{% include "x" %}' > chat/chat_template.jinja
+    run pq-generate --chat -p a chat; refused 'the statement "include" is not supported'
+    echo '{"messages":[1]}' > bad.jsonl
+    run pq-generate -d bad.jsonl chat.pq; refused 'line 1: message 0 is not an object'
+}
 refusals() {
     run pq-generate llama; misused
     run pq-generate --top-k 3 -p a llama; misused
@@ -118,5 +156,5 @@ refusals() {
     run pq-generate --max-tokens 4 -d ids.jsonl llama; refused 'tokenizer.json'
 }
 
-for c in greedy lots ends adapters refusals; do check "generate $c" $c; done
+for c in greedy lots ends adapters chat refusals; do check "generate $c" $c; done
 finish

@@ -184,6 +184,36 @@ mask() {
     run pq-train --show-mask --seq-len 20 -d ids.jsonl llama; done_well
     [ "$(grep -c 'train' "$out")" = 766 ] || bad "$(grep -c train "$out") tokens: $RAN"
 }
+# of a conversation the assistant's turns, found as the template writes them
+conversations() {
+    local nll
+    cp -r llama chat; cp "$ROOT/testdata/chat/small.jinja" chat/chat_template.jinja
+    echo '{"messages":[{"role":"user","content":"Who?"},{"role":"assistant","content":"Max"},{"role":"user","content":"Max?"},{"role":"assistant","content":" The cat "}]}' > c.jsonl
+    run pq-train --show-mask -d c.jsonl chat; done_well
+    [ "$(awk -F'\t' '{ print $4 == "train" ? $5 : "-" }' "$out" | uniq | tr -d '"\n')" = '-ĠMax</s>-ĠTheĠcat</s>-' ] ||
+        bad "$(cat "$out"): $RAN"
+    # {% generation %} says it, also where turns are written otherwise later
+    printf '%s' '{% for m in messages %}{% generation %}{{ m.content ~ loop.length }}{% endgeneration %};{% endfor %}' > chat/chat_template.jinja
+    run pq-train --show-mask -d c.jsonl chat; done_well
+    [ "$(awk -F'\t' '$4 != "train"' "$out" | wc -l)" = 5 ] || bad "$(cat "$out"): $RAN"
+    printf '%s' '{% for m in messages %}{{ m.content ~ loop.length }};{% endfor %}' > chat/chat_template.jinja
+    run pq-train --show-mask -d c.jsonl chat; refused 'c.jsonl: line 1: the chat template writes message 1'
+    cp "$ROOT/testdata/chat/small.jinja" chat/chat_template.jinja
+    # pq-eval scores the same tokens
+    run pq-eval --json --per-token -d c.jsonl chat; done_well
+    nll=$(number nll "$out")
+    [ "$(grep -o '[0-9.]*[0-9]' < <(sed 's/.*per_token//' "$out") | wc -l)" = "$(number tokens "$out")" ] || bad "$(cat "$out"): $RAN"
+    run pq-train --json --steps 1 -d c.jsonl -o b/ chat; done_well
+    near "$(loss 1)" "$nll" 2e-6 || bad "$(loss 1) is not $nll: $RAN"
+    [ -e b/adapter_config.json ] || bad "nothing written: $RAN"
+    rm -r b
+    # pieces that hold a part of a turn only
+    run pq-train --show-mask --seq-len 8 -d c.jsonl chat; done_well
+    [ "$(grep -c train "$out")" = 7 ] || bad "$(cat "$out"): $RAN"
+    run pq-train --show-mask -d c.jsonl llama; refused 'line 1: the model has no chat template'
+    echo '{"messages":[{"role":"user","content":"Who?"}]}' > c.jsonl
+    run pq-train -d c.jsonl -o b/ chat; refused 'no token to train on'
+}
 plan() {
     local n
     run pq-train -n -d ids.jsonl --method full -o m/ llama; done_well
@@ -232,5 +262,7 @@ refusals() {
     [ ! -e x ] || bad "something was written: $RAN"
 }
 
-for c in losses qlora prompts sparse resumed start fresh validation mask plan refusals; do check "train $c" $c; done
+for c in losses qlora prompts sparse resumed start fresh validation mask conversations plan refusals; do
+    check "train $c" $c
+done
 finish
