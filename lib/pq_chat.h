@@ -54,13 +54,12 @@ PQ_MUST_USE int pq_chat_parse(const char *text, size_t n, struct pq_chat **c,
  * tokens that tokenizer_config.json names ("bos_token", ...) are variables.
  * Failures name the file; a model without a template is PQ_EARG.
  */
-PQ_MUST_USE int pq_chat_of_model(const struct pq_catalog *m,
-                                 struct pq_chat **c, struct pq_error *e);
+PQ_MUST_USE int pq_chat_of_model(const struct pq_catalog *m, struct pq_chat **c,
+                                 struct pq_error *e);
 void pq_chat_free(struct pq_chat *c);
 
 /* The text of a special token, "eos_token", its length in *n; or NULL. */
-const char *pq_chat_token(const struct pq_chat *c, const char *name,
-                          size_t *n);
+const char *pq_chat_token(const struct pq_chat *c, const char *name, size_t *n);
 
 /* What a template is given. */
 struct pq_chat_input {
@@ -77,7 +76,7 @@ struct pq_chat_span {
     size_t from, to;
 };
 
-struct pq_chat_spans { /* zero-initialise, free(list) */
+struct pq_chat_spans {         /* zero-initialise, free(list) */
     struct pq_chat_span *list; /* [n] */
     size_t n, cap;
 };

@@ -161,7 +161,9 @@ static const struct refusal {
     {"{{ ('<'|safe) + 'a' }}", PQ_EUNSUPPORTED, "| safe"},
     {"{{ [1]|map('string') }}", PQ_EUNSUPPORTED, "| list makes a list"},
     {"{% for x in y recursive %}{% endfor %}", PQ_EUNSUPPORTED, "recursive"},
-    {"{{ 'stra\xc3\x9f""e'|upper }}", PQ_EUNSUPPORTED, "U+00DF"},
+    {"{{ 'stra\xc3\x9f"
+     "e'|upper }}",
+     PQ_EUNSUPPORTED, "U+00DF"},
     {"{{ 'a' % 1 }}", PQ_EUNSUPPORTED, "% of a text"},
     {"{% set x %}{% generation %}{% endgeneration %}{% endset %}",
      PQ_EUNSUPPORTED, "generation in a macro"},
@@ -176,19 +178,23 @@ static const struct refusal {
     {"{{ -9223372036854775807 * 3 }}", PQ_ELIMIT, "too large"},
     /* bounds */
     {"{% set l = range(99999)|list %}{% for a in l %}{{ '' if -1 in l }}"
-     "{% endfor %}", PQ_ELIMIT, "16777216 steps"},
+     "{% endfor %}",
+     PQ_ELIMIT, "16777216 steps"},
     {"{% set n = namespace(s='aaaaaaaa') %}{% for i in range(99) %}"
-     "{% set n.s = n.s + n.s %}{% endfor %}", PQ_ELIMIT, "134217728 bytes"},
+     "{% set n.s = n.s + n.s %}{% endfor %}",
+     PQ_ELIMIT, "134217728 bytes"},
     {"{% set n = namespace(s='aaaaaaaa') %}{% for i in range(20) %}"
      "{% set n.s = n.s + n.s %}{% endfor %}{% for i in range(99) %}{{ n.s }}"
-     "{% endfor %}", PQ_ELIMIT, "16777216 bytes"},
+     "{% endfor %}",
+     PQ_ELIMIT, "16777216 bytes"},
     {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", PQ_ELIMIT,
      "more than 64 macros"},
     {"{% set n = namespace(l=[]) %}{% for i in range(70) %}"
-     "{% set n.l = [n.l] %}{% endfor %}{{ n.l }}", PQ_ELIMIT,
-     "deeper than 64"},
+     "{% set n.l = [n.l] %}{% endfor %}{{ n.l }}",
+     PQ_ELIMIT, "deeper than 64"},
     {"{% set n = namespace(l=[1]) %}{% for i in range(60) %}"
-     "{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}", PQ_ELIMIT, "line 1"},
+     "{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}",
+     PQ_ELIMIT, "line 1"},
     {"{% set n = namespace(l=[1]) %}{% for i in range(60) %}"
      "{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l|tojson|length }}",
      PQ_ELIMIT, "line 1"},
@@ -203,9 +209,9 @@ Test(chat, refusals)
         const struct refusal *const x = &refusals[i];
         struct pq_error e = PQ_ERROR_INIT;
         struct pq_buf b = {0};
-        cr_expect_neq(render(x->template, "{\"messages\":[{}]}", false, &b, NULL,
-                            &e),
-                     0, "%s gives %s", x->template, b.s ? b.s : "");
+        cr_expect_neq(
+            render(x->template, "{\"messages\":[{}]}", false, &b, NULL, &e), 0,
+            "%s gives %s", x->template, b.s ? b.s : "");
         cr_expect_eq(e.code, x->code, "%s: %s", x->template, e.msg);
         cr_expect(strstr(e.msg, x->message), "%s: \"%s\", not \"%s\"",
                   x->template, e.msg, x->message);
@@ -215,8 +221,7 @@ Test(chat, refusals)
 }
 
 /* What is in brackets n times. */
-static char *nest(const char *open, const char *in, const char *close,
-                  size_t n)
+static char *nest(const char *open, const char *in, const char *close, size_t n)
 {
     struct pq_buf b = {0};
 
@@ -232,14 +237,22 @@ static char *nest(const char *open, const char *in, const char *close,
 Test(chat, depth)
 {
     static const char *const parts[][3] = {
-        {"{% if 1 %}", "x", "{% endif %}"}, {"{{ ((", "1", ")) }}"},
-        {"{{ [[", "1", "]] }}"},            {"(", "1", ")"},
-        {"[", "1", "]"},                    {"{1:", "1", "}"},
-        {"not ", "1", ""},                  {"- ", "1", ""},
-        {"", "1", "+1"},                    {"", "a", ".b"},
-        {"", "a", "|trim"},                 {"", "1", " and 1"},
-        {"", "1", " if 1"},                 {"", "1", "()"},
-        {"", "1", "~(1~1)"},                {"1 if 1 else ", "1", ""},
+        {"{% if 1 %}", "x", "{% endif %}"},
+        {"{{ ((", "1", ")) }}"},
+        {"{{ [[", "1", "]] }}"},
+        {"(", "1", ")"},
+        {"[", "1", "]"},
+        {"{1:", "1", "}"},
+        {"not ", "1", ""},
+        {"- ", "1", ""},
+        {"", "1", "+1"},
+        {"", "a", ".b"},
+        {"", "a", "|trim"},
+        {"", "1", " and 1"},
+        {"", "1", " if 1"},
+        {"", "1", "()"},
+        {"", "1", "~(1~1)"},
+        {"1 if 1 else ", "1", ""},
     };
 
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
@@ -247,7 +260,8 @@ Test(chat, depth)
             struct pq_error e = PQ_ERROR_INIT;
             struct pq_buf b = {0};
             char *const s = nest(parts[i][0], parts[i][1], parts[i][2], n);
-            char *const t = i < 3 ? nest("", s, "", 1) : nest("{{ ", s, " }}", 1);
+            char *const t =
+                i < 3 ? nest("", s, "", 1) : nest("{{ ", s, " }}", 1);
             const int rc =
                 render(t, "{\"messages\":[],\"a\":\"q\"}", false, &b, NULL, &e);
             cr_expect(n < 9000 || rc != 0, "%.40s", t);
@@ -290,9 +304,11 @@ static const struct place {
     {"{\"chat_template\": \"a\"}", "b", NULL, "b", false},
     {NULL, "b{{ eos_token is defined }}", NULL, "bFalse", false},
     {"{\"chat_template\": [{\"name\": \"tool_use\", \"template\": \"t\"}, "
-     "{\"name\": \"default\", \"template\": \"d\"}]}", NULL, NULL, "d", false},
+     "{\"name\": \"default\", \"template\": \"d\"}]}",
+     NULL, NULL, "d", false},
     {"{\"bos_token\": \"B\"}", "{{ bos_token }}{{ eos_token }}",
-     "{\"bos_token\": \"C\", \"eos_token\": {\"content\": \"E\"}}", "BE", false},
+     "{\"bos_token\": \"C\", \"eos_token\": {\"content\": \"E\"}}", "BE",
+     false},
     {"{}", "{{ strftime_now is defined }}", NULL, "False", false},
     {NULL, NULL, NULL, "the model has no chat template", true},
     {"{}", NULL, NULL, "the model has no chat template", true},
@@ -321,9 +337,12 @@ Test(chat, places)
 }
 
 static const char *const inputs[][2] = {
-    {"", "JSON"},           {"[]", "JSON object"},
-    {"{}", "\"messages\""}, {"{\"messages\":{}}", "not a list"},
-    {"{\"messages\":[1]}", "message 0"}, {"{\"messages\":[]} x", "behind"},
+    {"", "JSON"},
+    {"[]", "JSON object"},
+    {"{}", "\"messages\""},
+    {"{\"messages\":{}}", "not a list"},
+    {"{\"messages\":[1]}", "message 0"},
+    {"{\"messages\":[]} x", "behind"},
     {"{\"messages\":[],\"n\":9223372036854775808}", "too large"},
 };
 
@@ -334,22 +353,22 @@ Test(chat, inputs)
         struct pq_buf b = {0};
         cr_expect_neq(render("a", inputs[i][0], false, &b, NULL, &e), 0);
         cr_expect_neq(e.code, PQ_OK, "%s", inputs[i][0]);
-        cr_expect(strstr(e.msg, inputs[i][1]) || i == 5, "%s: %s",
-                  inputs[i][0], e.msg);
+        cr_expect(strstr(e.msg, inputs[i][1]) || i == 5, "%s: %s", inputs[i][0],
+                  e.msg);
         pq_buf_release(&b);
     }
 }
 
 /* ---- the assistant's tokens --------------------------------------------- */
 
-#define CHATML                                                                \
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"        \
-    "</s>\n{% endfor %}"                                                      \
+#define CHATML                                                                 \
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"         \
+    "</s>\n{% endfor %}"                                                       \
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-#define TWO                                                                   \
-    "{\"messages\":[{\"role\":\"user\",\"content\":\"the cat\"},"             \
-    "{\"role\":\"assistant\",\"content\":\" sat\\n\"},"                       \
-    "{\"role\":\"user\",\"content\":\"a\"},"                                  \
+#define TWO                                                                    \
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"the cat\"},"              \
+    "{\"role\":\"assistant\",\"content\":\" sat\\n\"},"                        \
+    "{\"role\":\"user\",\"content\":\"a\"},"                                   \
     "{\"role\":\"assistant\",\"content\":\"the \xf0\x9f\xa6\x99\"}]}"
 
 /* Decodes what is the assistant's, turns in [ ]; or the message. */
@@ -373,8 +392,7 @@ static void assistants(const char *file, const char *template,
         if (!mask[i])
             continue;
         pq_buf_puts(out, "[");
-        cr_assert_eq(
-            pq_tokenizer_decode(t, ids.list + i, n, 0, out, &e), 0);
+        cr_assert_eq(pq_tokenizer_decode(t, ids.list + i, n, 0, out, &e), 0);
         pq_buf_puts(out, "]");
     }
     pq_buf_add(out, "", 0);
@@ -387,8 +405,7 @@ static void assistants(const char *file, const char *template,
 static const struct turn {
     const char *file, *template, *input, *want;
 } turns[] = {
-    {DIR "qwen2.json", CHATML, TWO,
-     "[ sat\n</s>][the \xf0\x9f\xa6\x99</s>]"},
+    {DIR "qwen2.json", CHATML, TWO, "[ sat\n</s>][the \xf0\x9f\xa6\x99</s>]"},
     {DIR "qwen2.json", CHATML, "{\"messages\":[]}", ""},
     /* an EOS at the very end only; no special token ends a turn */
     {DIR "gpt2.json",

@@ -38,8 +38,7 @@ int cmd_data_template(struct cmd_data *d, struct pq_error *e)
 {
     if (d->template)
         return 0;
-    return find_time(&d->now, e) ||
-                   pq_chat_of_model(d->model, &d->template, e)
+    return find_time(&d->now, e) || pq_chat_of_model(d->model, &d->template, e)
                ? -1
                : 0;
 }

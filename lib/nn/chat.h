@@ -5,6 +5,7 @@
  *     chat_lex.c    characters -> tokens        chat_value.c   truth, order
  *     chat_parse.c  statements -> tree          chat_print.c   str(), JSON
  *     chat_expr.c   expressions -> tree         chat_text.c    strings
+ *     chat_atom.c   their closest parts
  *     chat_run.c    statements are run          chat_method.c  "a".strip()
  *     chat_eval.c   expressions are computed    chat_filter.c  x | trim
  *     chat_math.c   + - ~ < in [a:b]            chat_lists.c   x | map(..)
@@ -34,10 +35,10 @@ enum chat_op {
     CHAT_IF,       /* a: condition, b: body, c: else */
     CHAT_FOR,      /* a: target, b: of, c: body, d: else, e: if */
     CHAT_SET,      /* a: target, b: value */
-    CHAT_SET_TEXT, /* a: target, b: a filter's, of CHAT_HOLE, or NULL; c: body */
+    CHAT_SET_TEXT, /* a: target, b: filters of CHAT_HOLE or NULL, c: body */
     CHAT_DEFINE,   /* a macro: text, a: parameters, b: body */
     CHAT_WITH,     /* a: CHAT_SETs, b: body */
-    CHAT_FILTERED, /* a: a filter's, of CHAT_HOLE; b: body */
+    CHAT_FILTERED, /* a: filters of CHAT_HOLE, b: body */
     CHAT_BLOCK,    /* a: a call, b: the macro "caller" that it gets */
     CHAT_SPAN,     /* a: body that the model is to write */
     CHAT_BREAK,
@@ -198,7 +199,7 @@ PQ_MUST_USE int chat_lex(struct chat_lexer *x);
 PQ_MUST_USE int chat_lex_begin(struct chat_lexer *x, struct pq_arena *a,
                                const char *s, size_t n, struct pq_error *e);
 
-/* ---- chat_parse.c, chat_expr.c ------------------------------------------ */
+/* ---- chat_parse.c, chat_expr.c, chat_atom.c ----------------------------- */
 
 struct chat_parser {
     struct chat_lexer x;
@@ -223,6 +224,18 @@ void chat_up(struct chat_parser *p);
 /* An expression; with `tuples` a, b is one; with `conditions` a if b. */
 PQ_MUST_USE int chat_expression(struct chat_parser *p, bool tuples,
                                 bool conditions, struct chat_node **out);
+/* What binds closest, and what stands behind it: .a [a] (a). */
+PQ_MUST_USE int chat_primary(struct chat_parser *p, struct chat_node **out);
+PQ_MUST_USE int chat_postfix(struct chat_parser *p, struct chat_node **out);
+/* Arguments behind their "(". */
+PQ_MUST_USE int chat_arguments(struct chat_parser *p, struct chat_node **last);
+/* A call behind its "("; a node above *out, whose rest `parse` reads. */
+PQ_MUST_USE int chat_call_of(struct chat_parser *p, struct chat_node *x);
+PQ_MUST_USE int chat_above(struct chat_parser *p, struct chat_node **out,
+                           int (*parse)(struct chat_parser *p,
+                                        struct chat_node *x));
+/* One more operator in a row of so many. */
+PQ_MUST_USE int chat_chain(struct chat_parser *p, unsigned *length);
 /* Names to assign to: a, b or (with `attributes`) a.b. */
 PQ_MUST_USE int chat_target(struct chat_parser *p, bool attributes,
                             struct chat_node **out);
@@ -317,7 +330,7 @@ PQ_MUST_USE int chat_to_string(struct chat_run *r, struct chat_value v,
 void chat_put_float(struct pq_buf *b, double v);
 
 struct chat_json_style {
-    int indent; /* or -1 */
+    int indent;                /* or -1 */
     struct tok_text item, key; /* separators */
     bool sort, ascii;
 };

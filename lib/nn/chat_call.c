@@ -170,8 +170,9 @@ static int now(struct chat_run *r, const struct chat_args *a,
         chat_want_text(r, "strftime_now()", v[0], &t))
         return -1;
     if (t.n >= sizeof format || memchr(t.s, '\0', t.n))
-        return chat_fail(r, PQ_ELIMIT, "strftime_now(): the format is longer "
-                                       "than 127 bytes, or has a NUL");
+        return chat_fail(r, PQ_ELIMIT,
+                         "strftime_now(): the format is longer "
+                         "than 127 bytes, or has a NUL");
     memcpy(format, t.s, t.n);
     format[t.n] = '\0';
     pq_buf_add(&b, text, strftime(text, sizeof text, format, r->now));

@@ -152,10 +152,9 @@ int chat_item(struct chat_run *r, struct chat_value of, struct chat_value key,
         found = attribute_of(r, of, key.s, out);
     if (found)
         return found < 0 ? -1 : 0;
-    return missing(r, of,
-                   key.type == CHAT_STRING ? key.s
-                                           : (struct tok_text){"an item", 7},
-                   out);
+    return missing(
+        r, of,
+        key.type == CHAT_STRING ? key.s : (struct tok_text){"an item", 7}, out);
 }
 
 /* ---- what is made of parts ---------------------------------------------- */

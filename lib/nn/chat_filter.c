@@ -25,9 +25,8 @@ const struct chat_filter *chat_filter_named(struct tok_text name)
     return NULL;
 }
 
-int chat_apply(struct chat_run *r, struct tok_text filter,
-               struct chat_value in, const struct chat_args *a,
-               struct chat_value *out)
+int chat_apply(struct chat_run *r, struct tok_text filter, struct chat_value in,
+               const struct chat_args *a, struct chat_value *out)
 {
     const struct chat_filter *const f = chat_filter_named(filter);
     struct chat_value bound[CHAT_PARAMS] = {{0}};
@@ -41,16 +40,15 @@ int chat_apply(struct chat_run *r, struct tok_text filter,
     return f->f(r, in, bound, a, out);
 }
 
-#define FILTER(name)                                                          \
-    static int name(struct chat_run *r, struct chat_value in,                 \
-                    const struct chat_value *a, const struct chat_args *all,  \
+#define FILTER(name)                                                           \
+    static int name(struct chat_run *r, struct chat_value in,                  \
+                    const struct chat_value *a, const struct chat_args *all,   \
                     struct chat_value *out)
 
 /* ---- texts -------------------------------------------------------------- */
 
 /* What a filter of texts works on. */
-static int text_of(struct chat_run *r, struct chat_value in,
-                   struct tok_text *t)
+static int text_of(struct chat_run *r, struct chat_value in, struct tok_text *t)
 {
     struct chat_value v;
 
@@ -182,13 +180,11 @@ FILTER(indent)
 
 FILTER(or_default)
 {
-    const bool other = in.type == CHAT_UNDEFINED ||
-                       (chat_truth(a[1]) && !chat_truth(in));
+    const bool other =
+        in.type == CHAT_UNDEFINED || (chat_truth(a[1]) && !chat_truth(in));
 
     (void)r, (void)all;
-    *out = !other                     ? in
-           : a[0].type == CHAT_ABSENT ? chat_word("")
-                                      : a[0];
+    *out = !other ? in : a[0].type == CHAT_ABSENT ? chat_word("") : a[0];
     return 0;
 }
 

@@ -272,9 +272,8 @@ static int lex_number(struct chat_lexer *x)
 static int lex_op(struct chat_lexer *x)
 {
     static const char *const ops[] = {
-        "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~",
-        "[",  "]",  "(",  ")",  "{",  "}",  ">", "<", "=", ".", ":", "|",
-        ",",
+        "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[",
+        "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",",
     };
 
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {

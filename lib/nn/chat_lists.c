@@ -11,9 +11,9 @@
 
 #include <string.h>
 
-#define FILTER(name)                                                          \
-    static int name(struct chat_run *r, struct chat_value in,                 \
-                    const struct chat_value *a, const struct chat_args *all,  \
+#define FILTER(name)                                                           \
+    static int name(struct chat_run *r, struct chat_value in,                  \
+                    const struct chat_value *a, const struct chat_args *all,   \
                     struct chat_value *out)
 
 /* ---- attributes --------------------------------------------------------- */
@@ -143,8 +143,9 @@ static int choose(struct chat_run *r, struct chat_value in,
     if (chat_elements(r, in, &l))
         return -1;
     if (all->n < at)
-        return chat_fail(r, PQ_EARG, "selectattr and rejectattr need an "
-                                     "attribute");
+        return chat_fail(r, PQ_EARG,
+                         "selectattr and rejectattr need an "
+                         "attribute");
     if (all->n > at && chat_want_text(r, "select", all->v[at], &test))
         return -1;
     for (size_t i = 0; i < l->n; i++) {
@@ -286,8 +287,7 @@ FILTER(sum)
 
 /* What an element is ordered by. */
 static int sort_key(struct chat_run *r, struct chat_value v,
-                    struct chat_value name, bool cased,
-                    struct chat_value *out)
+                    struct chat_value name, bool cased, struct chat_value *out)
 {
     *out = v;
     if (name.type != CHAT_ABSENT && name.type != CHAT_NONE) {
@@ -433,9 +433,8 @@ FILTER(unique)
         if (sort_key(r, l->v[i], a[1], chat_truth(a[0]), &key))
             return -1;
         const int found = chat_find(r, seen.dict, key, &v);
-        if (found < 0 ||
-            (!found && (chat_put(r, seen.dict, key, chat_none()) ||
-                        chat_add(r, made.list, l->v[i]))))
+        if (found < 0 || (!found && (chat_put(r, seen.dict, key, chat_none()) ||
+                                     chat_add(r, made.list, l->v[i]))))
             return -1;
     }
     *out = made;

@@ -68,8 +68,8 @@ static int find_span(const struct pq_chat *c, const struct pq_chat_input *in,
         rc = pq_fail_nomem(e);
     if (!rc)
         drop_eos(c, text, &upto);
-    if (!rc && (!begins(text, &before) || !begins(text, &upto) ||
-                upto.n < before.n))
+    if (!rc &&
+        (!begins(text, &before) || !begins(text, &upto) || upto.n < before.n))
         rc = pq_fail(e, PQ_EUNSUPPORTED,
                      "the chat template writes message %zu, the assistant's, "
                      "otherwise when it is the last: what of it to train on "
@@ -152,8 +152,7 @@ static int find_ends(struct places *p, struct pq_error *e)
     rc = rc || pq_decoder_finish(d, &b, e) ? -1 : 0;
     if (!rc && b.failed)
         rc = pq_fail_nomem(e);
-    if (rc || b.n != p->text->n ||
-        (b.n && memcmp(b.s, p->text->s, b.n) != 0)) {
+    if (rc || b.n != p->text->n || (b.n && memcmp(b.s, p->text->s, b.n) != 0)) {
         free(p->ends);
         p->ends = NULL;
     }
@@ -194,9 +193,9 @@ static bool is_blank(const struct places *p, size_t i)
     bool blank = false;
 
     if (pq_tokenizer_decode(p->t, p->ids + i, 1, 0, &b, NULL) == 0)
-        blank = !b.failed &&
-                chat_strip((struct tok_text){b.s ? b.s : "", b.n}, NULL, true,
-                           false).n == 0;
+        blank = !b.failed && chat_strip((struct tok_text){b.s ? b.s : "", b.n},
+                                        NULL, true, false)
+                                     .n == 0;
     pq_buf_release(&b);
     return blank;
 }

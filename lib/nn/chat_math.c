@@ -94,12 +94,12 @@ static int floats(struct chat_run *r, struct tok_text op, double a, double b,
     rest = fmod(a, b);
     if (rest != 0 && (rest < 0) != (b < 0))
         rest += b;
-    *out = chat_float(*op.s == '+'          ? a + b
-                      : *op.s == '-'        ? a - b
-                      : *op.s == '*'        ? a * b
-                      : *op.s == '%'        ? rest
-                      : chat_is(op, "//")   ? floor((a - rest) / b + 0.5)
-                                            : a / b);
+    *out = chat_float(*op.s == '+'        ? a + b
+                      : *op.s == '-'      ? a - b
+                      : *op.s == '*'      ? a * b
+                      : *op.s == '%'      ? rest
+                      : chat_is(op, "//") ? floor((a - rest) / b + 0.5)
+                                          : a / b);
     return 0;
 }
 
@@ -133,7 +133,8 @@ static int join_lists(struct chat_run *r, struct chat_value a,
                       struct chat_value b, struct chat_value *out)
 {
     return chat_plain(r, a) || chat_plain(r, b) ||
-                   chat_new_list(r, a.type, out) || add_all(r, out->list, a.list) ||
+                   chat_new_list(r, a.type, out) ||
+                   add_all(r, out->list, a.list) ||
                    add_all(r, out->list, b.list)
                ? -1
                : 0;
@@ -191,8 +192,7 @@ int chat_binary(struct chat_run *r, struct tok_text op, struct chat_value a,
     if (*op.s == '~')
         return concatenate(r, a, b, out);
     if (chat_is(op, "%") && a.type == CHAT_STRING)
-        return chat_fail(r, PQ_EUNSUPPORTED,
-                         "%% of a text is not supported");
+        return chat_fail(r, PQ_EUNSUPPORTED, "%% of a text is not supported");
     if (chat_defined(r, a) || chat_defined(r, b) || check_safe(r, a, b))
         return -1;
     if (chat_is_number(a) && chat_is_number(b))

@@ -151,10 +151,9 @@ static int find(struct call *c)
     const size_t at = chat_search(c->of.s, part, 0);
     if (at > c->of.s.n && *c->name == 'i')
         return chat_fail(c->r, PQ_EARG, "index(): it is not there");
-    *c->out = chat_int(
-        at > c->of.s.n
-            ? -1
-            : (int64_t)chat_characters((struct tok_text){c->of.s.s, at}));
+    *c->out = chat_int(at > c->of.s.n ? -1
+                                      : (int64_t)chat_characters(
+                                            (struct tok_text){c->of.s.s, at}));
     return 0;
 }
 
@@ -320,8 +319,7 @@ static int changed(struct call *c)
     for (size_t i = 0; equal && i < last->n; i++)
         if (chat_equal(c->r, last->v[i], c->all->v[i], &equal))
             return -1;
-    *last = (struct chat_list){
-        .v = c->all->v, .n = c->all->n, .cap = 1};
+    *last = (struct chat_list){.v = c->all->v, .n = c->all->n, .cap = 1};
     *c->out = chat_bool(!equal);
     return 0;
 }
@@ -338,11 +336,11 @@ static const struct method *methods_of(struct chat_value v)
 {
     static const struct method none[] = {{NULL, NULL, NULL}};
 
-    return v.type == CHAT_STRING                             ? of_strings
-           : v.type == CHAT_DICT                             ? of_dicts
-           : v.type == CHAT_LIST || v.type == CHAT_TUPLE     ? of_lists
-           : v.type == CHAT_LOOP                             ? of_loops
-                                                             : none;
+    return v.type == CHAT_STRING                         ? of_strings
+           : v.type == CHAT_DICT                         ? of_dicts
+           : v.type == CHAT_LIST || v.type == CHAT_TUPLE ? of_lists
+           : v.type == CHAT_LOOP                         ? of_loops
+                                                         : none;
 }
 
 static const struct method *find_method(struct chat_value v,
@@ -366,10 +364,11 @@ static bool is_refused(struct chat_value v, struct tok_text name)
         " clear fromkeys pop popitem setdefault update ";
     static const char lists[] =
         " append clear extend insert pop remove reverse sort ";
-    const char *const all = v.type == CHAT_STRING                     ? strings
-                            : v.type == CHAT_DICT                     ? dicts
-                            : v.type == CHAT_LIST || v.type == CHAT_TUPLE ? lists
-                                                                      : "";
+    const char *const all = v.type == CHAT_STRING ? strings
+                            : v.type == CHAT_DICT ? dicts
+                            : v.type == CHAT_LIST || v.type == CHAT_TUPLE
+                                ? lists
+                                : "";
     char word[32];
 
     if (name.n + 3 > sizeof word)

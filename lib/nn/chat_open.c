@@ -118,9 +118,9 @@ static int add_token(struct pq_chat *c, const char *key, const char *text,
 static int add_tokens(struct pq_chat *c, const cJSON *config,
                       struct pq_error *e)
 {
-    static const char *const keys[] = {
-        "bos_token", "eos_token", "unk_token", "sep_token",
-        "pad_token", "cls_token", "mask_token"};
+    static const char *const keys[] = {"bos_token", "eos_token", "unk_token",
+                                       "sep_token", "pad_token", "cls_token",
+                                       "mask_token"};
 
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const cJSON *x = get(config, keys[i]);

@@ -50,15 +50,15 @@ bool chat_at(const struct chat_parser *p, enum chat_token kind, const char *s)
 int chat_need(struct chat_parser *p, enum chat_token kind, const char *s)
 {
     static const char *const kinds[] = {
-        "text", "a block", "the end of the tag", "{{", "}}",
-        "a name", "a string", "a number", "a number", "an operator", "the end"};
+        "text",   "a block",  "the end of the tag", "{{",       "}}",
+        "a name", "a string", "a number",           "a number", "an operator",
+        "the end"};
 
     if (chat_at(p, kind, s))
         return chat_step(p);
     if (p->x.kind >= CHAT_T_NAME && p->x.kind < CHAT_T_END)
-        return chat_wrong(p, "expected %s, found \"%.*s\"",
-                          s ? s : kinds[kind], (int)(p->x.text.n & 63),
-                          p->x.text.s);
+        return chat_wrong(p, "expected %s, found \"%.*s\"", s ? s : kinds[kind],
+                          (int)(p->x.text.n & 63), p->x.text.s);
     return chat_wrong(p, "expected %s, found %s", s ? s : kinds[kind],
                       kinds[p->x.kind]);
 }
@@ -202,8 +202,7 @@ static int parse_for(struct chat_parser *p, struct chat_node *x)
         return -1;
     if (chat_at(p, CHAT_T_NAME, "recursive"))
         return pq_fail(p->e, PQ_EUNSUPPORTED,
-                       "line %u: recursive loops are not supported",
-                       p->x.line);
+                       "line %u: recursive loops are not supported", p->x.line);
     p->loops++;
     if (chat_need(p, CHAT_T_BLOCK_END, NULL) || chat_down(p) ||
         parse_body(p, "else endfor", &x->c))
@@ -325,9 +324,8 @@ static int parse_with(struct chat_parser *p, struct chat_node *x)
 
 static int parse_filtered(struct chat_parser *p, struct chat_node *x)
 {
-    return parse_hole(p, true, &x->a) || parse_apart(p, "endfilter", &x->b)
-               ? -1
-               : 0;
+    return parse_hole(p, true, &x->a) || parse_apart(p, "endfilter", &x->b) ? -1
+                                                                            : 0;
 }
 
 static int parse_span(struct chat_parser *p, struct chat_node *x)

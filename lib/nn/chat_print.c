@@ -209,8 +209,7 @@ static void json_text(struct tok_text t, bool ascii, struct pq_buf *b)
         else if (c < 0x20 || (ascii && c > 0x7e && c < 0x10000))
             pq_buf_printf(b, "\\u%04x", (unsigned)c);
         else if (ascii && c >= 0x10000)
-            pq_buf_printf(b, "\\u%04x\\u%04x",
-                          0xd7c0u + (unsigned)(c >> 10),
+            pq_buf_printf(b, "\\u%04x\\u%04x", 0xd7c0u + (unsigned)(c >> 10),
                           0xdc00u + (unsigned)(c & 0x3ff));
         else
             pq_buf_add(b, t.s + at, k);

@@ -109,9 +109,9 @@ static int assign(struct chat_run *r, const struct chat_node *to,
     for (const struct chat_node *x = to->a; x; x = x->next, i++)
         if (i < l->n && assign(r, x, l->v[i]))
             return -1;
-    return i == l->n ? 0
-                     : chat_fail(r, PQ_EARG, "%zu values for %zu names", l->n,
-                                 i);
+    return i == l->n
+               ? 0
+               : chat_fail(r, PQ_EARG, "%zu values for %zu names", l->n, i);
 }
 
 static int run_set(struct chat_run *r, const struct chat_node *x)
@@ -212,8 +212,8 @@ static int define(struct chat_run *r, const struct chat_node *x)
     if (!m)
         return -1;
     *m = (struct chat_macro){x, r->scope};
-    return chat_declare(
-        r, x->text, (struct chat_value){.type = CHAT_MACRO, .macro = m});
+    return chat_declare(r, x->text,
+                        (struct chat_value){.type = CHAT_MACRO, .macro = m});
 }
 
 /* Parameters get their arguments, or defaults, or are undefined. */

@@ -34,8 +34,8 @@ size_t chat_search(struct tok_text t, struct tok_text of, size_t at)
 {
     if (at > t.n || of.n > t.n - at)
         return t.n + 1;
-    const char *const p = of.n ? memmem(t.s + at, t.n - at, of.s, of.n)
-                               : t.s + at;
+    const char *const p =
+        of.n ? memmem(t.s + at, t.n - at, of.s, of.n) : t.s + at;
     return p ? (size_t)(p - t.s) : t.n + 1;
 }
 
@@ -188,8 +188,8 @@ static int split_words(struct chat_run *r, struct tok_text t, int64_t most,
     return 0;
 }
 
-static int split_left(struct chat_run *r, struct tok_text t,
-                      struct tok_text by, int64_t most, struct chat_list *l)
+static int split_left(struct chat_run *r, struct tok_text t, struct tok_text by,
+                      int64_t most, struct chat_list *l)
 {
     size_t at = 0;
 

@@ -46,8 +46,7 @@ void *chat_take(struct chat_run *r, size_t n, size_t size)
     return p;
 }
 
-void *chat_grow(struct chat_run *r, void *p, size_t n, size_t *cap,
-                size_t size)
+void *chat_grow(struct chat_run *r, void *p, size_t n, size_t *cap, size_t size)
 {
     if (n < *cap)
         return p;
@@ -271,9 +270,9 @@ double chat_as_float(struct chat_value v)
 const char *chat_type_name(struct chat_value v)
 {
     static const char *const names[] = {
-        "nothing", "undefined", "None",      "bool",   "int",
-        "float",   "string",    "list",      "tuple",  "dict",
-        "namespace", "loop",    "macro",     "function", "method"};
+        "nothing",   "undefined", "None",  "bool",     "int",
+        "float",     "string",    "list",  "tuple",    "dict",
+        "namespace", "loop",      "macro", "function", "method"};
 
     return names[v.type];
 }
@@ -460,8 +459,7 @@ int chat_elements(struct chat_run *r, struct chat_value v,
     }
     if (v.type != CHAT_UNDEFINED && v.type != CHAT_STRING &&
         v.type != CHAT_DICT)
-        return chat_fail(r, PQ_EARG, "a %s has no elements",
-                         chat_type_name(v));
+        return chat_fail(r, PQ_EARG, "a %s has no elements", chat_type_name(v));
     if (chat_new_list(r, CHAT_LIST, &made))
         return -1;
     *out = made.list;

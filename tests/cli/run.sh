@@ -42,6 +42,7 @@ prepare() {
     mkdir "$W/in/dir.plain"
     cp "$MODEL"/*.json "$W/in/dir.plain/"
     cp "$MODEL/model.safetensors" "$W/in/dir.plain/"
+    chat "$W/in/dir.plain"
     for name in tiny cut mid small weird many; do
         derive $name 1000000 && contain $name || bad "$name could not be prepared"
     done

@@ -112,6 +112,7 @@ command_for() {
             RECIPE) CMD+=("$(recipe "$in")") ;;
             NORMS) CMD+=("$W/in/$SIZE.norms.safetensors") ;;
             DATA) CMD+=("$W/in/ids.jsonl") ;;
+            TALK) CMD+=("$W/in/talk.jsonl") ;;
             OUT) [ -n "$to" ] && CMD+=(-o "$to") ;;
             --*=OUT) CMD+=("${word%OUT}${to:--}") ;;
             pq-*) CMD+=("$BIN/$word" "$@") ;;
@@ -142,9 +143,15 @@ contain() {
             "$BIN/pq-convert" --no-sync --no-provenance -z -o "$p.z.pq" "$p.safetensors" || return
     done
 }
-# Models that run, and token ids for them.
+# chat DIR: a chat template for a model of letters
+chat() {
+    printf '%s' "{% for m in messages %}{{ 'c' if m.role == 'assistant' }}{{ m.content }}b{% endfor %}" \
+        "{{ 'c' if add_generation_prompt }}" > "$1/chat_template.jinja"
+}
+# Models that run, token ids and a conversation for them.
 prepare_llama() {
     local name dir=$W/in/tiny.llama
+    echo '{"messages":[{"role":"user","content":"abad"},{"role":"assistant","content":"da"}]}' > "$W/in/talk.jsonl"
     printf '{"ids":[%s]}\n' 1,5,3,9,2,15 4,0,7 > "$W/in/ids.jsonl"
     $H st "$W/in/prompt.safetensors" prompt_embeddings=F32[2,4]rand
     mkdir "$dir"
@@ -158,7 +165,13 @@ prepare_llama() {
     echo '{"model_type":"llama","hidden_size":4,"intermediate_size":4,"num_hidden_layers":1,
         "num_attention_heads":1,"max_position_embeddings":32,"vocab_size":16,
         "tie_word_embeddings":true}' > "$dir/config.json"
-    for name in "$MODEL $W/in/llama" "$dir $dir"; do
+    printf '{"model":{"type":"BPE","vocab":{"</s>":0,"<s>":1,"a":2,"b":3,"c":4,"d":5%s},"merges":[]},"added_tokens":[%s]}' \
+        "$(printf ',"%s":%d' e 6 f 7 g 8 h 9 i 10 j 11 k 12 l 13 m 14 n 15)" \
+        '{"id":0,"content":"</s>","special":true,"single_word":false,"lstrip":false,"rstrip":false,"normalized":false}' \
+        > "$dir/tokenizer.json"
+    cp -r "$MODEL" "$W/in/whole.llama"
+    chat "$dir" && chat "$W/in/whole.llama" || return
+    for name in "$W/in/whole.llama $W/in/llama" "$dir $dir"; do
         "$BIN/pq-convert" --no-sync -o "${name#* }.pq" "${name% *}" &&
             "$BIN/pq-convert" --no-sync -z -o "${name#* }.z.pq" "${name% *}" || return
     done

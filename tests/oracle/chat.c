@@ -49,8 +49,8 @@ static int open_chat(const cJSON *c, struct pq_chat **out, struct pq_error *e)
                             cJSON_GetObjectItem(c, "template")->valuestring);
     char *const text = cJSON_PrintUnformatted(config);
     struct pq_catalog m = {0};
-    int rc = pq_catalog_add_blob(&m, "tokenizer_config.json", text,
-                                 strlen(text), e);
+    int rc =
+        pq_catalog_add_blob(&m, "tokenizer_config.json", text, strlen(text), e);
 
     rc = rc || pq_chat_of_model(&m, out, e) ? -1 : 0;
     pq_catalog_release(&m);
@@ -61,9 +61,14 @@ static int open_chat(const cJSON *c, struct pq_chat **out, struct pq_error *e)
 
 static int answer(const cJSON *c, struct pq_buf *b, struct pq_error *e)
 {
-    const struct tm now = {.tm_year = 124, .tm_mon = 6, .tm_mday = 26,
-                           .tm_wday = 5, .tm_yday = 207,
-                           .tm_hour = 1, .tm_min = 2, .tm_sec = 3};
+    const struct tm now = {.tm_year = 124,
+                           .tm_mon = 6,
+                           .tm_mday = 26,
+                           .tm_wday = 5,
+                           .tm_yday = 207,
+                           .tm_hour = 1,
+                           .tm_min = 2,
+                           .tm_sec = 3};
     const char *const json = cJSON_GetObjectItem(c, "input")->valuestring;
     const struct pq_chat_input in = {
         json, strlen(json), SIZE_MAX,
