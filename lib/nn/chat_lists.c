@@ -311,12 +311,15 @@ static int merge(struct chat_run *r, const struct keyed *from, size_t mid,
                  size_t n, bool down, struct keyed *to)
 {
     size_t i = 0, k = mid;
-    int x;
+    int x = 0;
 
     for (size_t at = 0; at < n; at++) {
         if (i < mid && k < n) {
-            if (chat_order(r, from[i].key, from[k].key, &x))
+            bool equal; /* equals need no order, so None may be there twice */
+            if (chat_equal(r, from[i].key, from[k].key, &equal) ||
+                (!equal && chat_order(r, from[i].key, from[k].key, &x)))
                 return -1;
+            x = equal ? 0 : x;
             to[at] = (down ? x >= 0 : x <= 0) ? from[i++] : from[k++];
         } else {
             to[at] = i < mid ? from[i++] : from[k++];
