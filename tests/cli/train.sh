@@ -203,16 +203,16 @@ conversations() {
     run pq-eval --json --per-token -d c.jsonl chat; done_well
     nll=$(number nll "$out")
     [ "$(grep -o '[0-9.]*[0-9]' < <(sed 's/.*per_token//' "$out") | wc -l)" = "$(number tokens "$out")" ] || bad "$(cat "$out"): $RAN"
-    run pq-train --json --steps 1 -d c.jsonl -o b/ chat; done_well
+    run pq-train --json --steps 1 -d c.jsonl -o talked/ chat; done_well
     near "$(loss 1)" "$nll" 2e-6 || bad "$(loss 1) is not $nll: $RAN"
-    [ -e b/adapter_config.json ] || bad "nothing written: $RAN"
-    rm -r b
+    [ -e talked/adapter_config.json ] || bad "nothing written: $RAN"
+    rm -rf talked
     # pieces that hold a part of a turn only
     run pq-train --show-mask --seq-len 8 -d c.jsonl chat; done_well
     [ "$(grep -c train "$out")" = 7 ] || bad "$(cat "$out"): $RAN"
     run pq-train --show-mask -d c.jsonl llama; refused 'line 1: the model has no chat template'
     echo '{"messages":[{"role":"user","content":"Who?"}]}' > c.jsonl
-    run pq-train -d c.jsonl -o b/ chat; refused 'no token to train on'
+    run pq-train -d c.jsonl -o talked/ chat; refused 'no token to train on'
 }
 plan() {
     local n
