@@ -25,6 +25,7 @@ struct pq_nn {
     float *gathered;       /* [LOGIT_ROWS][hidden] */
     int32_t *ids, *labels; /* [rows] */
     double *nll;           /* [rows] */
+    struct nn_inputs *watched; /* or NULL; work.inputs while it adds up */
 };
 
 struct pq_nn_stream {
@@ -71,23 +72,39 @@ int pq_nn_open(struct pq_source *s, const struct pq_nn_options *o,
     return 0;
 }
 
-int pq_nn_watch(struct pq_nn *nn, bool products, struct pq_error *e)
+int pq_nn_watch(struct pq_nn *nn, bool squares, uint64_t bytes, size_t *from,
+                struct pq_error *e)
 {
-    nn_inputs_free(nn->work.inputs);
+    pq_nn_unwatch(nn);
+    if (nn_inputs_new(&nn->m, squares, bytes, from, &nn->watched, e))
+        return -1;
+    nn->work.inputs = nn->watched;
+    return 0;
+}
+
+void pq_nn_watch_end(struct pq_nn *nn)
+{
+    if (nn->work.inputs)
+        nn_inputs_mean(nn->work.inputs);
     nn->work.inputs = NULL;
-    return nn_inputs_new(&nn->m, products, &nn->work.inputs, e);
+}
+
+void pq_nn_unwatch(struct pq_nn *nn)
+{
+    nn_inputs_free(nn->watched);
+    nn->watched = nn->work.inputs = NULL;
 }
 
 bool pq_nn_watched(const struct pq_nn *nn, size_t i, struct pq_nn_inputs *x)
 {
-    return nn_inputs_of(nn->work.inputs, i, x);
+    return nn_inputs_of(nn->watched, i, x);
 }
 
 void pq_nn_free(struct pq_nn *nn)
 {
     if (!nn)
         return;
-    nn_inputs_free(nn->work.inputs);
+    pq_nn_unwatch(nn);
     nn_pool_free(nn->pool);
     nn_work_release(&nn->work);
     nn_cache_release(&nn->cache);
@@ -104,7 +121,7 @@ struct pq_nn_info pq_nn_about(const struct pq_nn *nn)
 {
     const struct nn_config *c = &nn->m.c;
     const struct pq_nn_info info = {c->type, c->vocab, c->positions,
-                                    c->learned_places};
+                                    c->learned_places, nn->m.bytes};
 
     return info;
 }

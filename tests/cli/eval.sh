@@ -122,9 +122,81 @@ inputs() {
     done
     run pq-diff norms.safetensors "$ROOT/testdata/prune_data/llama-norms.safetensors"
     awk '/ tensors? differ/ { n = $3; r = $NF } END { exit !(n == 35 && r < 1e-6) }' "$out" || bad "$(tail -n 3 "$out"): $RAN"
-    run pq-eval --norms-out a --hessian-out b -d short.jsonl llama; misused
+    # all at once are what each is alone
+    run pq-eval --norms-out n2.st --hessian-out h2.st --imatrix-out i2.dat -d pieces.jsonl llama; done_well
+    same n2.st norms.safetensors; same h2.st hessian.safetensors
+    run pq-eval --imatrix-out i1.dat -d pieces.jsonl llama; done_well
+    same i1.dat i2.dat
     run pq-eval --norms-out - -d short.jsonl llama; misused
+    run pq-eval --hessian-out - -d short.jsonl llama; misused
     run pq-eval --norms-out no/such/a -d short.jsonl llama; [ $RC = 2 ] || bad "rc $RC: $RAN"
+    run pq-eval --imatrix-out no/such/a.dat -d short.jsonl llama; [ $RC = 2 ] || bad "rc $RC: $RAN"
+}
+# int32 FILE OFFSET, and words of a file
+int32() { od -An -td4 -j "$2" -N4 "$1" | tr -d ' '; }
+# what of it is right is told by tests/test_imatrix.c and tests/oracle/check_nn.py
+imatrix() {
+    local f m n
+    run pq-eval --imatrix-out i.bin -d short.jsonl llama; misused
+    run pq-eval --imatrix-out - -d short.jsonl llama; misused
+    for f in dat gguf; do
+        run pq-eval --imatrix-out i.$f -d pieces.jsonl llama; done_well
+        PQ_CPU=scalar run pq-eval --imatrix-out j.$f -T1 -d pieces.jsonl llama; done_well
+        same i.$f j.$f
+        # the folder of the data is nobody's business
+        run pq-eval --imatrix-out j.$f -d ./../"${PWD##*/}"/pieces.jsonl llama; done_well
+        same i.$f j.$f
+    done
+    [ "$(int32 i.dat 0) $(int32 i.dat 4)" = '35 19' ] || bad "$(int32 i.dat 0) entries"
+    [ "$(tail -c 12 i.dat)" = pieces.jsonl ] && [ "$(int32 i.dat $(($(wc -c < i.dat) - 20)))" = 10 ] || bad "its end"
+    head -c 8 i.gguf | cmp -s - <(printf 'GGUF\3\0\0\0') || bad "is no GGUF"
+    for n in attn_{q,k,v,output} ffn_{gate,up,down}; do
+        [ "$(grep -aoF ".$n.weight.in_sum2" i.gguf | wc -l)" = 5 ] || bad "other layers of $n"
+    done
+    # fused ones have one entry, the head has none
+    run pq-eval --imatrix-out c.gguf -d short.jsonl gpt2; done_well
+    n=$(sed -n 's/.*"n_layer": *\([0-9]*\).*/\1/p' gpt2/config.json)
+    [ "$(grep -ao 'blk\.[0-9]*\.[a-z_]*\.weight.counts' c.gguf | sort -u | wc -l)" = $((4 * n)) ] || bad "other names: $RAN"
+    grep -aq 'blk.0.attn_qkv.weight.in_sum2' c.gguf || bad "no attn_qkv: $RAN"
+}
+# products that memory has no room for take several runs, and give the same
+runs() {
+    local i name list
+    mkdir wide
+    for i in 0 1 2; do
+        list=
+        for name in q k v o; do list="$list self_attn.${name}_proj=F32[64,64]"; done
+        list="$list mlp.gate_proj=F32[1024,64] mlp.up_proj=F32[1024,64] mlp.down_proj=F32[64,1024]"
+        list="$list input_layernorm=F32[64] post_attention_layernorm=F32[64]"
+        for name in $list; do set -- "$@" "model.layers.$i.${name/=/.weight=}rand"; done
+    done
+    $H st wide/model.safetensors "$@" model.norm.weight=F32[64]rand model.embed_tokens.weight=F32[32,64]rand
+    echo '{"model_type":"llama","hidden_size":64,"intermediate_size":1024,"num_hidden_layers":3,
+        "num_attention_heads":4,"max_position_embeddings":64,"vocab_size":32,"tie_word_embeddings":true}' > wide/config.json
+    run pq-eval -n --memory 16M --hessian-out w1.st --norms-out n.st -d short.jsonl wide; done_well
+    grep -q '^squares of inputs 29184 bytes$' "$out" && grep -q '^products of inputs 12730368 bytes, in 2 runs ' "$out" ||
+        bad "$(cat "$out"): $RAN"
+    run pq-eval -n --json --memory 16M --hessian-out w1.st -d short.jsonl wide; done_well
+    $H json "$out" > /dev/null 2>&1 && [ "$(number runs "$out") $(number tokens "$out")" = '2 5' ] || bad "$(cat "$out"): $RAN"
+    absent w1.st n.st
+    # long texts and short ones, in the same pieces each time
+    cat long.jsonl short.jsonl | sed 's/[0-9]*\([0-9]\)\([],]\)/\1\2/g' > mixed.jsonl
+    run pq-eval --json --window 32 --memory 16M --hessian-out w1.st --norms-out n1.st --per-token -d mixed.jsonl wide; done_well
+    cp "$out" w1.json
+    run pq-eval --json --window 32 --memory 64M --hessian-out w2.st --per-token -d mixed.jsonl wide; done_well
+    same w1.st w2.st; same w1.json "$out"
+    run pq-eval -q --window 32 --norms-out n2.st -d mixed.jsonl wide; done_well
+    same n1.st n2.st
+    run pq-prune -q -s 0.5 --hessian w1.st --memory 64M wide -o pruned/; done_well
+    # what one matrix needs is what the message says
+    $H st wide/model.safetensors "${@//1024/2048}" model.norm.weight=F32[64]rand model.embed_tokens.weight=F32[32,64]rand
+    sed -i s/1024/2048/ wide/config.json
+    run pq-eval --memory 16M --hessian-out w.st -d short.jsonl wide
+    refused 'model.layers.0.mlp.down_proj.weight: the products of its 2048 inputs need --memory 29M'
+    run pq-eval --memory 28M --hessian-out w.st -d short.jsonl wide; refused 29M
+    absent w.st
+    run pq-eval -n --memory 29M --hessian-out w.st -d short.jsonl wide; done_well
+    run pq-eval -n --tokens -d short.jsonl wide; misused
 }
 against() {
     local n
@@ -188,5 +260,5 @@ EOT
     run pq-eval -d ten.jsonl --logits l.st gpt2; refused '8 positions'
 }
 
-for c in numbers per_token texts choices encoded inputs against logits gate refusals; do check "eval $c" $c; done
+for c in numbers per_token texts choices encoded inputs imatrix runs against logits gate refusals; do check "eval $c" $c; done
 finish
