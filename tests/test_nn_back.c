@@ -434,7 +434,7 @@ static double ce_loss(void *arg)
     const struct ce *c = arg;
     double nll[ROWS], sum = 0;
 
-    nn_head_loss(pool, nll, c->x, &c->head, c->cap, c->labels, ROWS, c->z,
+    nn_head_loss(pool, nll, NULL, c->x, &c->head, c->cap, c->labels, ROWS, c->z,
                  c->gathered, 4);
     for (size_t i = 0; i < ROWS; i++)
         sum += nll[i];

@@ -219,7 +219,7 @@ static int give_rows(struct scoring *c, size_t text,
     for (size_t j = 0; j < s->n; j += LOGIT_ROWS) {
         const size_t n = s->n - j < LOGIT_ROWS ? s->n - j : LOGIT_ROWS;
         nn_logits(nn->pool, &nn->m, nn->z, nn->work.x + (s->q + j) * h, n);
-        nn_cross_entropy(nn->pool, nn->nll + s->q + j, NULL, nn->z,
+        nn_cross_entropy(nn->pool, nn->nll + s->q + j, NULL, NULL, nn->z,
                          nn->labels + s->q + j, n, v);
         if (c->rows(c->arg, text, s->past + j, n, nn->z, c->e))
             return -1;
@@ -235,7 +235,7 @@ static int run_group(struct scoring *c, const struct group *g)
     set_rows(c, g);
     nn_forward(nn->pool, &nn->m, &b, &nn->cache, &nn->work);
     if (!c->rows)
-        nn_head_loss(nn->pool, nn->nll, nn->work.x, &nn->m.head,
+        nn_head_loss(nn->pool, nn->nll, NULL, nn->work.x, &nn->m.head,
                      nn->m.c.final_cap, nn->labels, g->rows, nn->z,
                      nn->gathered, LOGIT_ROWS);
     for (size_t i = 0; c->rows && i < g->n; i++)
@@ -328,7 +328,7 @@ static void run_piece(struct pq_nn *nn, const struct pq_nn_text *t, size_t at,
         none[i] = NN_IGNORE;
     nn_forward(nn->pool, &nn->m, &b, &nn->cache, &nn->work);
     nn_logits(nn->pool, &nn->m, nn->z, nn->work.x, n);
-    nn_cross_entropy(nn->pool, nll, lse, nn->z, none, n, nn->m.c.vocab);
+    nn_cross_entropy(nn->pool, nll, lse, NULL, nn->z, none, n, nn->m.c.vocab);
 }
 
 static int check_pair(struct pq_nn *base, struct pq_nn *nn,

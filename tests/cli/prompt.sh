@@ -34,8 +34,9 @@ parts() {
     grep -q '451 "Once" 0.900' "$out" || bad "$(cat "$out"): $RAN"
     tail -n 1 "$out" | grep -q 'not what it means' || bad "no caution: $RAN"
     run pq-prompt --model llama -d ids.jsonl prompt; done_well
-    grep -q '^loss 0.3227  without the prompt 0.3267  with the nearest tokens instead 0.3219' "$out" ||
-        bad "$(cat "$out"): $RAN"
+    grep -q '^with the prompt  *loss 0.3227  accuracy [0-9.]*%$' "$out" &&
+        grep -q '^with the nearest tokens  *loss 0.3219  accuracy [0-9.]*%$' "$out" &&
+        grep -q '^without  *loss 0.3267  accuracy [0-9.]*%$' "$out" || bad "$(cat "$out"): $RAN"
     run pq-prompt -q --model llama prompt; done_well
     [ -s "$out" ] && bad "-q says something: $RAN"
     run pq-prompt --json --top 1 --model llama prompt; done_well
