@@ -225,6 +225,26 @@ static int evaluate(struct eval_job *j, struct pq_error *e)
     return eval_answer(j, e);
 }
 
+/* Nothing that is written takes the place of what is read, or of another. */
+static int check_files(const struct cmd *c, const struct eval_options *o,
+                       struct pq_error *e)
+{
+    const char *const out[] = {o->logits, o->inputs.norms, o->inputs.hessian,
+                               o->inputs.imatrix};
+    const size_t n = sizeof out / sizeof *out;
+
+    for (size_t i = 0; i < n; i++) {
+        for (size_t k = 0; out[i] && k < i; k++)
+            if (out[k] && strcmp(out[i], out[k]) == 0)
+                return cmd_usage(c, "%s: is to be written twice", out[i]);
+        if (out[i] && (cmd_check_beside(c, out[i], e) ||
+                       cmd_check_spares(out[i], o->data, e) ||
+                       cmd_check_spares(out[i], o->against, e)))
+            return CMD_TROUBLE;
+    }
+    return CMD_OK;
+}
+
 static int run(struct cmd *c, struct pq_error *e)
 {
     struct eval_job j = {.c = c, .o = c->state};
@@ -239,7 +259,7 @@ static int run(struct cmd *c, struct pq_error *e)
         return CMD_TROUBLE;
     if (cmd_is_standard(j.o->against))
         return cmd_usage(c, "the model of --against cannot be standard input");
-    if (cmd_check_data(c, j.o->data))
+    if (cmd_check_data(c, j.o->data) || check_files(c, j.o, e))
         return CMD_TROUBLE;
     const int rc = evaluate(&j, e);
     for (size_t i = 0; j.nll && i < j.data.n; i++)

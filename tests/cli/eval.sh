@@ -213,6 +213,23 @@ against() {
     run pq-eval --against gpt2 -d short.jsonl llama; refused 'vocabularies of 24 and 512'
     run pq-eval --against - -d short.jsonl llama; misused
 }
+# what is read stays, and nothing is written twice
+outputs() {
+    local o m=$ROOT/testdata/tiny-llama
+    cp -r llama other; cp short.jsonl data.safetensors
+    for o in --logits --norms-out --hessian-out; do
+        run pq-eval $o llama/model.safetensors -d short.jsonl llama; refused 'not replaced: it belongs to the input llama'
+        run pq-eval $o llama/extra.st -d short.jsonl llama; done_well; rm llama/extra.st
+        run pq-eval $o other/model.safetensors --against other -d short.jsonl llama; refused 'other is read'
+        run pq-eval $o data.safetensors -d data.safetensors llama; refused 'data.safetensors is read'
+        ln -sf ../llama/model.safetensors other/link.st
+        run pq-eval $o other/link.st -d short.jsonl llama/model.safetensors; refused 'it is the input'
+    done
+    same llama/model.safetensors "$m/model.safetensors"; same data.safetensors short.jsonl
+    run pq-eval --norms-out x.st --hessian-out x.st -d short.jsonl llama; misused
+    run pq-eval --logits x.gguf --imatrix-out x.gguf -d short.jsonl llama; misused
+    rm -r other
+}
 gate() {
     run pq-eval --max-ppl 1.5 -d heldout.jsonl llama; done_well
     run pq-eval --max-ppl 1.2 -d heldout.jsonl llama
@@ -260,5 +277,5 @@ EOT
     run pq-eval -d ten.jsonl --logits l.st gpt2; refused '8 positions'
 }
 
-for c in numbers per_token texts choices encoded inputs imatrix runs against logits gate refusals; do check "eval $c" $c; done
+for c in numbers per_token texts choices encoded inputs imatrix runs against logits outputs gate refusals; do check "eval $c" $c; done
 finish

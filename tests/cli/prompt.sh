@@ -137,6 +137,10 @@ refusals() {
     run pq-prompt prompt prompt; misused
     run pq-prompt --export-tokens -o x/ prompt; misused
     run pq-prompt --model - -; misused
+    cp ids.jsonl data.svg
+    run pq-prompt --plot llama/config.json --model llama prompt; refused 'llama is read'
+    run pq-prompt --plot data.svg -d data.svg --model llama prompt; refused 'data.svg is read'
+    same data.svg ids.jsonl
     absent x
 }
 
