@@ -41,10 +41,8 @@ int cmd_inputs_check(const struct cmd *c, const struct cmd_inputs *x)
         return cmd_usage(c, "--norms-out needs a file");
     if (cmd_is_standard(x->hessian))
         return cmd_usage(c, "--hessian-out needs a file");
-    if (x->imatrix && !ends_with(x->imatrix, ".gguf") &&
-        !ends_with(x->imatrix, ".dat"))
-        return cmd_usage(c, "--imatrix-out needs a name that ends in .gguf or "
-                            ".dat");
+    if (cmd_is_standard(x->imatrix))
+        return cmd_usage(c, "--imatrix-out needs a file");
     return CMD_OK;
 }
 

@@ -137,7 +137,6 @@ int32() { od -An -td4 -j "$2" -N4 "$1" | tr -d ' '; }
 # what of it is right is told by tests/test_imatrix.c and tests/oracle/check_nn.py
 imatrix() {
     local f m n
-    run pq-eval --imatrix-out i.bin -d short.jsonl llama; misused
     run pq-eval --imatrix-out - -d short.jsonl llama; misused
     for f in dat gguf; do
         run pq-eval --imatrix-out i.$f -d pieces.jsonl llama; done_well
@@ -149,6 +148,8 @@ imatrix() {
     done
     [ "$(int32 i.dat 0) $(int32 i.dat 4)" = '35 19' ] || bad "$(int32 i.dat 0) entries"
     [ "$(tail -c 12 i.dat)" = pieces.jsonl ] && [ "$(int32 i.dat $(($(wc -c < i.dat) - 20)))" = 10 ] || bad "its end"
+    run pq-eval --imatrix-out i.bin -d pieces.jsonl llama; done_well
+    same i.bin i.gguf
     head -c 8 i.gguf | cmp -s - <(printf 'GGUF\3\0\0\0') || bad "is no GGUF"
     for n in attn_{q,k,v,output} ffn_{gate,up,down}; do
         [ "$(grep -aoF ".$n.weight.in_sum2" i.gguf | wc -l)" = 5 ] || bad "other layers of $n"

@@ -5,6 +5,7 @@
 #     SIZE.delta.pq        from SIZE.plain to SIZE.other-plain
 #     SIZE.mask.pq         what pq-prune -s 0.5 keeps of SIZE.plain
 #     SIZE.norms.safetensors   what pq-prune --norms takes, of SIZE.plain
+#     {tiny.,}llama.hessian.safetensors   what pq-prune --hessian takes
 #     dir.KIND             a model directory; its size is called dir
 #
 # KIND is plain, nf4, other-plain, other-nf4, delta, mask or llama.  `other` has
@@ -84,6 +85,12 @@ prompt() {
         *) echo "$ROOT/testdata/prompt" ;;
     esac
 }
+hessian() {
+    case $SIZE in
+        tiny | cut) echo "$W/in/tiny.llama.hessian.safetensors" ;;
+        *) echo "$W/in/llama.hessian.safetensors" ;;
+    esac
+}
 # recipe IN: where a recipe is that merges it and OTHER
 recipe() {
     printf '%s\n' 'merge_method: linear' 'models:' \
@@ -111,6 +118,7 @@ command_for() {
             PROMPT) CMD+=("$(prompt)") ;;
             RECIPE) CMD+=("$(recipe "$in")") ;;
             NORMS) CMD+=("$W/in/$SIZE.norms.safetensors") ;;
+            HESSIAN) CMD+=("$(hessian)") ;;
             DATA) CMD+=("$W/in/ids.jsonl") ;;
             OUT) [ -n "$to" ] && CMD+=(-o "$to") ;;
             --*=OUT) CMD+=("${word%OUT}${to:--}") ;;
@@ -149,17 +157,20 @@ prepare_llama() {
     $H st "$W/in/prompt.safetensors" prompt_embeddings=F32[2,4]rand
     mkdir "$dir"
     set --
-    for name in q_proj k_proj v_proj o_proj; do set -- "$@" "self_attn.$name=F32[4,4]rand"; done
+    for name in q_proj=F32[8,4] k_proj=F32[4,4] v_proj=F32[4,4] o_proj=F32[4,8]; do
+        set -- "$@" "self_attn.${name}rand"
+    done
     for name in gate up down; do set -- "$@" "mlp.${name}_proj=F32[4,4]rand"; done
     for name in input post_attention; do set -- "$@" "${name}_layernorm=F32[4]rand"; done
     set -- "${@/#/model.layers.0.}"
     $H st "$dir/model.safetensors" "${@/=/.weight=}" model.norm.weight=F32[4]rand \
         model.embed_tokens.weight=F32[16,4]rand
     echo '{"model_type":"llama","hidden_size":4,"intermediate_size":4,"num_hidden_layers":1,
-        "num_attention_heads":1,"max_position_embeddings":32,"vocab_size":16,
+        "num_attention_heads":4,"num_key_value_heads":2,"head_dim":2,"max_position_embeddings":32,"vocab_size":16,
         "tie_word_embeddings":true}' > "$dir/config.json"
     for name in "$MODEL $W/in/llama" "$dir $dir"; do
         "$BIN/pq-convert" --no-sync -o "${name#* }.pq" "${name% *}" &&
-            "$BIN/pq-convert" --no-sync -z -o "${name#* }.z.pq" "${name% *}" || return
+            "$BIN/pq-convert" --no-sync -z -o "${name#* }.z.pq" "${name% *}" &&
+            "$BIN/pq-eval" -q --hessian-out "${name#* }.hessian.safetensors" -d "$W/in/ids.jsonl" "${name% *}" || return
     done
 }
