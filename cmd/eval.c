@@ -18,6 +18,7 @@
 #include "adapted.h"
 #include "eval.h"
 #include "made.h"
+#include "merge.h"
 #include "pq_made.h"
 
 #include <stdlib.h>
@@ -214,7 +215,7 @@ static int evaluate(struct eval_job *j, struct pq_error *e)
         return CMD_TROUBLE;
     if (j->o->tokens)
         return print_tokens(j, e) ? CMD_TROUBLE : CMD_OK;
-    if (eval_windows(j) ||
+    if (eval_windows(j, e) ||
         cmd_data_check(&j->data, j->o->data, pq_nn_about(j->nn).vocab, e) ||
         cmd_inputs_open(&j->o->inputs, j->c, j->nn, e))
         return CMD_TROUBLE;
@@ -223,6 +224,21 @@ static int evaluate(struct eval_job *j, struct pq_error *e)
     if (eval_score(j, e) || cmd_inputs_write(&j->o->inputs, e) || compare(j, e) || logits(j, e))
         return CMD_TROUBLE;
     return eval_answer(j, e);
+}
+
+static int check_adapters(const struct eval_options *o, const char *path,
+                          struct pq_error *e)
+{
+    struct pq_arena arena = {0};
+    int rc = 0;
+
+    for (size_t i = 0; !rc && i < o->adapters.n; i++) {
+        struct merge_input in = {0};
+        rc = merge_split_weight(&arena, o->adapters.items[i], &in, e) ||
+             cmd_check_spares(path, in.path, e);
+    }
+    pq_arena_release(&arena);
+    return rc;
 }
 
 /* Nothing that is written takes the place of what is read, or of another. */
@@ -239,7 +255,8 @@ static int check_files(const struct cmd *c, const struct eval_options *o,
                 return cmd_usage(c, "%s: is to be written twice", out[i]);
         if (out[i] && (cmd_check_beside(c, out[i], e) ||
                        cmd_check_spares(out[i], o->data, e) ||
-                       cmd_check_spares(out[i], o->against, e)))
+                       cmd_check_spares(out[i], o->against, e) ||
+                       check_adapters(o, out[i], e)))
             return CMD_TROUBLE;
     }
     return CMD_OK;

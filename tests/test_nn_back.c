@@ -468,6 +468,20 @@ static void check_loss(float cap)
         free(list[i]);
 }
 
+/* The first of the largest is the likeliest; what is not labelled is not. */
+Test(nn_back, right_labels)
+{
+    static const float z[4][3] = {{1, 2, 2}, {1, 2, 2}, {3, 1, 2}, {0, 9, 0}};
+    static const int32_t labels[4] = {1, 2, 0, NN_IGNORE};
+    static const bool want[4] = {true, false, true, false};
+    bool right[4] = {false, true, false, true};
+    double nll[4];
+
+    nn_cross_entropy(pool, nll, NULL, right, z[0], labels, 4, 3);
+    for (size_t i = 0; i < 4; i++)
+        cr_assert_eq(right[i], want[i], "row %zu", i);
+}
+
 Test(nn_back, cross_entropy)
 {
     check_loss(0);

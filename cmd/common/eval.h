@@ -45,8 +45,11 @@ struct eval_job {
 
 /* ---- eval_score.c ------------------------------------------------------- */
 
-/* The window and the stride of the options and the model, or a usage error. */
-int eval_windows(struct eval_job *j);
+/*
+ * The window and the stride of the options and the model.  What fails without
+ * *e set is a usage error, explained already.
+ */
+int eval_windows(struct eval_job *j, struct pq_error *e);
 /* Does an example count for the mean?  Of a question the right choice does. */
 bool eval_counts(const struct cmd_example *x);
 /* Its tokens that are scored. */

@@ -15,11 +15,16 @@
 
 /* ---- windows ------------------------------------------------------------ */
 
-int eval_windows(struct eval_job *j)
+int eval_windows(struct eval_job *j, struct pq_error *e)
 {
     const struct pq_nn_info m = pq_nn_about(j->nn);
     const size_t most = m.positions < MAX_WINDOW ? m.positions : MAX_WINDOW;
 
+    if (m.positions_are_hard && m.positions < 2)
+        return pq_fail(e, PQ_EARG,
+                       "%s: a model of one position, in which no token stands "
+                       "behind another",
+                       j->c->n_operands ? j->c->operands[0] : "-");
     j->window = j->o->window ? j->o->window : most < 2 ? 2 : most;
     if (m.positions_are_hard && j->window > m.positions)
         return cmd_usage(j->c, "--window: the model has %zu positions",

@@ -227,6 +227,8 @@ outputs() {
         run pq-eval $o other/link.st -d short.jsonl llama/model.safetensors; refused 'it is the input'
     done
     same llama/model.safetensors "$m/model.safetensors"; same data.safetensors short.jsonl
+    cp -r "$ROOT/testdata/peft/tiny-lora" lora
+    run pq-eval --norms-out lora/adapter_model.safetensors --adapter lora:0.5 -d short.jsonl llama; refused 'lora is read'
     run pq-eval --norms-out x.st --hessian-out x.st -d short.jsonl llama; misused
     run pq-eval --logits x.gguf --imatrix-out x.gguf -d short.jsonl llama; misused
     rm -r other
@@ -276,6 +278,15 @@ EOT
     printf '{"ids":[1,2,3,4,5,6,7,8,9,10]}\n' > ten.jsonl
     run pq-eval -d ten.jsonl gpt2; done_well # in windows of its 8 positions
     run pq-eval -d ten.jsonl --logits l.st gpt2; refused '8 positions'
+    mkdir one
+    $H st one/model.safetensors wte.weight=F32[4,4]rand wpe.weight=F32[1,4]rand ln_f.weight=F32[4]rand \
+        ln_f.bias=F32[4]rand h.0.ln_1.weight=F32[4]rand h.0.ln_1.bias=F32[4]rand h.0.ln_2.weight=F32[4]rand \
+        h.0.ln_2.bias=F32[4]rand h.0.attn.c_attn.weight=F32[4,12]rand h.0.attn.c_attn.bias=F32[12]rand \
+        h.0.attn.c_proj.weight=F32[4,4]rand h.0.attn.c_proj.bias=F32[4]rand h.0.mlp.c_fc.weight=F32[4,16]rand \
+        h.0.mlp.c_fc.bias=F32[16]rand h.0.mlp.c_proj.weight=F32[16,4]rand h.0.mlp.c_proj.bias=F32[4]rand
+    echo '{"model_type":"gpt2","n_embd":4,"n_layer":1,"n_head":1,"n_positions":1,"vocab_size":4}' > one/config.json
+    printf '{"ids":[1,2]}\n' > two.jsonl
+    run pq-eval -d two.jsonl one; refused 'one: a model of one position'
 }
 
 for c in numbers per_token texts choices encoded inputs imatrix runs against logits outputs gate refusals; do check "eval $c" $c; done
