@@ -15,8 +15,8 @@
  * is scored once; the mean is over tokens.  Of a question the right choice
  * counts.
  */
-#include "adapted.h"
 #include "eval.h"
+#include "adapted.h"
 #include "made.h"
 #include "merge.h"
 #include "pq_made.h"
@@ -40,8 +40,7 @@ enum {
 };
 
 static const struct cmd_option options[] = {
-    {'d', "data", "FILE", "what to score: JSONL or a text", NULL, 0,
-     OPT_DATA},
+    {'d', "data", "FILE", "what to score: JSONL or a text", NULL, 0, OPT_DATA},
     {0, "window", "N", "run at most N tokens at a time", NULL, 0, OPT_WINDOW},
     {0, "stride", "N", "from a window to the next; default half of it", NULL, 0,
      OPT_STRIDE},
@@ -221,7 +220,8 @@ static int evaluate(struct eval_job *j, struct pq_error *e)
         return CMD_TROUBLE;
     if (j->c->dry_run)
         return eval_plan(j, e);
-    if (eval_score(j, e) || cmd_inputs_write(&j->o->inputs, e) || compare(j, e) || logits(j, e))
+    if (eval_score(j, e) || cmd_inputs_write(&j->o->inputs, e) ||
+        compare(j, e) || logits(j, e))
         return CMD_TROUBLE;
     return eval_answer(j, e);
 }

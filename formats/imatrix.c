@@ -20,9 +20,9 @@
 #include "pq_imatrix.h"
 #include "pq_names.h"
 
+#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -12,9 +12,9 @@ extern "C" {
 #endif
 
 struct pq_imatrix_entry {
-    const char *weight; /* as Hugging Face calls it: pq_name_gguf() */
-    size_t n;           /* inputs */
-    uint64_t tokens;    /* that the means are of */
+    const char *weight;    /* as Hugging Face calls it: pq_name_gguf() */
+    size_t n;              /* inputs */
+    uint64_t tokens;       /* that the means are of */
     const double *squares; /* [n] means of x[i]^2 */
 };
 

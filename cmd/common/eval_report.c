@@ -34,12 +34,13 @@ static void put_json(const struct eval_job *j, double nll, double ppl,
                   j->stride);
     if (j->base) {
         cmd_put_number(b, ",\"kl\":", j->kl / (double)j->tokens);
-        cmd_put_number(b, ",\"same_top\":",
-                       (double)j->same / (double)j->tokens);
+        cmd_put_number(b,
+                       ",\"same_top\":", (double)j->same / (double)j->tokens);
     }
     if (j->choices.questions)
-        pq_buf_printf(b, ",\"questions\":%zu,\"right\":%zu,"
-                         "\"right_norm\":%zu",
+        pq_buf_printf(b,
+                      ",\"questions\":%zu,\"right\":%zu,"
+                      "\"right_norm\":%zu",
                       j->choices.questions, j->choices.right,
                       j->choices.right_norm);
     if (j->o->per_token)

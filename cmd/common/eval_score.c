@@ -56,8 +56,8 @@ static struct pq_nn_text window_of(const struct eval_job *j,
  * A long text, window after window; `nll` has room for it and a window, or is
  * NULL.
  */
-static int score_long(struct eval_job *j, const struct cmd_example *x, double *nll,
-                      struct pq_error *e)
+static int score_long(struct eval_job *j, const struct cmd_example *x,
+                      double *nll, struct pq_error *e)
 {
     double *part = nll ? nll + x->n : NULL;
 
@@ -88,9 +88,9 @@ static int score_some(struct eval_job *j, size_t first, size_t n, bool again,
     for (size_t i = first; i < first + n; i++) {
         const struct cmd_example *x = &j->data.items[i];
         const bool fits = x->n <= j->window;
-        double *nll = again ? NULL
-                            : pq_alloc(x->n + (fits ? 0 : j->window),
-                                       sizeof **j->nll);
+        double *nll =
+            again ? NULL
+                  : pq_alloc(x->n + (fits ? 0 : j->window), sizeof **j->nll);
         if (!again && !(j->nll[i] = nll))
             return pq_fail_nomem(e);
         if (fits)
@@ -179,8 +179,8 @@ int eval_score(struct eval_job *j, struct pq_error *e)
 
 /* ---- against another model ---------------------------------------------- */
 
-static int compare_text(struct eval_job *j, const struct cmd_example *x, double *kl,
-                        bool *same, struct pq_error *e)
+static int compare_text(struct eval_job *j, const struct cmd_example *x,
+                        double *kl, bool *same, struct pq_error *e)
 {
     size_t end = x->n < j->window ? x->n : j->window;
 

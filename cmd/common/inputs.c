@@ -74,12 +74,12 @@ static int count(struct cmd_inputs *x, size_t *weights, struct pq_error *e)
         if (!x->hessian)
             continue;
         if (product_bytes(&w) > x->room)
-            return pq_fail(e, PQ_ELIMIT,
-                           "tensor %s: the products of its %zu inputs need "
-                           "--memory %lluM",
-                           w.weight, w.in,
-                           (unsigned long long)memory_option(
-                               product_bytes(&w)));
+            return pq_fail(
+                e, PQ_ELIMIT,
+                "tensor %s: the products of its %zu inputs need "
+                "--memory %lluM",
+                w.weight, w.in,
+                (unsigned long long)memory_option(product_bytes(&w)));
         if (x->runs == 0 || product_bytes(&w) > left) {
             x->runs++;
             left = x->room;
@@ -116,10 +116,9 @@ int cmd_inputs_watch(struct cmd_inputs *x, struct pq_error *e)
 {
     const bool squares = !x->took && (x->norms || x->imatrix);
 
-    return cmd_inputs_wanted(x)
-               ? pq_nn_watch(x->nn, squares, x->room,
-                             x->hessian ? &x->next : NULL, e)
-               : 0;
+    return cmd_inputs_wanted(x) ? pq_nn_watch(x->nn, squares, x->room,
+                                              x->hessian ? &x->next : NULL, e)
+                                : 0;
 }
 
 bool cmd_inputs_more(const struct cmd_inputs *x)
@@ -157,8 +156,8 @@ static int take_weight(struct cmd_inputs *x, const struct pq_nn_inputs *w,
                : -1;
 }
 
-static int take_matrix(struct cmd_inputs *x, const char *dataset,
-                       size_t chunk, struct pq_error *e)
+static int take_matrix(struct cmd_inputs *x, const char *dataset, size_t chunk,
+                       struct pq_error *e)
 {
     const char *base = strrchr(dataset, '/');
     struct pq_imatrix m = {.dataset = base ? base + 1 : dataset,
@@ -174,11 +173,10 @@ static int take_matrix(struct cmd_inputs *x, const char *dataset,
         list[i] =
             (struct pq_imatrix_entry){w.weight, w.in, w.tokens, w.squares};
     m.entries = list;
-    const int rc = pq_imatrix_put(&x->matrix,
-                                  ends_with(x->imatrix, ".dat")
-                                      ? PQ_IMATRIX_DAT
-                                      : PQ_IMATRIX_GGUF,
-                                  &m, e);
+    const int rc = pq_imatrix_put(
+        &x->matrix,
+        ends_with(x->imatrix, ".dat") ? PQ_IMATRIX_DAT : PQ_IMATRIX_GGUF, &m,
+        e);
     free(list);
     return rc;
 }
@@ -207,10 +205,10 @@ int cmd_inputs_take(struct cmd_inputs *x, const char *dataset, size_t chunk,
     for (size_t i = 0; pq_nn_watched(x->nn, i, &w); i++)
         if (take_weight(x, &w, e))
             return -1;
-    if (first && ((x->imatrix && take_matrix(x, dataset, chunk, e)) ||
-                  (x->norms && label(x->means[NORMS], "norms", w.tokens, e)) ||
-                  (x->hessian &&
-                   label(x->means[HESSIAN], "hessian", w.tokens, e))))
+    if (first &&
+        ((x->imatrix && take_matrix(x, dataset, chunk, e)) ||
+         (x->norms && label(x->means[NORMS], "norms", w.tokens, e)) ||
+         (x->hessian && label(x->means[HESSIAN], "hessian", w.tokens, e))))
         return -1;
     x->took = true;
     pq_nn_unwatch(x->nn);

@@ -27,10 +27,10 @@ struct cmd_inputs {
     struct pq_buf matrix;       /* the file --imatrix-out */
     size_t next;                /* the place that products are taken of next */
     size_t places;
-    uint64_t room; /* bytes for products of a run */
+    uint64_t room;              /* bytes for products of a run */
     uint64_t squares, products; /* bytes of all of them */
-    unsigned runs; /* that all products take */
-    bool took;        /* a run is done */
+    unsigned runs;              /* that all products take */
+    bool took;                  /* a run is done */
 };
 
 /* Is there anything to write? */

@@ -149,7 +149,8 @@ static void put_token(const struct prompt *p, size_t i, struct pq_buf *b)
     if (p->model)
         pq_buf_printf(b, " (above %.0f%%)", 100 * p->shares[i]);
     if (p->loss.left)
-        pq_buf_printf(b, "  left out %+.4f", p->loss.left[i].loss - p->loss.with.loss);
+        pq_buf_printf(b, "  left out %+.4f",
+                      p->loss.left[i].loss - p->loss.with.loss);
     if (p->model && has_margin(p, i))
         pq_buf_printf(b, "  margin %.3f", margin(p, i));
     for (size_t k = 0; p->model && k < p->o->top && hits_of(p, i)[k].number;

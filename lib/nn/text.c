@@ -20,11 +20,11 @@ struct pq_nn {
     struct nn_model m;
     struct nn_pool *pool;
     struct nn_work work;
-    struct nn_cache cache; /* of texts that are scored */
-    float *z;              /* [LOGIT_ROWS][vocab] */
-    float *gathered;       /* [LOGIT_ROWS][hidden] */
-    int32_t *ids, *labels; /* [rows] */
-    double *nll;           /* [rows] */
+    struct nn_cache cache;     /* of texts that are scored */
+    float *z;                  /* [LOGIT_ROWS][vocab] */
+    float *gathered;           /* [LOGIT_ROWS][hidden] */
+    int32_t *ids, *labels;     /* [rows] */
+    double *nll;               /* [rows] */
     struct nn_inputs *watched; /* or NULL; work.inputs while it adds up */
 };
 
