@@ -226,6 +226,13 @@ static int evaluate(struct eval_job *j, struct pq_error *e)
     return eval_answer(j, e);
 }
 
+/* Is something asked that only scoring tells? */
+static bool scores(const struct cmd *c, const struct eval_options *o)
+{
+    return c->dry_run || o->logits || o->against || o->per_token ||
+           o->max_ppl > 0 || cmd_inputs_wanted(&o->inputs);
+}
+
 static int check_adapters(const struct eval_options *o, const char *path,
                           struct pq_error *e)
 {
@@ -268,8 +275,9 @@ static int run(struct cmd *c, struct pq_error *e)
 
     if (!j.o->data)
         return cmd_usage(c, "say with -d what to score");
-    if (j.o->tokens && c->dry_run)
-        return cmd_usage(c, "--tokens runs nothing: -n does not go with it");
+    if (j.o->tokens && scores(c, j.o))
+        return cmd_usage(c, "--tokens scores nothing: what is about scores "
+                            "does not go with it");
     if (cmd_is_standard(j.o->logits))
         return cmd_usage(c, "--logits needs a file");
     if (cmd_inputs_check(c, &j.o->inputs))

@@ -197,7 +197,6 @@ runs() {
     run pq-eval --memory 28M --hessian-out w.st -d short.jsonl wide; refused 29M
     absent w.st
     run pq-eval -n --memory 29M --hessian-out w.st -d short.jsonl wide; done_well
-    run pq-eval -n --tokens -d short.jsonl wide; misused
 }
 against() {
     local n
@@ -245,6 +244,9 @@ refusals() {
     run pq-eval -d short.jsonl --stride 8 --window 8 llama; misused
     run pq-eval -d short.jsonl --logits - llama; misused
     run pq-eval -d short.jsonl --window 9 gpt2; misused
+    for line in -n '--logits l.st' '--against llama' --per-token '--max-ppl 3' '--norms-out n.st' '--imatrix-out i.dat'; do
+        run pq-eval --tokens $line -d short.jsonl llama; misused
+    done
     run pq-eval -d no.jsonl llama; refused no.jsonl
     while read -r line; do
         printf '{"ids":[1,2]}\n%s\n' "$line" > bad.jsonl

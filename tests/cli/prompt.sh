@@ -65,7 +65,8 @@ average() {
     run pq-prompt --average --no-provenance -o mean2 other prompt; done_well
     run pq-diff mean/adapter_model.safetensors mean2/adapter_model.safetensors; done_well
     same mean/adapter_config.json prompt/adapter_config.json
-    run pq-prompt --average -o same/ prompt prompt prompt; done_well
+    run pq-prompt --average --json -o same/ prompt prompt prompt; done_well
+    [ "$(number bytes_in "$out")" = $((3 * $(wc -c < prompt/adapter_model.safetensors))) ] || bad "$(cat "$out"): $RAN"
     run pq-diff same prompt; done_well
     run pq-prompt --average -o x/ prompt single; refused 'only prompts of one shape'
     absent x

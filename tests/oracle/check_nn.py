@@ -181,6 +181,25 @@ def check_inputs(report, what, pq, kind, extra):
     report.line(ok, what + ", inputs", f"{len(squares)} weights, off by " + " ".join(f"{x:.0e}" for x in off))
 
 
+def check_against(report, what, pq, kind, extra):
+    """KL divergence and same choices of a model and one that is near it."""
+    base, texts = random_model(kind, extra), random_texts(200, [150, 1, 40])
+    paths = [os.path.join(pq.work, "against", name) for name in ("base", "near")]
+    base.save_pretrained(paths[0])
+    with torch.no_grad():
+        p = [base(torch.tensor([t])).logits[0, :-1].double().log_softmax(-1) for t in texts]
+        torch.manual_seed(9)
+        for w in base.parameters():
+            w.add_(0.1 * w.std() * torch.randn_like(w) if w.dim() > 1 else 0)
+        q = [base(torch.tensor([t])).logits[0, :-1].double().log_softmax(-1) for t in texts]
+    base.save_pretrained(paths[1])
+    p, q = torch.cat(p), torch.cat(q)
+    kl, same = (p.exp() * (p - q)).sum(1).mean().item(), (p.argmax(1) == q.argmax(1)).double().mean().item()
+    told = json.loads(pq.run("pq-eval", "--json", "--against", paths[0], "-d", pq.data(texts), paths[1]))
+    report.line(abs(told["kl"] / kl - 1) < 1e-4 and abs(told["same_top"] - same) < 1e-9, what + ", against",
+                f"{told['kl']:.6f} and {kl:.6f} nats, {told['same_top']:.4f} and {same:.4f} the same")
+
+
 def check_quantized(report, what, pq, options):
     path = os.path.join(pq.work, what.replace(" ", "-"))
     pq.run("pq-quantize", *options, TINY, "-o", path + "/")
@@ -215,6 +234,7 @@ def main():
         for what, (kind, extra) in MODELS.items():
             report.guard(what, check_family, pq, kind, extra)
             report.guard(what, check_inputs, pq, kind, extra)
+        report.guard("llama", check_against, pq, *MODELS["llama"])
         for what, options in {"nf4": ["-t", "nf4"], "nf4 twice": ["-t", "nf4", "--double-quant"],
                               "fp4": ["-t", "fp4"], "bf16": ["-t", "bf16"], "f16": ["-t", "f16"]}.items():
             report.guard("tiny-llama " + what, check_quantized, pq, options)
