@@ -15,22 +15,14 @@
  * is scored once; the mean is over tokens.  Of a question the right choice
  * counts.
  */
+#include "eval.h"
 #include "adapted.h"
-#include "choices.h"
-#include "cmd.h"
-#include "data.h"
 #include "made.h"
-#include "pq_json.h"
+#include "merge.h"
 #include "pq_made.h"
-#include "pq_nn.h"
-#include "report.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define MAX_WINDOW 2048 /* where --window says nothing */
-#define TEXTS      32   /* examples that are scored at a time */
 
 enum {
     OPT_DATA = 1,
@@ -43,12 +35,12 @@ enum {
     OPT_ADAPTER,
     OPT_TOKENS,
     OPT_NORMS,
-    OPT_HESSIAN
+    OPT_HESSIAN,
+    OPT_IMATRIX
 };
 
 static const struct cmd_option options[] = {
-    {'d', "data", "FILE", "what to score: JSONL or a text", NULL, 0,
-     OPT_DATA},
+    {'d', "data", "FILE", "what to score: JSONL or a text", NULL, 0, OPT_DATA},
     {0, "window", "N", "run at most N tokens at a time", NULL, 0, OPT_WINDOW},
     {0, "stride", "N", "from a window to the next; default half of it", NULL, 0,
      OPT_STRIDE},
@@ -68,39 +60,14 @@ static const struct cmd_option options[] = {
      NULL, 0, OPT_NORMS},
     {0, "hessian-out", "FILE", "write their products, for pq-prune --hessian",
      NULL, 0, OPT_HESSIAN},
+    {0, "imatrix-out", "FILE", "write their squares, for llama-quantize", NULL,
+     0, OPT_IMATRIX},
     {0, NULL, NULL, NULL, NULL, 0, 0},
-};
-
-struct eval {
-    const char *data, *logits, *against, *norms, *hessian;
-    uint64_t window, stride; /* 0: the default */
-    double max_ppl;          /* 0: no gate */
-    bool per_token, tokens;
-    struct cmd_list adapters;
-};
-
-/* What one run of the tool works on. */
-struct job {
-    struct cmd *c;
-    const struct eval *o;
-    struct pq_nn *nn;
-    struct cmd_data data;
-    size_t window, stride;
-    double **nll; /* [examples][tokens]; NULL once it is not needed */
-    double *sums; /* [examples] */
-    struct cmd_choices choices;
-    double sum;
-    uint64_t tokens;
-    struct pq_nn *base;     /* of --against */
-    double kl;              /* sum over tokens */
-    uint64_t same;          /* tokens that both find the likeliest */
-    struct pq_source *made; /* the logits */
-    float *rows;            /* of one text */
 };
 
 static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
 {
-    struct eval *o = c->state;
+    struct eval_options *o = c->state;
 
     switch (id) {
     case OPT_DATA:
@@ -121,10 +88,13 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     case OPT_ADAPTER:
         return cmd_list_add(&o->adapters, value, e);
     case OPT_NORMS:
-        o->norms = value;
+        o->inputs.norms = value;
         return 0;
     case OPT_HESSIAN:
-        o->hessian = value;
+        o->inputs.hessian = value;
+        return 0;
+    case OPT_IMATRIX:
+        o->inputs.imatrix = value;
         return 0;
     case OPT_TOKENS:
         o->tokens = true;
@@ -135,192 +105,9 @@ static int option(struct cmd *c, int id, const char *value, struct pq_error *e)
     }
 }
 
-/* ---- windows ------------------------------------------------------------ */
+/* ---- another model ------------------------------------------------------ */
 
-static int set_windows(struct job *j)
-{
-    const struct pq_nn_info m = pq_nn_about(j->nn);
-    const size_t most = m.positions < MAX_WINDOW ? m.positions : MAX_WINDOW;
-
-    j->window = j->o->window ? j->o->window : most < 2 ? 2 : most;
-    if (m.positions_are_hard && j->window > m.positions)
-        return cmd_usage(j->c, "--window: the model has %zu positions",
-                         m.positions);
-    j->stride = j->o->stride ? j->o->stride : j->window / 2;
-    if (j->stride >= j->window)
-        return cmd_usage(j->c, "--stride must be less than the window of %zu",
-                         j->window);
-    return 0;
-}
-
-/*
- * The window of a text that ends at `end`, and its likelihoods behind those
- * of the text: tokens that it only sees are scored by nobody.
- */
-static struct pq_nn_text window_of(const struct job *j,
-                                   const struct cmd_example *x, size_t done,
-                                   size_t end, double *nll)
-{
-    const size_t start = end > j->window ? end - j->window : 0;
-    const size_t from = done > x->from ? done : x->from;
-    const struct pq_nn_text t = {x->ids + start, end - start,
-                                 from < end ? from - start : end - start, nll};
-
-    return t;
-}
-
-/* A long text, window after window; `nll` has room for it and a window. */
-static int score_long(struct job *j, const struct cmd_example *x, double *nll,
-                      struct pq_error *e)
-{
-    double *part = nll + x->n;
-
-    for (size_t done = 0, end = j->window; done < x->n;) {
-        const struct pq_nn_text t = window_of(j, x, done, end, part);
-        const size_t start = (size_t)(t.ids - x->ids);
-        if (t.from < t.n && pq_nn_score(j->nn, &t, 1, NULL, NULL, e))
-            return -1;
-        memcpy(nll + start + t.from, part + t.from,
-               (t.n - t.from) * sizeof *part);
-        done = end;
-        end = x->n - end < j->stride ? x->n : end + j->stride;
-    }
-    return 0;
-}
-
-/* Examples [first, first + n); the short ones together. */
-static int score_some(struct job *j, size_t first, size_t n, struct pq_error *e)
-{
-    struct pq_nn_text t[TEXTS];
-    size_t k = 0;
-
-    for (size_t i = first; i < first + n; i++) {
-        const struct cmd_example *x = &j->data.items[i];
-        const bool fits = x->n <= j->window;
-        j->nll[i] = pq_alloc(x->n + (fits ? 0 : j->window), sizeof **j->nll);
-        if (!j->nll[i])
-            return pq_fail_nomem(e);
-        if (fits)
-            t[k++] = (struct pq_nn_text){x->ids, x->n, x->from, j->nll[i]};
-        else if (score_long(j, x, j->nll[i], e))
-            return -1;
-    }
-    return pq_nn_score(j->nn, t, k, NULL, NULL, e);
-}
-
-/* Of the choices of a question only the right one counts. */
-static bool counts(const struct cmd_example *x)
-{
-    return x->n_choices == 0 || x->choice == x->answer;
-}
-
-static void add_up(struct job *j, size_t first, size_t n)
-{
-    for (size_t i = first; i < first + n; i++) {
-        const struct cmd_example *x = &j->data.items[i];
-        size_t tokens = 0;
-        double sum = 0;
-        for (size_t k = x->from; k < x->n; k++) {
-            if (!cmd_data_counts(x, k))
-                continue;
-            sum += j->nll[i][k];
-            tokens++;
-        }
-        j->sums[i] = sum;
-        if (counts(x)) {
-            j->sum += sum;
-            j->tokens += tokens;
-        }
-        if (j->c->verbose > 0 && tokens > 0)
-            cmd_msg(j->c, "%s: line %zu: %zu tokens, perplexity %.6g",
-                    j->o->data, x->line, tokens, exp(sum / (double)tokens));
-        if (j->o->per_token)
-            continue;
-        free(j->nll[i]);
-        j->nll[i] = NULL;
-    }
-}
-
-static int score_all(struct job *j, struct pq_error *e)
-{
-    const struct cmd_data *d = &j->data;
-
-    if ((j->o->norms || j->o->hessian) &&
-        pq_nn_watch(j->nn, j->o->hessian != NULL, e))
-        return -1;
-    j->nll = pq_zalloc(d->n, sizeof *j->nll);
-    j->sums = pq_alloc(d->n, sizeof *j->sums);
-    if (!j->nll || !j->sums)
-        return pq_fail_nomem(e);
-    for (size_t i = 0, n; i < d->n; i += n) {
-        n = d->n - i < TEXTS ? d->n - i : TEXTS;
-        if (cmd_cancel)
-            return pq_fail(e, PQ_ECANCEL, "stopped by a signal");
-        if (score_some(j, i, n, e))
-            return -1;
-        add_up(j, i, n);
-        cmd_progress(j->c, d->items[i + n - 1].end, d->bytes);
-    }
-    cmd_progress_end();
-    cmd_choices_count(d, j->sums, &j->choices);
-    return j->tokens ? 0
-                     : pq_fail(e, PQ_EARG,
-                               "%s: holds no token to score (the first of a "
-                               "text is not)",
-                               j->o->data);
-}
-
-/* Before anything else is run: those are of the texts that were scored. */
-static int write_inputs(struct job *j, struct pq_error *e)
-{
-    const char *path = j->o->norms ? j->o->norms : j->o->hessian;
-
-    return path ? cmd_write_inputs(j->c, path, j->nn, e) : 0;
-}
-
-/* ---- against another model ---------------------------------------------- */
-
-static int compare_text(struct job *j, const struct cmd_example *x, double *kl,
-                        bool *same, struct pq_error *e)
-{
-    size_t end = x->n < j->window ? x->n : j->window;
-
-    for (size_t done = 0; done < x->n;) {
-        const struct pq_nn_text t = window_of(j, x, done, end, NULL);
-        if (t.from < t.n && pq_nn_compare(j->base, j->nn, &t, kl, same, e))
-            return -1;
-        for (size_t i = t.from; i < t.n; i++) {
-            if (!cmd_data_counts(x, (size_t)(t.ids - x->ids) + i))
-                continue;
-            j->kl += kl[i];
-            j->same += same[i];
-        }
-        done = end;
-        end = x->n - end < j->stride ? x->n : end + j->stride;
-    }
-    return 0;
-}
-
-static int compare_all(struct job *j, struct pq_error *e)
-{
-    double *kl = pq_alloc(j->window, sizeof *kl);
-    bool *same = pq_alloc(j->window, sizeof *same);
-    int rc = kl && same ? 0 : pq_fail_nomem(e);
-
-    for (size_t i = 0; !rc && i < j->data.n; i++) {
-        if (!counts(&j->data.items[i]))
-            continue;
-        rc = cmd_cancel ? pq_fail(e, PQ_ECANCEL, "stopped by a signal")
-                        : compare_text(j, &j->data.items[i], kl, same, e);
-        cmd_progress(j->c, j->data.items[i].end, j->data.bytes);
-    }
-    cmd_progress_end();
-    free(kl);
-    free(same);
-    return rc;
-}
-
-static int against(struct job *j, struct pq_error *e)
+static int compare(struct eval_job *j, struct pq_error *e)
 {
     const struct pq_nn_options o = {j->c->kernels, j->c->threads, 0};
     struct pq_source *s;
@@ -331,7 +118,7 @@ static int against(struct job *j, struct pq_error *e)
         return -1;
     const int rc = cmd_fold(j->c, s, e) || pq_nn_open(s, &o, &j->base, e);
     pq_source_free(s);
-    return rc || compare_all(j, e) ? -1 : 0;
+    return rc || eval_compare(j, e) ? -1 : 0;
 }
 
 /* ---- logits ------------------------------------------------------------- */
@@ -339,7 +126,7 @@ static int against(struct job *j, struct pq_error *e)
 static int keep_rows(void *arg, size_t text, size_t first, size_t n,
                      const float *logits, struct pq_error *e)
 {
-    const struct job *j = arg;
+    const struct eval_job *j = arg;
     const size_t vocab = pq_nn_about(j->nn).vocab;
 
     (void)text;
@@ -348,7 +135,7 @@ static int keep_rows(void *arg, size_t text, size_t first, size_t n,
     return 0;
 }
 
-static int make_logits(struct job *j, size_t i, struct pq_error *e)
+static int make_logits(struct eval_job *j, size_t i, struct pq_error *e)
 {
     const struct cmd_example *x = &j->data.items[i];
     const struct pq_nn_text t = {x->ids, x->n, 0, NULL};
@@ -372,7 +159,7 @@ static int make_logits(struct job *j, size_t i, struct pq_error *e)
     return rc;
 }
 
-static int logits(struct job *j, struct pq_error *e)
+static int logits(struct eval_job *j, struct pq_error *e)
 {
     if (!j->o->logits)
         return 0;
@@ -385,87 +172,10 @@ static int logits(struct job *j, struct pq_error *e)
     return cmd_write_made(j->c, j->o->logits, j->made, e);
 }
 
-/* ---- the answer --------------------------------------------------------- */
-
-static void put_tokens(const struct job *j, struct pq_buf *b)
-{
-    pq_buf_puts(b, ",\"per_token\":[");
-    for (size_t i = 0; i < j->data.n; i++) {
-        pq_buf_puts(b, i ? ",[" : "[");
-        for (size_t k = 0; k < j->data.items[i].n; k++) {
-            pq_buf_puts(b, k ? "," : "");
-            pq_json_put_f64(b, cmd_data_counts(&j->data.items[i], k)
-                                   ? j->nll[i][k]
-                                   : NAN);
-        }
-        pq_buf_puts(b, "]");
-    }
-    pq_buf_puts(b, "]");
-}
-
-static void put_json(const struct job *j, double nll, double ppl,
-                     struct pq_buf *b)
-{
-    cmd_put_number(b, "{\"pq\":1,\"tool\":\"pq-eval\",\"nll\":", nll);
-    cmd_put_number(b, ",\"perplexity\":", ppl);
-    pq_buf_printf(b,
-                  ",\"tokens\":%llu,\"texts\":%zu,\"window\":%zu,"
-                  "\"stride\":%zu",
-                  (unsigned long long)j->tokens, j->data.n, j->window,
-                  j->stride);
-    if (j->base) {
-        cmd_put_number(b, ",\"kl\":", j->kl / (double)j->tokens);
-        cmd_put_number(b, ",\"same_top\":",
-                       (double)j->same / (double)j->tokens);
-    }
-    if (j->choices.questions)
-        pq_buf_printf(b, ",\"questions\":%zu,\"right\":%zu,"
-                         "\"right_norm\":%zu",
-                      j->choices.questions, j->choices.right,
-                      j->choices.right_norm);
-    if (j->o->per_token)
-        put_tokens(j, b);
-    pq_buf_puts(b, "}\n");
-}
-
-static void put_text(const struct job *j, double nll, double ppl,
-                     struct pq_buf *b)
-{
-    for (size_t i = 0; j->o->per_token && i < j->data.n; i++)
-        for (size_t k = j->data.items[i].from; k < j->data.items[i].n; k++)
-            if (cmd_data_counts(&j->data.items[i], k))
-                pq_buf_printf(b, "%zu\t%zu\t%ld\t%.6f\n",
-                              j->data.items[i].line, k,
-                              (long)j->data.items[i].ids[k], j->nll[i][k]);
-    pq_buf_printf(b, "perplexity %.6g  nll %.6f  tokens %llu  texts %zu\n", ppl,
-                  nll, (unsigned long long)j->tokens, j->data.n);
-    if (j->base)
-        pq_buf_printf(b, "kl %.6g  same top token %.2f%%\n",
-                      j->kl / (double)j->tokens,
-                      100 * (double)j->same / (double)j->tokens);
-    if (j->choices.questions)
-        pq_buf_printf(b, "right %zu of %zu  by bytes %zu\n", j->choices.right,
-                      j->choices.questions, j->choices.right_norm);
-}
-
-static int answer(const struct job *j, struct pq_error *e)
-{
-    const double nll = j->sum / (double)j->tokens, ppl = exp(nll);
-    struct pq_buf b = {0};
-
-    if (j->c->json)
-        put_json(j, nll, ppl, &b);
-    else if (!j->c->quiet)
-        put_text(j, nll, ppl, &b);
-    if (cmd_print_buf(&b, e))
-        return CMD_TROUBLE;
-    return j->o->max_ppl > 0 && !(ppl <= j->o->max_ppl) ? CMD_NO : CMD_OK;
-}
-
 /* ---- the run ------------------------------------------------------------ */
 
 /* A line of data for each text. */
-static int print_tokens(const struct job *j, struct pq_error *e)
+static int print_tokens(const struct eval_job *j, struct pq_error *e)
 {
     for (size_t i = 0; i < j->data.n; i++) {
         const struct cmd_example *x = &j->data.items[i];
@@ -481,7 +191,7 @@ static int print_tokens(const struct job *j, struct pq_error *e)
 }
 
 /* Data first: what is wrong with them shows before weights are read. */
-static int load(struct job *j, struct pq_error *e)
+static int load(struct eval_job *j, struct pq_error *e)
 {
     const struct pq_nn_options o = {j->c->kernels, j->c->threads, 0};
     const struct cmd_list none = {0};
@@ -498,36 +208,83 @@ static int load(struct job *j, struct pq_error *e)
     return rc;
 }
 
-static int evaluate(struct job *j, struct pq_error *e)
+static int evaluate(struct eval_job *j, struct pq_error *e)
 {
     if (load(j, e))
         return CMD_TROUBLE;
     if (j->o->tokens)
         return print_tokens(j, e) ? CMD_TROUBLE : CMD_OK;
-    if (set_windows(j) ||
+    if (eval_windows(j, e) ||
         cmd_data_check(&j->data, j->o->data, pq_nn_about(j->nn).vocab, e) ||
-        score_all(j, e) || write_inputs(j, e) || against(j, e) || logits(j, e))
+        cmd_inputs_open(&j->o->inputs, j->c, j->nn, e))
         return CMD_TROUBLE;
-    return answer(j, e);
+    if (j->c->dry_run)
+        return eval_plan(j, e);
+    if (eval_score(j, e) || cmd_inputs_write(&j->o->inputs, e) ||
+        compare(j, e) || logits(j, e))
+        return CMD_TROUBLE;
+    return eval_answer(j, e);
+}
+
+/* Is something asked that only scoring tells? */
+static bool scores(const struct cmd *c, const struct eval_options *o)
+{
+    return c->dry_run || o->logits || o->against || o->per_token ||
+           o->max_ppl > 0 || cmd_inputs_wanted(&o->inputs);
+}
+
+static int check_adapters(const struct eval_options *o, const char *path,
+                          struct pq_error *e)
+{
+    struct pq_arena arena = {0};
+    int rc = 0;
+
+    for (size_t i = 0; !rc && i < o->adapters.n; i++) {
+        struct merge_input in = {0};
+        rc = merge_split_weight(&arena, o->adapters.items[i], &in, e) ||
+             cmd_check_spares(path, in.path, e);
+    }
+    pq_arena_release(&arena);
+    return rc;
+}
+
+/* Nothing that is written takes the place of what is read, or of another. */
+static int check_files(const struct cmd *c, const struct eval_options *o,
+                       struct pq_error *e)
+{
+    const char *const out[] = {o->logits, o->inputs.norms, o->inputs.hessian,
+                               o->inputs.imatrix};
+    const size_t n = sizeof out / sizeof *out;
+
+    for (size_t i = 0; i < n; i++) {
+        for (size_t k = 0; out[i] && k < i; k++)
+            if (out[k] && strcmp(out[i], out[k]) == 0)
+                return cmd_usage(c, "%s: is to be written twice", out[i]);
+        if (out[i] && (cmd_check_beside(c, out[i], e) ||
+                       cmd_check_spares(out[i], o->data, e) ||
+                       cmd_check_spares(out[i], o->against, e) ||
+                       check_adapters(o, out[i], e)))
+            return CMD_TROUBLE;
+    }
+    return CMD_OK;
 }
 
 static int run(struct cmd *c, struct pq_error *e)
 {
-    struct job j = {.c = c, .o = c->state};
+    struct eval_job j = {.c = c, .o = c->state};
 
     if (!j.o->data)
         return cmd_usage(c, "say with -d what to score");
+    if (j.o->tokens && scores(c, j.o))
+        return cmd_usage(c, "--tokens scores nothing: what is about scores "
+                            "does not go with it");
     if (cmd_is_standard(j.o->logits))
         return cmd_usage(c, "--logits needs a file");
-    if (j.o->norms && j.o->hessian)
-        return cmd_usage(c, "--norms-out and --hessian-out need a run each");
-    if (cmd_is_standard(j.o->norms))
-        return cmd_usage(c, "--norms-out needs a file");
-    if (cmd_is_standard(j.o->hessian))
-        return cmd_usage(c, "--hessian-out needs a file");
+    if (cmd_inputs_check(c, &j.o->inputs))
+        return CMD_TROUBLE;
     if (cmd_is_standard(j.o->against))
         return cmd_usage(c, "the model of --against cannot be standard input");
-    if (cmd_check_data(c, j.o->data))
+    if (cmd_check_data(c, j.o->data) || check_files(c, j.o, e))
         return CMD_TROUBLE;
     const int rc = evaluate(&j, e);
     for (size_t i = 0; j.nll && i < j.data.n; i++)
@@ -544,9 +301,10 @@ static int run(struct cmd *c, struct pq_error *e)
 
 static void release(void *state)
 {
-    struct eval *o = state;
+    struct eval_options *o = state;
 
     free(o->adapters.items);
+    cmd_inputs_release(&o->inputs);
 }
 
 static const char *const examples[] = {
@@ -560,10 +318,10 @@ const struct pq_tool tool_eval = {
     .purpose = "score texts with a model: perplexity, likelihoods, logits",
     .synopsis = "[options] -d DATA [MODEL]",
     .options = options,
-    .shared = CMD_ENGINE | CMD_JSON | CMD_VERBOSITY,
+    .shared = CMD_DRY_RUN | CMD_ENGINE | CMD_JSON | CMD_VERBOSITY,
     .max_operands = 1,
     .examples = examples,
-    .state_bytes = sizeof(struct eval),
+    .state_bytes = sizeof(struct eval_options),
     .option = option,
     .run = run,
     .release = release,

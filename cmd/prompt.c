@@ -126,7 +126,10 @@ static int run(struct cmd *c, struct pq_error *e)
     if (check(c, o))
         return CMD_TROUBLE;
     o->top = o->top ? o->top : 3;
-    const int rc = (o->plot && cmd_check_beside(c, o->plot, e)) || work(&p, e);
+    const int rc = (o->plot && (cmd_check_beside(c, o->plot, e) ||
+                                cmd_check_spares(o->plot, o->model, e) ||
+                                cmd_check_spares(o->plot, o->data, e))) ||
+                   work(&p, e);
     prompt_close(&p);
     return rc ? CMD_TROUBLE : CMD_OK;
 }

@@ -218,6 +218,42 @@ enum pq_block_role pq_name_block_role(const char *name, bool *bias)
     return PQ_BLOCK_OTHER;
 }
 
+bool pq_name_gguf(const char *name, char *s, size_t n)
+{
+    static const struct {
+        const char *module, *gguf;
+    } modules[] = {
+        {"self_attn.q_proj.", "attn_q"},
+        {"self_attn.k_proj.", "attn_k"},
+        {"self_attn.v_proj.", "attn_v"},
+        {"self_attn.qkv_proj.", "attn_qkv"},
+        {"self_attn.o_proj.", "attn_output"},
+        {"mlp.gate_proj.", "ffn_gate"},
+        {"mlp.up_proj.", "ffn_up"},
+        {"mlp.gate_up_proj.", "ffn_up"},
+        {"mlp.down_proj.", "ffn_down"},
+        {"attn.c_attn.", "attn_qkv"},
+        {"attn.c_proj.", "attn_output"},
+        {"mlp.c_fc.", "ffn_up"},
+        {"mlp.c_proj.", "ffn_down"},
+    };
+    const char *end;
+    const long number = pq_name_layer(name, &end);
+
+    if (number < 0)
+        return false;
+    for (size_t i = 0; i < sizeof modules / sizeof *modules; i++) {
+        const size_t k = strlen(modules[i].module);
+        if (strncmp(end, modules[i].module, k) != 0 ||
+            strcmp(end + k, "weight") != 0)
+            continue;
+        const int length =
+            snprintf(s, n, "blk.%ld.%s.weight", number, modules[i].gguf);
+        return length >= 0 && (size_t)length < n;
+    }
+    return false;
+}
+
 bool pq_name_is_before_layers(const char *name)
 {
     const char *end;

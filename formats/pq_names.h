@@ -67,6 +67,12 @@ enum pq_block_role {
 };
 enum pq_block_role pq_name_block_role(const char *name, bool *bias);
 
+/*
+ * What GGUF calls the weight of a linear layer of a block, into s (room for
+ * n): "blk.3.attn_q.weight"; false where it has no name, or there is no room.
+ */
+bool pq_name_gguf(const char *name, char *s, size_t n);
+
 /* The table of input tokens: embed_tokens, wte, word_embeddings, ... */
 bool pq_name_is_token_table(const char *name);
 /*

@@ -43,6 +43,7 @@ struct pq_nn_info {
     size_t vocab;
     size_t positions;      /* max_position_embeddings */
     bool positions_are_hard; /* there is no going beyond them */
+    uint64_t bytes;          /* of the weights in memory */
 };
 
 struct pq_nn_info pq_nn_about(const struct pq_nn *nn);
@@ -85,23 +86,31 @@ PQ_MUST_USE int pq_nn_compare(struct pq_nn *base, struct pq_nn *nn,
 
 /*
  * What the matrices of the layers get as inputs, summed over all tokens that
- * are run from a call of pq_nn_watch() on (again: from zero).  Squares take 8
- * bytes an input, products 4 bytes a pair of inputs.
+ * are run from pq_nn_watch() (again: from zero) to pq_nn_watch_end(), which
+ * makes the sums means.  Squares are taken of all, or of none; they take 8
+ * bytes an input.  Products take 4 bytes a pair of inputs, so there may be
+ * room for some only, a run over the texts each: matrices whose input is one,
+ * as that of q, k and v, have one place; products are taken of place *from
+ * and those behind it while they fit `bytes`.  *from becomes the first that
+ * was not taken, the number of places in the end.  from NULL: no products.
  */
-PQ_MUST_USE int pq_nn_watch(struct pq_nn *nn, bool products,
-                            struct pq_error *e);
+PQ_MUST_USE int pq_nn_watch(struct pq_nn *nn, bool squares, uint64_t bytes,
+                            size_t *from, struct pq_error *e);
+void pq_nn_watch_end(struct pq_nn *nn);
+/* Frees all of that. */
+void pq_nn_unwatch(struct pq_nn *nn);
 
 struct pq_nn_inputs {
     const char *weight; /* name of the tensor in the file */
-    size_t in;
+    size_t place, in;
     uint64_t tokens;
-    const double *squares; /* [in] sums of x[i]^2; or NULL, with products */
-    const float *products; /* [in][in] sums of x[i] x[j], or NULL */
+    const double *squares; /* [in] of x[i]^2, or NULL */
+    const float *products; /* [in][in] of x[i] x[j], or NULL */
 };
 
 /*
- * Those of weight number `i`, from 0; false when there are no more.  They
- * live as long as the model, and change while it runs.
+ * Those of weight number `i`, from 0, since the last pq_nn_watch(); false
+ * when there are no more.
  */
 bool pq_nn_watched(const struct pq_nn *nn, size_t i, struct pq_nn_inputs *x);
 

@@ -171,6 +171,11 @@ PQ_MUST_USE int pq_train_score(struct pq_train *t,
                                const struct pq_train_text *x, size_t n,
                                double *nll, struct pq_error *e);
 /*
+ * How many labels of the last pq_train_score() were the likeliest token; of
+ * tokens that are as likely the first is.
+ */
+uint64_t pq_train_right(const struct pq_train *t);
+/*
  * Clips, updates, and sets the gradients to zero.  *norm (or NULL) is that of
  * all gradients before clipping; PQ_EVALUE when it is not finite, with nothing
  * changed.

@@ -434,7 +434,7 @@ static double ce_loss(void *arg)
     const struct ce *c = arg;
     double nll[ROWS], sum = 0;
 
-    nn_head_loss(pool, nll, c->x, &c->head, c->cap, c->labels, ROWS, c->z,
+    nn_head_loss(pool, nll, NULL, c->x, &c->head, c->cap, c->labels, ROWS, c->z,
                  c->gathered, 4);
     for (size_t i = 0; i < ROWS; i++)
         sum += nll[i];
@@ -466,6 +466,20 @@ static void check_loss(float cap)
     float *list[] = {dx, dw, x2, c.x, c.w, c.z, c.gathered};
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)
         free(list[i]);
+}
+
+/* The first of the largest is the likeliest; what is not labelled is not. */
+Test(nn_back, right_labels)
+{
+    static const float z[4][3] = {{1, 2, 2}, {1, 2, 2}, {3, 1, 2}, {0, 9, 0}};
+    static const int32_t labels[4] = {1, 2, 0, NN_IGNORE};
+    static const bool want[4] = {true, false, true, false};
+    bool right[4] = {false, true, false, true};
+    double nll[4];
+
+    nn_cross_entropy(pool, nll, NULL, right, z[0], labels, 4, 3);
+    for (size_t i = 0; i < 4; i++)
+        cr_assert_eq(right[i], want[i], "row %zu", i);
 }
 
 Test(nn_back, cross_entropy)

@@ -342,6 +342,9 @@ PQ_MUST_USE int cmd_check_outside(const struct cmd *c, const char *path,
  */
 PQ_MUST_USE int cmd_check_beside(const struct cmd *c, const char *path,
                                  struct pq_error *e);
+/* Fails where it is `read`, a further input (or NULL), or in this directory. */
+PQ_MUST_USE int cmd_check_spares(const char *path, const char *read,
+                                 struct pq_error *e);
 /* Fails where `path` is the output, or in it: one would take the other's. */
 PQ_MUST_USE int cmd_check_apart(const struct cmd *c, const char *path,
                                 struct pq_error *e);

@@ -34,12 +34,17 @@ struct prompt_hit {
     double cosine;
 };
 
-/* Losses are means over labels, in nats. */
+/* Of labels: the mean of -log p, in nats, and of how many p is the largest. */
+struct prompt_score {
+    double loss;
+    uint64_t right;
+};
+
 struct prompt_loss {
     uint64_t labels;
-    double with, without;
-    double nearest; /* the nearest tokens in the place of the prompt */
-    double *left;   /* [n] without token i */
+    struct prompt_score with, without;
+    struct prompt_score nearest; /* the nearest tokens in its place */
+    struct prompt_score *left;   /* [n] without token i */
 };
 
 struct prompt {

@@ -1,5 +1,6 @@
 /*
- * What a soft prompt does to the loss of a model on a text; see prompt.h.
+ * What a soft prompt does to the loss of a model on a text, and to how often
+ * the right token is the likeliest; see prompt.h.
  *
  * Scored are the same tokens each time: the first of a text is not, because
  * without a prompt nothing stands before it.  A text that is too long is cut
@@ -81,11 +82,12 @@ static int open_core(struct scoring *s, struct pq_error *e)
 }
 
 /* The mean behind the first rows of what stands in the core's prompt now. */
-static int score(struct scoring *s, size_t rows, double *loss,
+static int score(struct scoring *s, size_t rows, struct prompt_score *out,
                  struct pq_error *e)
 {
     double sum = 0, part;
 
+    out->right = 0;
     pq_train_use_prompt(s->core, rows);
     for (size_t i = 0, n; i < s->data.n; i += n) {
         n = s->data.n - i < BATCH ? s->data.n - i : BATCH;
@@ -94,8 +96,9 @@ static int score(struct scoring *s, size_t rows, double *loss,
         if (pq_train_score(s->core, s->texts + i, n, &part, e))
             return -1;
         sum += part;
+        out->right += pq_train_right(s->core);
     }
-    *loss = sum / (double)s->p->loss.labels;
+    out->loss = sum / (double)s->p->loss.labels;
     s->passes++;
     cmd_progress(s->p->c, s->passes * s->data.tokens,
                  (s->p->n + 3) * s->data.tokens);
@@ -104,7 +107,7 @@ static int score(struct scoring *s, size_t rows, double *loss,
 
 /* Rows of x but row `without`; SIZE_MAX: all. */
 static int score_rows(struct scoring *s, const float *x, size_t without,
-                      double *loss, struct pq_error *e)
+                      struct prompt_score *out, struct pq_error *e)
 {
     const size_t h = s->p->hidden;
     const struct pq_train_param to = pq_train_param(s->core, 0);
@@ -114,7 +117,7 @@ static int score_rows(struct scoring *s, const float *x, size_t without,
         if (i != without)
             memcpy(to.w + rows++ * h, x + i * h, h * sizeof *x);
     pq_train_changed(s->core);
-    return score(s, rows, loss, e);
+    return score(s, rows, out, e);
 }
 
 static int score_all(struct scoring *s, struct pq_error *e)

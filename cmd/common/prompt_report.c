@@ -89,12 +89,23 @@ static void put_vocabulary(const struct prompt *p, struct pq_buf *b)
     pq_buf_puts(b, "}");
 }
 
-static void put_loss(const struct prompt_loss *l, struct pq_buf *b)
+/* The share of labels that were the likeliest token. */
+static double accuracy(const struct prompt *p, const struct prompt_score *s)
 {
+    return (double)s->right / (double)p->loss.labels;
+}
+
+static void put_loss(const struct prompt *p, struct pq_buf *b)
+{
+    const struct prompt_loss *l = &p->loss;
+
     pq_buf_printf(b, ",\"labels\":%llu", (unsigned long long)l->labels);
-    cmd_put_number(b, ",\"loss\":", l->with);
-    cmd_put_number(b, ",\"loss_without\":", l->without);
-    cmd_put_number(b, ",\"loss_nearest\":", l->nearest);
+    cmd_put_number(b, ",\"loss\":", l->with.loss);
+    cmd_put_number(b, ",\"loss_without\":", l->without.loss);
+    cmd_put_number(b, ",\"loss_nearest\":", l->nearest.loss);
+    cmd_put_number(b, ",\"accuracy\":", accuracy(p, &l->with));
+    cmd_put_number(b, ",\"accuracy_without\":", accuracy(p, &l->without));
+    cmd_put_number(b, ",\"accuracy_nearest\":", accuracy(p, &l->nearest));
 }
 
 static void put_json(const struct prompt *p, struct pq_buf *b)
@@ -107,14 +118,17 @@ static void put_json(const struct prompt *p, struct pq_buf *b)
     if (p->model)
         put_vocabulary(p, b);
     if (p->loss.left)
-        put_loss(&p->loss, b);
+        put_loss(p, b);
     pq_buf_puts(b, ",\"virtual\":[");
     for (size_t i = 0; i < p->n; i++) {
         cmd_put_number(b, i ? ",{\"norm\":" : "{\"norm\":", p->norms[i]);
         if (p->model)
             put_hits(p, i, b);
-        if (p->loss.left)
-            cmd_put_number(b, ",\"loss_without\":", p->loss.left[i]);
+        if (p->loss.left) {
+            const struct prompt_score *s = &p->loss.left[i];
+            cmd_put_number(b, ",\"loss_without\":", s->loss);
+            cmd_put_number(b, ",\"accuracy_without\":", accuracy(p, s));
+        }
         pq_buf_puts(b, "}");
     }
     pq_buf_puts(b, "],\"cosines\":[");
@@ -135,7 +149,8 @@ static void put_token(const struct prompt *p, size_t i, struct pq_buf *b)
     if (p->model)
         pq_buf_printf(b, " (above %.0f%%)", 100 * p->shares[i]);
     if (p->loss.left)
-        pq_buf_printf(b, "  left out %+.4f", p->loss.left[i] - p->loss.with);
+        pq_buf_printf(b, "  left out %+.4f",
+                      p->loss.left[i].loss - p->loss.with.loss);
     if (p->model && has_margin(p, i))
         pq_buf_printf(b, "  margin %.3f", margin(p, i));
     for (size_t k = 0; p->model && k < p->o->top && hits_of(p, i)[k].number;
@@ -146,6 +161,24 @@ static void put_token(const struct prompt *p, size_t i, struct pq_buf *b)
         pq_buf_printf(b, " %.3f", h->cosine);
     }
     pq_buf_puts(b, "\n");
+}
+
+static void put_score(const struct prompt *p, const char *what,
+                      const struct prompt_score *s, struct pq_buf *b)
+{
+    pq_buf_printf(b, "%-28s loss %.4f  accuracy %.2f%%\n", what, s->loss,
+                  100 * accuracy(p, s));
+}
+
+/* Side by side: what is near says less than it seems to. */
+static void put_scores(const struct prompt *p, struct pq_buf *b)
+{
+    const struct prompt_loss *l = &p->loss;
+
+    put_score(p, "with the prompt", &l->with, b);
+    put_score(p, "with the nearest tokens", &l->nearest, b);
+    put_score(p, "without", &l->without, b);
+    pq_buf_printf(b, "labels %llu\n", (unsigned long long)l->labels);
 }
 
 static void put_text(const struct prompt *p, struct pq_buf *b)
@@ -166,11 +199,7 @@ static void put_text(const struct prompt *p, struct pq_buf *b)
                       p->row_norms[0], p->row_norms[p->rows - 1],
                       p->row_norms[p->rows / 2]);
     if (p->loss.left)
-        pq_buf_printf(b,
-                      "loss %.4f  without the prompt %.4f  with the nearest "
-                      "tokens instead %.4f  labels %llu\n",
-                      p->loss.with, p->loss.without, p->loss.nearest,
-                      (unsigned long long)p->loss.labels);
+        put_scores(p, b);
     for (size_t i = 0; i < p->n; i++)
         put_token(p, i, b);
     if (p->model && !p->loss.left)

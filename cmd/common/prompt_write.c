@@ -55,12 +55,12 @@ int prompt_write_average(struct prompt *p, struct pq_error *e)
     struct pq_catalog out;
 
     pq_catalog_init(&out);
-    const int rc = pq_lent_new("mean", 1, &lent, e) ||
-                           plan_average(p, lent, &plan, &out, e) ||
-                           cmd_run_plan(p->c, &plan, e) ||
-                           cmd_report_plan(p->c, &plan, e)
-                       ? -1
-                       : 0;
+    int rc = pq_lent_new("mean", 1, &lent, e) ||
+             plan_average(p, lent, &plan, &out, e) ||
+             cmd_run_plan(p->c, &plan, e);
+    for (size_t i = 0; !rc && i < p->n_dirs; i++)
+        lent->total_bytes += p->dirs[i]->total_bytes; /* that were read */
+    rc = rc || cmd_report_plan(p->c, &plan, e) ? -1 : 0;
     pq_sink_free(plan.sink);
     plan.sink = NULL;
     pq_plan_release(&plan);

@@ -95,6 +95,19 @@ int cmd_check_beside(const struct cmd *c, const char *path, struct pq_error *e)
     return cmd_check_outside(c, path, e);
 }
 
+int cmd_check_spares(const char *path, const char *read, struct pq_error *e)
+{
+    struct stat mine, st, dir;
+
+    if (!read || stat(path, &mine) != 0 || stat(read, &st) != 0 ||
+        (!S_ISREG(mine.st_mode) && !S_ISDIR(mine.st_mode)))
+        return 0;
+    return same_file(&mine, &st) ||
+                   (holder(path, &mine, &dir) && same_file(&dir, &st))
+               ? pq_fail(e, PQ_EARG, "%s: not replaced: %s is read", path, read)
+               : 0;
+}
+
 int cmd_check_apart(const struct cmd *c, const char *path, struct pq_error *e)
 {
     struct stat mine, out, there;

@@ -1,14 +1,9 @@
 /*
- * Names: which tensor is which weight.
+ * Giving each tensor of a file its place in the model, by name (names.h).
  *
- *   llama and its like                      gpt2
- *     model.embed_tokens.weight               transformer.wte.weight
- *     model.layers.I.self_attn.q_proj ...     transformer.h.I.attn.c_attn ...
- *     model.norm.weight, lm_head.weight       transformer.ln_f, lm_head
- *
- * The first word may be missing.  phi3 and gpt2 keep q, k and v in one
- * tensor, which is bound as three parts of it.  A Conv1D (gpt2) is stored
- * [in][out] unless it is encoded: bitsandbytes turns what it encodes.
+ * The first word of a name may be missing.  A tensor that holds several
+ * layers is bound as parts of it.  A Conv1D (gpt2) is stored [in][out] unless
+ * it is encoded: bitsandbytes turns what it encodes.
  *
  * Every tensor of the file must be asked for.
  *
@@ -16,6 +11,7 @@
  * (fresh.c): then each is added to the catalogue, and nothing is bound.
  */
 #include "load.h"
+#include "names.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -138,26 +134,20 @@ static struct nn_mat matrix(struct nn_loader *l, const char *name, size_t rows,
     return i == SIZE_MAX ? none : stored(l, i);
 }
 
-/* ---- names of a layer --------------------------------------------------- */
+/* ---- a layer ------------------------------------------------------------ */
 
 struct scope {
     struct nn_loader *l;
+    const struct nn_names *names;
     size_t layer;
     char name[160];
 };
 
-static const char *named(struct scope *s, const char *weight)
+static const char *named(struct scope *s, const char *module, const char *what)
 {
-    const bool gpt2 = s->l->m->c.family == NN_GPT2;
-
-    snprintf(s->name, sizeof s->name, "%s.%zu.%s",
-             gpt2 ? "transformer.h" : "model.layers", s->layer, weight);
+    snprintf(s->name, sizeof s->name, "%s.%zu.%s%s", s->names->layers, s->layer,
+             module, what);
     return s->name;
-}
-
-static const float *layer_vector(struct scope *s, const char *name, size_t n)
-{
-    return vector(s->l, named(s, name), n);
 }
 
 static struct nn_linear linear(struct scope *s, const char *module, size_t out,
@@ -165,10 +155,8 @@ static struct nn_linear linear(struct scope *s, const char *module, size_t out,
 {
     struct nn_loader *l = s->l;
     struct nn_linear x = {.in = in, .out = out};
-    char name[64];
+    const size_t i = look_up(l, named(s, module, ".weight"));
 
-    snprintf(name, sizeof name, "%s.weight", module);
-    const size_t i = look_up(l, named(s, name));
     x.turned =
         l->m->c.conv1d &&
         (l->fresh || (i != SIZE_MAX &&
@@ -182,9 +170,8 @@ static struct nn_linear linear(struct scope *s, const char *module, size_t out,
             l->failed = true;
         }
     }
-    snprintf(name, sizeof name, "%s.bias", module);
     if (biased)
-        x.bias = layer_vector(s, name, out);
+        x.bias = vector(l, named(s, module, ".bias"), out);
     return x;
 }
 
@@ -202,93 +189,39 @@ static struct nn_linear outputs(const struct nn_linear *whole, size_t from,
     return x;
 }
 
-/* ---- layers ------------------------------------------------------------- */
-
-static void bind_gpt2_layer(struct scope *s, struct nn_layer *y)
+static void bind_module(struct scope *s, struct nn_layer *y,
+                        const struct nn_module *m)
 {
     const struct nn_config *c = &s->l->m->c;
-    const size_t h = c->hidden;
-    const struct nn_linear qkv = linear(s, "attn.c_attn", 3 * h, h, true);
+    const size_t parts = nn_module_parts(m);
+    const struct nn_module_shape first = nn_module_shape(c, m, 0);
+    size_t out = 0;
 
-    y->norm1 = layer_vector(s, "ln_1.weight", h);
-    y->norm1_bias = layer_vector(s, "ln_1.bias", h);
-    y->norm2 = layer_vector(s, "ln_2.weight", h);
-    y->norm2_bias = layer_vector(s, "ln_2.bias", h);
-    y->q = outputs(&qkv, 0, h);
-    y->k = outputs(&qkv, h, h);
-    y->v = outputs(&qkv, 2 * h, h);
-    y->o = linear(s, "attn.c_proj", h, h, true);
-    y->up = linear(s, "mlp.c_fc", c->ffn, h, true);
-    y->down = linear(s, "mlp.c_proj", h, c->ffn, true);
-}
-
-static void bind_attention(struct scope *s, struct nn_layer *y)
-{
-    const struct nn_config *c = &s->l->m->c;
-    const size_t h = c->hidden, q = c->heads * c->d, kv = c->kv_heads * c->d;
-
-    if (c->fused_qkv) {
-        const struct nn_linear qkv =
-            linear(s, "self_attn.qkv_proj", q + 2 * kv, h, c->qkv_bias);
-        y->q = outputs(&qkv, 0, q);
-        y->k = outputs(&qkv, q, kv);
-        y->v = outputs(&qkv, q + kv, kv);
-    } else {
-        y->q = linear(s, "self_attn.q_proj", q, h, c->qkv_bias);
-        y->k = linear(s, "self_attn.k_proj", kv, h, c->qkv_bias);
-        y->v = linear(s, "self_attn.v_proj", kv, h, c->qkv_bias);
-    }
-    y->o = linear(s, "self_attn.o_proj", h, q, c->o_bias);
-    if (c->qk_norm) {
-        y->q_norm = layer_vector(s, "self_attn.q_norm.weight", c->d);
-        y->k_norm = layer_vector(s, "self_attn.k_norm.weight", c->d);
+    for (size_t i = 0; i < parts; i++)
+        out += nn_module_shape(c, m, i).out;
+    const struct nn_linear whole =
+        linear(s, m->name, out, first.in, first.biased);
+    out = 0;
+    for (size_t i = 0; i < parts; i++) {
+        const size_t n = nn_module_shape(c, m, i).out;
+        *nn_module_part(y, m, i) = parts > 1 ? outputs(&whole, out, n) : whole;
+        out += n;
     }
 }
 
-static void bind_mlp(struct scope *s, struct nn_layer *y)
-{
-    const struct nn_config *c = &s->l->m->c;
-    const size_t h = c->hidden, f = c->ffn;
-
-    if (c->fused_qkv) {
-        const struct nn_linear both =
-            linear(s, "mlp.gate_up_proj", 2 * f, h, c->mlp_bias);
-        y->gate = outputs(&both, 0, f);
-        y->up = outputs(&both, f, f);
-    } else {
-        y->gate = linear(s, "mlp.gate_proj", f, h, c->mlp_bias);
-        y->up = linear(s, "mlp.up_proj", f, h, c->mlp_bias);
-    }
-    y->down = linear(s, "mlp.down_proj", h, f, c->mlp_bias);
-}
-
-static void bind_norms(struct scope *s, struct nn_layer *y)
-{
-    const struct nn_config *c = &s->l->m->c;
-    const size_t h = c->hidden;
-
-    y->norm1 = layer_vector(s, "input_layernorm.weight", h);
-    if (!c->four_norms) {
-        y->norm2 = layer_vector(s, "post_attention_layernorm.weight", h);
-        return;
-    }
-    y->post1 = layer_vector(s, "post_attention_layernorm.weight", h);
-    y->norm2 = layer_vector(s, "pre_feedforward_layernorm.weight", h);
-    y->post2 = layer_vector(s, "post_feedforward_layernorm.weight", h);
-}
-
-static void bind_layer(struct nn_loader *l, size_t layer)
+static void bind_layer(struct nn_loader *l, const struct nn_names *names,
+                       size_t layer)
 {
     struct nn_layer *y = &l->m->layers[layer];
-    struct scope s = {.l = l, .layer = layer};
+    struct scope s = {.l = l, .names = names, .layer = layer};
 
-    if (l->m->c.family == NN_GPT2) {
-        bind_gpt2_layer(&s, y);
-        return;
+    for (const struct nn_vector *v = names->vectors; v->name; v++) {
+        const size_t n = nn_vector_size(&l->m->c, v);
+        if (n)
+            *nn_vector_place(y, v) = vector(l, named(&s, v->name, ""), n);
     }
-    bind_norms(&s, y);
-    bind_attention(&s, y);
-    bind_mlp(&s, y);
+    for (const struct nn_module *m = names->modules; m->name; m++)
+        bind_module(&s, y, m);
 }
 
 /* ---- the model ---------------------------------------------------------- */
@@ -302,25 +235,21 @@ static void bind_head(struct nn_loader *l)
     m->head.in = h;
     m->head.out = v;
     m->head_is_embed =
-        m->c.tied && pq_names_find(&l->names, "lm_head.weight") == SIZE_MAX;
-    m->head.w = m->head_is_embed ? m->embed : matrix(l, "lm_head.weight", v, h);
+        m->c.tied && pq_names_find(&l->names, NN_NAME_HEAD) == SIZE_MAX;
+    m->head.w = m->head_is_embed ? m->embed : matrix(l, NN_NAME_HEAD, v, h);
 }
 
-static void bind_ends(struct nn_loader *l)
+static void bind_ends(struct nn_loader *l, const struct nn_names *names)
 {
     struct nn_model *m = l->m;
-    const struct nn_config *c = &m->c;
-    const size_t h = c->hidden;
+    const size_t h = m->c.hidden;
 
-    if (c->family == NN_GPT2) {
-        m->embed = matrix(l, "transformer.wte.weight", c->vocab, h);
-        m->places = matrix(l, "transformer.wpe.weight", c->positions, h);
-        m->norm = vector(l, "transformer.ln_f.weight", h);
-        m->norm_bias = vector(l, "transformer.ln_f.bias", h);
-    } else {
-        m->embed = matrix(l, "model.embed_tokens.weight", c->vocab, h);
-        m->norm = vector(l, "model.norm.weight", h);
-    }
+    m->embed = matrix(l, names->embed, m->c.vocab, h);
+    if (names->places)
+        m->places = matrix(l, names->places, m->c.positions, h);
+    m->norm = vector(l, names->norm, h);
+    if (names->norm_bias)
+        m->norm_bias = vector(l, names->norm_bias, h);
     bind_head(l);
 }
 
@@ -340,12 +269,13 @@ static int check_unused(struct nn_loader *l)
 int nn_bind_model(struct nn_loader *l)
 {
     struct nn_model *m = l->m;
+    const struct nn_names *names = nn_names_of(&m->c);
 
     m->layers = pq_arena_alloc(&m->arena, m->c.layers, sizeof *m->layers);
     if (!m->layers)
         return pq_fail_nomem(l->e);
-    bind_ends(l);
+    bind_ends(l, names);
     for (size_t i = 0; i < m->c.layers && !l->failed; i++)
-        bind_layer(l, i);
+        bind_layer(l, names, i);
     return l->failed || (!l->fresh && check_unused(l)) ? -1 : 0;
 }

@@ -249,9 +249,11 @@ static void read_all(struct nn_reader *r, struct nn_config *c)
     c->tied = nn_key_bool(r, "tie_word_embeddings",
                           c->family == NN_GPT2 || c->family == NN_GEMMA2);
     c->pad = read_pad(r);
-    if (!r->failed && (c->heads % c->kv_heads || !(c->eps >= 0)))
+    if (!r->failed && c->heads % c->kv_heads)
         nn_refuse(r, "num_attention_heads is no multiple of "
-                     "num_key_value_heads, or the norm's epsilon is negative");
+                     "num_key_value_heads");
+    if (!r->failed && !(c->eps >= 0))
+        nn_refuse(r, "the norm's epsilon is negative");
     if (!r->failed)
         read_windows(r, c);
 }

@@ -16,6 +16,7 @@
 
 struct job {
     double *nll, *lse;
+    bool *right;
     const float *z;
     const int32_t *labels;
     size_t vocab;
@@ -34,6 +35,15 @@ float nn_exp_sum(const struct nn_kernels *nn, const float *z, size_t n,
     return sum;
 }
 
+/* Is the label's logit the first of the largest? */
+static bool is_top(const float *z, size_t label, float max)
+{
+    for (size_t i = 0; i < label; i++)
+        if (z[i] == max)
+            return false;
+    return z[label] == max;
+}
+
 static void score_row(void *arg, struct nn_worker *w, size_t row)
 {
     const struct job *j = arg;
@@ -41,21 +51,26 @@ static void score_row(void *arg, struct nn_worker *w, size_t row)
     const int32_t label = j->labels[row];
 
     j->nll[row] = 0;
+    if (j->right)
+        j->right[row] = false;
     if (label == NN_IGNORE && !j->lse)
         return;
     const float max = w->nn->max(z, j->vocab);
     const double lse = max + nn_log(nn_exp_sum(w->nn, z, j->vocab, max));
     if (j->lse)
         j->lse[row] = lse;
-    if (label != NN_IGNORE)
-        j->nll[row] = lse - z[label];
+    if (label == NN_IGNORE)
+        return;
+    j->nll[row] = lse - z[label];
+    if (j->right)
+        j->right[row] = is_top(z, (size_t)label, max);
 }
 
 void nn_cross_entropy(struct nn_pool *pool, double *nll, double *lse,
-                      const float *z, const int32_t *labels, size_t rows,
-                      size_t vocab)
+                      bool *right, const float *z, const int32_t *labels,
+                      size_t rows, size_t vocab)
 {
-    struct job j = {nll, lse, z, labels, vocab};
+    struct job j = {nll, lse, right, z, labels, vocab};
 
     nn_pool_run(pool, score_row, &j, rows);
 }
@@ -85,21 +100,27 @@ void nn_head_logits(struct nn_pool *pool, float *z, const float *x,
         nn_softcap(pool, z, cap, rows * head->out);
 }
 
-void nn_head_loss(struct nn_pool *pool, double *nll, const float *x,
-                  const struct nn_linear *head, float cap,
+void nn_head_loss(struct nn_pool *pool, double *nll, size_t *right,
+                  const float *x, const struct nn_linear *head, float cap,
                   const int32_t *labels, size_t rows, float *z, float *gathered,
                   size_t chunk)
 {
     const size_t h = head->in;
     struct nn_labelled l = {.at = 0};
     double part[NN_LOSS_ROWS];
+    bool hit[NN_LOSS_ROWS];
     size_t n;
 
+    if (right)
+        *right = 0;
     memset(nll, 0, rows * sizeof *nll);
     while ((n = nn_next_labelled(&l, x, h, labels, rows, chunk, gathered))) {
         nn_head_logits(pool, z, gathered, head, cap, n);
-        nn_cross_entropy(pool, part, NULL, z, l.labels, n, head->out);
+        nn_cross_entropy(pool, part, NULL, right ? hit : NULL, z, l.labels, n,
+                         head->out);
         for (size_t i = 0; i < n; i++)
             nll[l.from[i]] = part[i];
+        for (size_t i = 0; right && i < n; i++)
+            *right += hit[i];
     }
 }

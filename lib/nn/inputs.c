@@ -7,7 +7,7 @@
  * Layers that have one input in common, as q, k and v have, share the sums.
  * Squares are added token by token in double; products in float, by the one
  * matrix product, a batch at a time.  Either way the bits do not depend on
- * the threads.
+ * the threads.  Products are large: they may be taken of some places only.
  */
 #include "model.h"
 #include "nn.h"
@@ -50,37 +50,58 @@ static void name_layer(struct place *p, const struct nn_layer *l, bool gated)
     add_name(&p[NN_IN_DOWN], &l->down);
 }
 
-static bool make_room(struct place *p, bool hessian)
+/* Places [*from, ...) get products while they fit `bytes`. */
+static bool make_room(struct nn_inputs *x, bool squares, uint64_t bytes,
+                      size_t *from)
 {
-    uint64_t all;
+    size_t next = from ? *from : x->n;
 
-    if (!hessian)
-        return (p->squares = pq_zalloc(p->in, sizeof *p->squares)) != NULL;
-    return pq_mul(p->in, p->in, &all) &&
-           (p->h = pq_zalloc((size_t)all, sizeof *p->h)) != NULL;
+    for (size_t i = 0; squares && i < x->n; i++) {
+        struct place *p = &x->places[i];
+        if (!(p->squares = pq_zalloc(p->in, sizeof *p->squares)))
+            return false;
+    }
+    for (uint64_t all; next < x->n; next++) {
+        struct place *p = &x->places[next];
+        if (!pq_mul(p->in, p->in, &all) || all > bytes / sizeof *p->h)
+            break;
+        bytes -= all * sizeof *p->h;
+        if (!(p->h = pq_zalloc((size_t)all, sizeof *p->h)))
+            return false;
+    }
+    if (from)
+        *from = next;
+    return true;
 }
 
-int nn_inputs_new(const struct nn_model *m, bool hessians,
-                  struct nn_inputs **out, struct pq_error *e)
+static struct nn_inputs *name_all(const struct nn_model *m)
 {
     struct nn_inputs *x = pq_zalloc(1, sizeof *x);
-    bool fine = x != NULL;
 
-    if (fine) {
-        x->n = m->c.layers * NN_PLACES;
-        x->places = pq_zalloc(x->n, sizeof *x->places);
-        fine = x->places != NULL;
+    if (!x)
+        return NULL;
+    x->n = m->c.layers * NN_PLACES;
+    x->places = pq_zalloc(x->n, sizeof *x->places);
+    if (!x->places) {
+        free(x);
+        return NULL;
     }
-    for (size_t i = 0; fine && i < m->c.layers; i++)
+    for (size_t i = 0; i < m->c.layers; i++)
         name_layer(x->places + i * NN_PLACES, &m->layers[i], m->c.gated);
-    for (size_t i = 0; fine && i < x->n; i++)
-        fine = make_room(&x->places[i], hessians);
-    if (!fine) {
-        nn_inputs_free(x);
-        return pq_fail_nomem(e);
+    return x;
+}
+
+int nn_inputs_new(const struct nn_model *m, bool squares, uint64_t bytes,
+                  size_t *from, struct nn_inputs **out, struct pq_error *e)
+{
+    struct nn_inputs *x = name_all(m);
+
+    if (x && make_room(x, squares, bytes, from)) {
+        *out = x;
+        return 0;
     }
-    *out = x;
-    return 0;
+    nn_inputs_free(x);
+    return pq_fail_nomem(e);
 }
 
 void nn_inputs_free(struct nn_inputs *x)
@@ -121,6 +142,18 @@ void nn_inputs_add(struct nn_inputs *in, struct nn_pool *pool, size_t layer,
             p->squares[i] += (double)x[r * p->in + i] * x[r * p->in + i];
 }
 
+void nn_inputs_mean(struct nn_inputs *x)
+{
+    for (size_t i = 0; i < x->n; i++) {
+        struct place *p = &x->places[i];
+        const double tokens = p->tokens ? (double)p->tokens : 1;
+        for (size_t k = 0; p->squares && k < p->in; k++)
+            p->squares[k] /= tokens;
+        for (size_t k = 0; p->h && k < p->in * p->in; k++)
+            p->h[k] = (float)((double)p->h[k] / tokens);
+    }
+}
+
 bool nn_inputs_of(const struct nn_inputs *x, size_t number,
                   struct pq_nn_inputs *out)
 {
@@ -128,8 +161,8 @@ bool nn_inputs_of(const struct nn_inputs *x, size_t number,
         const struct place *p = &x->places[i];
         if (number >= p->n_names)
             continue;
-        *out = (struct pq_nn_inputs){p->names[number], p->in, p->tokens,
-                                     p->squares, p->h};
+        *out = (struct pq_nn_inputs){p->names[number], i,          p->in,
+                                     p->tokens,        p->squares, p->h};
         return true;
     }
     return false;

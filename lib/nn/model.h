@@ -120,13 +120,21 @@ enum nn_place { NN_IN_ATTENTION, NN_IN_OUT, NN_IN_MLP, NN_IN_DOWN, NN_PLACES };
 
 struct nn_inputs;
 
-PQ_MUST_USE int nn_inputs_new(const struct nn_model *m, bool hessians,
+/*
+ * Sums of the squares, if they are wanted, of all places; and, from place
+ * *from on, of products in as many as `bytes` have room for: *from becomes
+ * the first that has none.  NULL: no products.
+ */
+PQ_MUST_USE int nn_inputs_new(const struct nn_model *m, bool squares,
+                              uint64_t bytes, size_t *from,
                               struct nn_inputs **x, struct pq_error *e);
 void nn_inputs_free(struct nn_inputs *x); /* NULL is fine */
 struct pq_nn_inputs;
-/* The sums of weight number `number`; false: there are no more. */
+/* Those of weight number `number`; false: there are no more. */
 bool nn_inputs_of(const struct nn_inputs *x, size_t number,
                   struct pq_nn_inputs *out);
+/* Makes the sums means; nothing may be added then. */
+void nn_inputs_mean(struct nn_inputs *x);
 /* Adds rows of x [rows][in of that place]; NULL inputs: does nothing. */
 void nn_inputs_add(struct nn_inputs *in, struct nn_pool *pool, size_t layer,
                    enum nn_place place, const float *x, size_t rows);

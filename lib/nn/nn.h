@@ -141,9 +141,13 @@ void nn_softcap(struct nn_pool *pool, float *x /* [n] */, float cap, size_t n);
 #define NN_IGNORE    (-100) /* a label that is not scored */
 #define NN_LOSS_ROWS 256    /* rows of logits at a time, at most */
 
-/* lse = log sum e^z, nll = lse - z[label] in nats, 0 where it is ignored. */
+/*
+ * lse = log sum e^z, nll = lse - z[label] in nats, 0 where it is ignored;
+ * right: the label's is the first of the largest z.
+ */
 void nn_cross_entropy(struct nn_pool *pool, double *nll /* [rows] */,
                       double *lse /* [rows] or NULL */,
+                      bool *right /* [rows] or NULL */,
                       const float *z /* [rows][vocab] */,
                       const int32_t *labels /* [rows] */, size_t rows,
                       size_t vocab);
@@ -156,6 +160,7 @@ void nn_head_logits(struct nn_pool *pool, float *z /* [rows][vocab] */,
  * of all rows never exist together.  Rows without a label cost nothing.
  */
 void nn_head_loss(struct nn_pool *pool, double *nll /* [rows] */,
+                  size_t *right /* how many are, or NULL */,
                   const float *x /* [rows][h] */, const struct nn_linear *head,
                   float cap, const int32_t *labels /* [rows] */, size_t rows,
                   float *z /* [chunk][vocab], scratch */,

@@ -8,13 +8,13 @@
 #ifndef NN_SLOTS_H
 #define NN_SLOTS_H
 
-#include "model.h"
+#include "names.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define NN_SLOT_PARTS 3
+#define NN_SLOT_PARTS NN_MODULE_PARTS
 #define NN_SLOT_ENDS  SIZE_MAX /* the layer of what is in none */
 
 struct nn_slot {

@@ -301,8 +301,9 @@ double nn_tape_score(struct nn_tape *t, const struct nn_train_batch *b)
     double sum = 0;
 
     forward(t, b);
-    nn_head_loss(t->pool, t->nll, t->y, &t->m->head, t->m->c.final_cap,
-                 b->labels, b->rows, t->loss.z, t->loss.x, t->loss.chunk);
+    nn_head_loss(t->pool, t->nll, &t->right, t->y, &t->m->head,
+                 t->m->c.final_cap, b->labels, b->rows, t->loss.z, t->loss.x,
+                 t->loss.chunk);
     for (size_t i = 0; i < b->rows; i++)
         sum += t->nll[i];
     return sum;

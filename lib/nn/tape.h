@@ -64,6 +64,7 @@ struct nn_tape {
     struct nn_loss_scratch loss;
     struct nn_delta_grads grads; /* e, xa, y, dy, sum */
     double *nll;                 /* [rows] */
+    size_t right; /* labels of nn_tape_score() that were the likeliest */
 };
 
 struct nn_train_batch {

@@ -20,11 +20,12 @@ struct pq_nn {
     struct nn_model m;
     struct nn_pool *pool;
     struct nn_work work;
-    struct nn_cache cache; /* of texts that are scored */
-    float *z;              /* [LOGIT_ROWS][vocab] */
-    float *gathered;       /* [LOGIT_ROWS][hidden] */
-    int32_t *ids, *labels; /* [rows] */
-    double *nll;           /* [rows] */
+    struct nn_cache cache;     /* of texts that are scored */
+    float *z;                  /* [LOGIT_ROWS][vocab] */
+    float *gathered;           /* [LOGIT_ROWS][hidden] */
+    int32_t *ids, *labels;     /* [rows] */
+    double *nll;               /* [rows] */
+    struct nn_inputs *watched; /* or NULL; work.inputs while it adds up */
 };
 
 struct pq_nn_stream {
@@ -71,23 +72,39 @@ int pq_nn_open(struct pq_source *s, const struct pq_nn_options *o,
     return 0;
 }
 
-int pq_nn_watch(struct pq_nn *nn, bool products, struct pq_error *e)
+int pq_nn_watch(struct pq_nn *nn, bool squares, uint64_t bytes, size_t *from,
+                struct pq_error *e)
 {
-    nn_inputs_free(nn->work.inputs);
+    pq_nn_unwatch(nn);
+    if (nn_inputs_new(&nn->m, squares, bytes, from, &nn->watched, e))
+        return -1;
+    nn->work.inputs = nn->watched;
+    return 0;
+}
+
+void pq_nn_watch_end(struct pq_nn *nn)
+{
+    if (nn->work.inputs)
+        nn_inputs_mean(nn->work.inputs);
     nn->work.inputs = NULL;
-    return nn_inputs_new(&nn->m, products, &nn->work.inputs, e);
+}
+
+void pq_nn_unwatch(struct pq_nn *nn)
+{
+    nn_inputs_free(nn->watched);
+    nn->watched = nn->work.inputs = NULL;
 }
 
 bool pq_nn_watched(const struct pq_nn *nn, size_t i, struct pq_nn_inputs *x)
 {
-    return nn_inputs_of(nn->work.inputs, i, x);
+    return nn_inputs_of(nn->watched, i, x);
 }
 
 void pq_nn_free(struct pq_nn *nn)
 {
     if (!nn)
         return;
-    nn_inputs_free(nn->work.inputs);
+    pq_nn_unwatch(nn);
     nn_pool_free(nn->pool);
     nn_work_release(&nn->work);
     nn_cache_release(&nn->cache);
@@ -104,7 +121,7 @@ struct pq_nn_info pq_nn_about(const struct pq_nn *nn)
 {
     const struct nn_config *c = &nn->m.c;
     const struct pq_nn_info info = {c->type, c->vocab, c->positions,
-                                    c->learned_places};
+                                    c->learned_places, nn->m.bytes};
 
     return info;
 }
@@ -202,7 +219,7 @@ static int give_rows(struct scoring *c, size_t text,
     for (size_t j = 0; j < s->n; j += LOGIT_ROWS) {
         const size_t n = s->n - j < LOGIT_ROWS ? s->n - j : LOGIT_ROWS;
         nn_logits(nn->pool, &nn->m, nn->z, nn->work.x + (s->q + j) * h, n);
-        nn_cross_entropy(nn->pool, nn->nll + s->q + j, NULL, nn->z,
+        nn_cross_entropy(nn->pool, nn->nll + s->q + j, NULL, NULL, nn->z,
                          nn->labels + s->q + j, n, v);
         if (c->rows(c->arg, text, s->past + j, n, nn->z, c->e))
             return -1;
@@ -218,7 +235,7 @@ static int run_group(struct scoring *c, const struct group *g)
     set_rows(c, g);
     nn_forward(nn->pool, &nn->m, &b, &nn->cache, &nn->work);
     if (!c->rows)
-        nn_head_loss(nn->pool, nn->nll, nn->work.x, &nn->m.head,
+        nn_head_loss(nn->pool, nn->nll, NULL, nn->work.x, &nn->m.head,
                      nn->m.c.final_cap, nn->labels, g->rows, nn->z,
                      nn->gathered, LOGIT_ROWS);
     for (size_t i = 0; c->rows && i < g->n; i++)
@@ -311,7 +328,7 @@ static void run_piece(struct pq_nn *nn, const struct pq_nn_text *t, size_t at,
         none[i] = NN_IGNORE;
     nn_forward(nn->pool, &nn->m, &b, &nn->cache, &nn->work);
     nn_logits(nn->pool, &nn->m, nn->z, nn->work.x, n);
-    nn_cross_entropy(nn->pool, nll, lse, nn->z, none, n, nn->m.c.vocab);
+    nn_cross_entropy(nn->pool, nll, lse, NULL, nn->z, none, n, nn->m.c.vocab);
 }
 
 static int check_pair(struct pq_nn *base, struct pq_nn *nn,

@@ -167,3 +167,8 @@ int pq_train_score(struct pq_train *t, const struct pq_train_text *x, size_t n,
     *nll = nn_tape_score(&t->tape, &b);
     return 0;
 }
+
+uint64_t pq_train_right(const struct pq_train *t)
+{
+    return t->tape.right;
+}

@@ -122,9 +122,81 @@ inputs() {
     done
     run pq-diff norms.safetensors "$ROOT/testdata/prune_data/llama-norms.safetensors"
     awk '/ tensors? differ/ { n = $3; r = $NF } END { exit !(n == 35 && r < 1e-6) }' "$out" || bad "$(tail -n 3 "$out"): $RAN"
-    run pq-eval --norms-out a --hessian-out b -d short.jsonl llama; misused
+    # all at once are what each is alone
+    run pq-eval --norms-out n2.st --hessian-out h2.st --imatrix-out i2.dat -d pieces.jsonl llama; done_well
+    same n2.st norms.safetensors; same h2.st hessian.safetensors
+    run pq-eval --imatrix-out i1.dat -d pieces.jsonl llama; done_well
+    same i1.dat i2.dat
     run pq-eval --norms-out - -d short.jsonl llama; misused
+    run pq-eval --hessian-out - -d short.jsonl llama; misused
     run pq-eval --norms-out no/such/a -d short.jsonl llama; [ $RC = 2 ] || bad "rc $RC: $RAN"
+    run pq-eval --imatrix-out no/such/a.dat -d short.jsonl llama; [ $RC = 2 ] || bad "rc $RC: $RAN"
+}
+# int32 FILE OFFSET, and words of a file
+int32() { od -An -td4 -j "$2" -N4 "$1" | tr -d ' '; }
+# what of it is right is told by tests/test_imatrix.c and tests/oracle/check_nn.py
+imatrix() {
+    local f m n
+    run pq-eval --imatrix-out - -d short.jsonl llama; misused
+    for f in dat gguf; do
+        run pq-eval --imatrix-out i.$f -d pieces.jsonl llama; done_well
+        PQ_CPU=scalar run pq-eval --imatrix-out j.$f -T1 -d pieces.jsonl llama; done_well
+        same i.$f j.$f
+        # the folder of the data is nobody's business
+        run pq-eval --imatrix-out j.$f -d ./../"${PWD##*/}"/pieces.jsonl llama; done_well
+        same i.$f j.$f
+    done
+    [ "$(int32 i.dat 0) $(int32 i.dat 4)" = '35 19' ] || bad "$(int32 i.dat 0) entries"
+    [ "$(tail -c 12 i.dat)" = pieces.jsonl ] && [ "$(int32 i.dat $(($(wc -c < i.dat) - 20)))" = 10 ] || bad "its end"
+    run pq-eval --imatrix-out i.bin -d pieces.jsonl llama; done_well
+    same i.bin i.gguf
+    head -c 8 i.gguf | cmp -s - <(printf 'GGUF\3\0\0\0') || bad "is no GGUF"
+    for n in attn_{q,k,v,output} ffn_{gate,up,down}; do
+        [ "$(grep -aoF ".$n.weight.in_sum2" i.gguf | wc -l)" = 5 ] || bad "other layers of $n"
+    done
+    # fused ones have one entry, the head has none
+    run pq-eval --imatrix-out c.gguf -d short.jsonl gpt2; done_well
+    n=$(sed -n 's/.*"n_layer": *\([0-9]*\).*/\1/p' gpt2/config.json)
+    [ "$(grep -ao 'blk\.[0-9]*\.[a-z_]*\.weight.counts' c.gguf | sort -u | wc -l)" = $((4 * n)) ] || bad "other names: $RAN"
+    grep -aq 'blk.0.attn_qkv.weight.in_sum2' c.gguf || bad "no attn_qkv: $RAN"
+}
+# products that memory has no room for take several runs, and give the same
+runs() {
+    local i name list
+    mkdir wide
+    for i in 0 1 2; do
+        list=
+        for name in q k v o; do list="$list self_attn.${name}_proj=F32[64,64]"; done
+        list="$list mlp.gate_proj=F32[1024,64] mlp.up_proj=F32[1024,64] mlp.down_proj=F32[64,1024]"
+        list="$list input_layernorm=F32[64] post_attention_layernorm=F32[64]"
+        for name in $list; do set -- "$@" "model.layers.$i.${name/=/.weight=}rand"; done
+    done
+    $H st wide/model.safetensors "$@" model.norm.weight=F32[64]rand model.embed_tokens.weight=F32[32,64]rand
+    echo '{"model_type":"llama","hidden_size":64,"intermediate_size":1024,"num_hidden_layers":3,
+        "num_attention_heads":4,"max_position_embeddings":64,"vocab_size":32,"tie_word_embeddings":true}' > wide/config.json
+    run pq-eval -n --memory 16M --hessian-out w1.st --norms-out n.st -d short.jsonl wide; done_well
+    grep -q '^squares of inputs 29184 bytes$' "$out" && grep -q '^products of inputs 12730368 bytes, in 2 runs ' "$out" ||
+        bad "$(cat "$out"): $RAN"
+    run pq-eval -n --json --memory 16M --hessian-out w1.st -d short.jsonl wide; done_well
+    $H json "$out" > /dev/null 2>&1 && [ "$(number runs "$out") $(number tokens "$out")" = '2 5' ] || bad "$(cat "$out"): $RAN"
+    absent w1.st n.st
+    # long texts and short ones, in the same pieces each time
+    cat long.jsonl short.jsonl | sed 's/[0-9]*\([0-9]\)\([],]\)/\1\2/g' > mixed.jsonl
+    run pq-eval --json --window 32 --memory 16M --hessian-out w1.st --norms-out n1.st --per-token -d mixed.jsonl wide; done_well
+    cp "$out" w1.json
+    run pq-eval --json --window 32 --memory 64M --hessian-out w2.st --per-token -d mixed.jsonl wide; done_well
+    same w1.st w2.st; same w1.json "$out"
+    run pq-eval -q --window 32 --norms-out n2.st -d mixed.jsonl wide; done_well
+    same n1.st n2.st
+    run pq-prune -q -s 0.5 --hessian w1.st --memory 64M wide -o pruned/; done_well
+    # what one matrix needs is what the message says
+    $H st wide/model.safetensors "${@//1024/2048}" model.norm.weight=F32[64]rand model.embed_tokens.weight=F32[32,64]rand
+    sed -i s/1024/2048/ wide/config.json
+    run pq-eval --memory 16M --hessian-out w.st -d short.jsonl wide
+    refused 'model.layers.0.mlp.down_proj.weight: the products of its 2048 inputs need --memory 29M'
+    run pq-eval --memory 28M --hessian-out w.st -d short.jsonl wide; refused 29M
+    absent w.st
+    run pq-eval -n --memory 29M --hessian-out w.st -d short.jsonl wide; done_well
 }
 against() {
     local n
@@ -141,6 +213,25 @@ against() {
     run pq-eval --against gpt2 -d short.jsonl llama; refused 'vocabularies of 24 and 512'
     run pq-eval --against - -d short.jsonl llama; misused
 }
+# what is read stays, and nothing is written twice
+outputs() {
+    local o m=$ROOT/testdata/tiny-llama
+    cp -r llama other; cp short.jsonl data.safetensors
+    for o in --logits --norms-out --hessian-out; do
+        run pq-eval $o llama/model.safetensors -d short.jsonl llama; refused 'not replaced: it belongs to the input llama'
+        run pq-eval $o llama/extra.st -d short.jsonl llama; done_well; rm llama/extra.st
+        run pq-eval $o other/model.safetensors --against other -d short.jsonl llama; refused 'other is read'
+        run pq-eval $o data.safetensors -d data.safetensors llama; refused 'data.safetensors is read'
+        ln -sf ../llama/model.safetensors other/link.st
+        run pq-eval $o other/link.st -d short.jsonl llama/model.safetensors; refused 'it is the input'
+    done
+    same llama/model.safetensors "$m/model.safetensors"; same data.safetensors short.jsonl
+    cp -r "$ROOT/testdata/peft/tiny-lora" lora
+    run pq-eval --norms-out lora/adapter_model.safetensors --adapter lora:0.5 -d short.jsonl llama; refused 'lora is read'
+    run pq-eval --norms-out x.st --hessian-out x.st -d short.jsonl llama; misused
+    run pq-eval --logits x.gguf --imatrix-out x.gguf -d short.jsonl llama; misused
+    rm -r other
+}
 gate() {
     run pq-eval --max-ppl 1.5 -d heldout.jsonl llama; done_well
     run pq-eval --max-ppl 1.2 -d heldout.jsonl llama
@@ -153,6 +244,9 @@ refusals() {
     run pq-eval -d short.jsonl --stride 8 --window 8 llama; misused
     run pq-eval -d short.jsonl --logits - llama; misused
     run pq-eval -d short.jsonl --window 9 gpt2; misused
+    for line in -n '--logits l.st' '--against llama' --per-token '--max-ppl 3' '--norms-out n.st' '--imatrix-out i.dat'; do
+        run pq-eval --tokens $line -d short.jsonl llama; misused
+    done
     run pq-eval -d no.jsonl llama; refused no.jsonl
     while read -r line; do
         printf '{"ids":[1,2]}\n%s\n' "$line" > bad.jsonl
@@ -186,7 +280,16 @@ EOT
     printf '{"ids":[1,2,3,4,5,6,7,8,9,10]}\n' > ten.jsonl
     run pq-eval -d ten.jsonl gpt2; done_well # in windows of its 8 positions
     run pq-eval -d ten.jsonl --logits l.st gpt2; refused '8 positions'
+    mkdir one
+    $H st one/model.safetensors wte.weight=F32[4,4]rand wpe.weight=F32[1,4]rand ln_f.weight=F32[4]rand \
+        ln_f.bias=F32[4]rand h.0.ln_1.weight=F32[4]rand h.0.ln_1.bias=F32[4]rand h.0.ln_2.weight=F32[4]rand \
+        h.0.ln_2.bias=F32[4]rand h.0.attn.c_attn.weight=F32[4,12]rand h.0.attn.c_attn.bias=F32[12]rand \
+        h.0.attn.c_proj.weight=F32[4,4]rand h.0.attn.c_proj.bias=F32[4]rand h.0.mlp.c_fc.weight=F32[4,16]rand \
+        h.0.mlp.c_fc.bias=F32[16]rand h.0.mlp.c_proj.weight=F32[16,4]rand h.0.mlp.c_proj.bias=F32[4]rand
+    echo '{"model_type":"gpt2","n_embd":4,"n_layer":1,"n_head":1,"n_positions":1,"vocab_size":4}' > one/config.json
+    printf '{"ids":[1,2]}\n' > two.jsonl
+    run pq-eval -d two.jsonl one; refused 'one: a model of one position'
 }
 
-for c in numbers per_token texts choices encoded inputs against logits gate refusals; do check "eval $c" $c; done
+for c in numbers per_token texts choices encoded inputs imatrix runs against logits outputs gate refusals; do check "eval $c" $c; done
 finish

@@ -34,8 +34,9 @@ parts() {
     grep -q '451 "Once" 0.900' "$out" || bad "$(cat "$out"): $RAN"
     tail -n 1 "$out" | grep -q 'not what it means' || bad "no caution: $RAN"
     run pq-prompt --model llama -d ids.jsonl prompt; done_well
-    grep -q '^loss 0.3227  without the prompt 0.3267  with the nearest tokens instead 0.3219' "$out" ||
-        bad "$(cat "$out"): $RAN"
+    grep -q '^with the prompt  *loss 0.3227  accuracy [0-9.]*%$' "$out" &&
+        grep -q '^with the nearest tokens  *loss 0.3219  accuracy [0-9.]*%$' "$out" &&
+        grep -q '^without  *loss 0.3267  accuracy [0-9.]*%$' "$out" || bad "$(cat "$out"): $RAN"
     run pq-prompt -q --model llama prompt; done_well
     [ -s "$out" ] && bad "-q says something: $RAN"
     run pq-prompt --json --top 1 --model llama prompt; done_well
@@ -64,7 +65,8 @@ average() {
     run pq-prompt --average --no-provenance -o mean2 other prompt; done_well
     run pq-diff mean/adapter_model.safetensors mean2/adapter_model.safetensors; done_well
     same mean/adapter_config.json prompt/adapter_config.json
-    run pq-prompt --average -o same/ prompt prompt prompt; done_well
+    run pq-prompt --average --json -o same/ prompt prompt prompt; done_well
+    [ "$(number bytes_in "$out")" = $((3 * $(wc -c < prompt/adapter_model.safetensors))) ] || bad "$(cat "$out"): $RAN"
     run pq-diff same prompt; done_well
     run pq-prompt --average -o x/ prompt single; refused 'only prompts of one shape'
     absent x
@@ -136,6 +138,10 @@ refusals() {
     run pq-prompt prompt prompt; misused
     run pq-prompt --export-tokens -o x/ prompt; misused
     run pq-prompt --model - -; misused
+    cp ids.jsonl data.svg
+    run pq-prompt --plot llama/config.json --model llama prompt; refused 'llama is read'
+    run pq-prompt --plot data.svg -d data.svg --model llama prompt; refused 'data.svg is read'
+    same data.svg ids.jsonl
     absent x
 }
 

@@ -5,6 +5,7 @@
 #     SIZE.delta.pq        from SIZE.plain to SIZE.other-plain
 #     SIZE.mask.pq         what pq-prune -s 0.5 keeps of SIZE.plain
 #     SIZE.norms.safetensors   what pq-prune --norms takes, of SIZE.plain
+#     {tiny.,}llama.hessian.safetensors   what pq-prune --hessian takes
 #     dir.KIND             a model directory; its size is called dir
 #
 # KIND is plain, nf4, other-plain, other-nf4, delta, mask or llama.  `other` has
@@ -84,6 +85,12 @@ prompt() {
         *) echo "$ROOT/testdata/prompt" ;;
     esac
 }
+hessian() {
+    case $SIZE in
+        tiny | cut) echo "$W/in/tiny.llama.hessian.safetensors" ;;
+        *) echo "$W/in/llama.hessian.safetensors" ;;
+    esac
+}
 # recipe IN: where a recipe is that merges it and OTHER
 recipe() {
     printf '%s\n' 'merge_method: linear' 'models:' \
@@ -111,6 +118,7 @@ command_for() {
             PROMPT) CMD+=("$(prompt)") ;;
             RECIPE) CMD+=("$(recipe "$in")") ;;
             NORMS) CMD+=("$W/in/$SIZE.norms.safetensors") ;;
+            HESSIAN) CMD+=("$(hessian)") ;;
             DATA) CMD+=("$W/in/ids.jsonl") ;;
             TALK) CMD+=("$W/in/talk.jsonl") ;;
             OUT) [ -n "$to" ] && CMD+=(-o "$to") ;;
@@ -156,14 +164,16 @@ prepare_llama() {
     $H st "$W/in/prompt.safetensors" prompt_embeddings=F32[2,4]rand
     mkdir "$dir"
     set --
-    for name in q_proj k_proj v_proj o_proj; do set -- "$@" "self_attn.$name=F32[4,4]rand"; done
+    for name in q_proj=F32[8,4] k_proj=F32[4,4] v_proj=F32[4,4] o_proj=F32[4,8]; do
+        set -- "$@" "self_attn.${name}rand"
+    done
     for name in gate up down; do set -- "$@" "mlp.${name}_proj=F32[4,4]rand"; done
     for name in input post_attention; do set -- "$@" "${name}_layernorm=F32[4]rand"; done
     set -- "${@/#/model.layers.0.}"
     $H st "$dir/model.safetensors" "${@/=/.weight=}" model.norm.weight=F32[4]rand \
         model.embed_tokens.weight=F32[16,4]rand
     echo '{"model_type":"llama","hidden_size":4,"intermediate_size":4,"num_hidden_layers":1,
-        "num_attention_heads":1,"max_position_embeddings":32,"vocab_size":16,
+        "num_attention_heads":4,"num_key_value_heads":2,"head_dim":2,"max_position_embeddings":32,"vocab_size":16,
         "tie_word_embeddings":true}' > "$dir/config.json"
     printf '{"model":{"type":"BPE","vocab":{"</s>":0,"<s>":1,"a":2,"b":3,"c":4,"d":5%s},"merges":[]},"added_tokens":[%s]}' \
         "$(printf ',"%s":%d' e 6 f 7 g 8 h 9 i 10 j 11 k 12 l 13 m 14 n 15)" \
@@ -173,6 +183,7 @@ prepare_llama() {
     chat "$dir" && chat "$W/in/whole.llama" || return
     for name in "$W/in/whole.llama $W/in/llama" "$dir $dir"; do
         "$BIN/pq-convert" --no-sync -o "${name#* }.pq" "${name% *}" &&
-            "$BIN/pq-convert" --no-sync -z -o "${name#* }.z.pq" "${name% *}" || return
+            "$BIN/pq-convert" --no-sync -z -o "${name#* }.z.pq" "${name% *}" &&
+            "$BIN/pq-eval" -q --hessian-out "${name#* }.hessian.safetensors" -d "$W/in/ids.jsonl" "${name% *}" || return
     done
 }

@@ -41,9 +41,10 @@ def make(model):
     return x
 
 
-def loss(model, rows, texts):
-    """The mean of -log p of all tokens but the first of each text."""
-    total = 0
+def score(model, rows, texts):
+    """The mean of -log p of all tokens but the first of each text, and the
+    share of them that are the likeliest."""
+    total = right = 0
     for ids in texts:
         ids = torch.tensor(ids)
         x = torch.cat([rows, model.get_input_embeddings()(ids)])[None]
@@ -51,7 +52,9 @@ def loss(model, rows, texts):
             logits = model(inputs_embeds=x).logits[0, len(rows):].double()
         total += torch.nn.functional.cross_entropy(
             logits[:-1], ids[1:], reduction="sum").item()
-    return total / sum(len(t) - 1 for t in texts)
+        right += (logits[:-1].argmax(1) == ids[1:]).sum().item()
+    n = sum(len(t) - 1 for t in texts)
+    return total / n, right / n
 
 
 def loss_of_peft(texts):
@@ -89,10 +92,10 @@ def main():
     cosines = torch.nan_to_num((p / norms[:, None]) @ (e / sizes[:, None]).T, nan=-2)
     near = cosines.topk(TOP, dim=1)
     there = loss_of_peft(texts)
-    assert abs(there - loss(model, x, texts)) < 1e-5
+    assert abs(there - score(model, x, texts)[0]) < 1e-5
     virtual = []
     for i in range(N):
-        left = torch.cat([x[:i], x[i + 1:]])
+        left = score(model, torch.cat([x[:i], x[i + 1:]]), texts)
         virtual.append({
             "norm": norms[i].item(),
             "percentile": 100 * (sizes < norms[i]).double().mean().item(),
@@ -101,8 +104,10 @@ def main():
                          "text": tokenizer.convert_ids_to_tokens(int(k)),
                          "cosine": c.item()}
                         for k, c in zip(near.indices[i], near.values[i])],
-            "loss_without": loss(model, left, texts)})
+            "loss_without": left[0], "accuracy_without": left[1]})
     u = p / norms[:, None]
+    without, nearest = (score(model, rows, texts)
+                        for rows in (x[:0], table[near.indices[:, 0]]))
     out = {"pq": 1, "tool": "pq-prompt", "tokens": N, "hidden": x.shape[1],
            "effective_rank": (-(q * q.log()).sum()).exp().item(),
            "vocabulary": {"rows": len(table), "norm_min": sizes.min().item(),
@@ -110,8 +115,9 @@ def main():
                           "norm_max": sizes.max().item()},
            "labels": sum(len(t) - 1 for t in texts),
            "loss": there,
-           "loss_without": loss(model, x[:0], texts),
-           "loss_nearest": loss(model, table[near.indices[:, 0]], texts),
+           "loss_without": without[0], "loss_nearest": nearest[0],
+           "accuracy": score(model, x, texts)[1],
+           "accuracy_without": without[1], "accuracy_nearest": nearest[1],
            "virtual": virtual, "cosines": (u @ u.T).tolist()}
     with open(os.path.join(OUT, "expected.json"), "w") as f:
         json.dump(out, f, ensure_ascii=False, separators=(",", ":"))
