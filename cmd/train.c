@@ -395,6 +395,10 @@ static int work(struct train *t, struct pq_error *e)
         return train_save(t, e);
     if (train_run(t, e) || train_save(t, e))
         return -1;
+    if (t->unsaved.code) {
+        *e = t->unsaved;
+        return -1;
+    }
     return t->o->plot ? train_log_plot(&t->log, t->o->plot, e) : 0;
 }
 

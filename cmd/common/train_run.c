@@ -8,7 +8,7 @@
  * the rate, that is a rate of its own.
  *
  * A loss that is no number stops the run before the update that it would
- * make; what was written before stays.
+ * make; what was written before stays, as it does when it cannot be replaced.
  */
 #include "training.h"
 
@@ -179,22 +179,50 @@ static void swap_best(struct train *t)
     pq_train_changed(t->core);
 }
 
-/* The output as it would be now, and what it takes to go on. */
-static int checkpoint(struct train *t, uint64_t at, uint64_t last,
-                      struct pq_error *e)
+/* The output as it would be now. */
+static int save_output(struct train *t, struct pq_error *e)
 {
-    const bool every = t->o->save_every && at % t->o->save_every == 0;
-
-    if (!every && !(at == last && (t->o->save_every || t->o->until)))
-        return 0;
-    if (train_state_save(t, e))
-        return -1;
-    if (at == last) /* the output follows at once */
-        return 0;
     swap_best(t);
     const int rc = train_save(t, e);
     swap_best(t);
     return rc;
+}
+
+/*
+ * A disk that is full, or any other call of the system that failed, takes
+ * nothing away: what was written before is still there, and training goes on.
+ */
+static int forgive(struct train *t, uint64_t at, struct pq_error *failed,
+                   struct pq_error *e)
+{
+    if (failed->code != PQ_EIO) {
+        *e = *failed;
+        return -1;
+    }
+    cmd_msg(t->c,
+            "step %llu: not saved: %s; what was saved before stays, training "
+            "goes on",
+            (unsigned long long)at, failed->msg);
+    return 0;
+}
+
+/* The output, and what it takes to go on. */
+static int checkpoint(struct train *t, uint64_t at, uint64_t last,
+                      struct pq_error *e)
+{
+    const bool every = t->o->save_every && at % t->o->save_every == 0;
+    struct pq_error failed = PQ_ERROR_INIT;
+
+    if (at == last) { /* the output follows at once, whatever becomes of it */
+        if ((t->o->save_every || t->o->until) &&
+            train_state_save(t, &t->unsaved))
+            pq_error_in(&t->unsaved, "step %llu: the state is not saved",
+                        (unsigned long long)at);
+        return 0;
+    }
+    if (!every || (!train_state_save(t, &failed) && !save_output(t, &failed)))
+        return 0;
+    return forgive(t, at, &failed, e);
 }
 
 /* ---- the run ------------------------------------------------------------ */

@@ -178,6 +178,7 @@ struct train {
     float **best;   /* [params] with --val, the best so far */
     double best_loss;
     uint64_t best_step, waited; /* validations without a better one */
+    struct pq_error unsaved;    /* why the last state could not be written */
 };
 
 /* train_open.c: reads the data, opens the model, says what is too much. */

@@ -8,6 +8,7 @@ cp -r "$MODEL" llama
 cp -r "$ROOT/testdata/peft/base-gpt2" gpt2
 cp "$ROOT/testdata/nn/heldout.jsonl" ids.jsonl
 printf '{"ids":[1,5,3,7]}\n{"ids":[2,4,6,1,3]}\n' > few.jsonl
+SO=$(preload ../inject.c)
 all='-d ids.jsonl --batch 13 --no-shuffle --lr 1e-3'
 
 # loss STEP: of standard output
@@ -103,6 +104,50 @@ resumed() {
     run "$@" --save-every 2 -o c llama; done_well
     [ -s c.state.safetensors ] || bad "no state: $RAN"
     same c/adapter_model.safetensors a/adapter_model.safetensors
+}
+# The disk is full for good from the N-th write on: what was saved stays, whole,
+# and what follows from it is what would have been.
+full_disk() {
+    local kind n
+    set -- pq-train -q -d ids.jsonl --batch 4 --lr 1e-3 --steps 6 --save-every 2 -r 2 -T1 -o d
+    mkdir saved
+    for n in 2 4 6; do
+        run "$@" --until $n llama; done_well
+        cp -r d saved/$n; cp d.state.safetensors saved/$n.state
+        rm -r d d.state.safetensors
+    done
+    sanitized && return # which do not get on with the library
+    for kind in write fsync link; do
+        for n in 1 2 3 5 8 13 21 34 55 89; do
+            rm -rf d && cp -r saved/2 d && cp saved/2.state d.state.safetensors && rm -f mark
+            run env PQ_FAIL=$kind:$n+ PQ_FAIL_MARK=$W/mark LD_PRELOAD="$SO" "$@" --resume llama
+            [ -e mark ] || break
+            [ $RC = 2 ] || bad "rc $RC after $kind:$n+: $RAN"
+            whole saved/2.state saved/4.state saved/6.state d.state.safetensors
+            whole saved/2 saved/4 saved/6 d
+            ls -A | grep -q 'pq-' && bad "left: $(ls -A): $RAN"
+            [ $n != 1 ] || { same d saved/2; same d.state.safetensors saved/2.state; }
+            [ $n != 1 ] || grep -q '^pq-train: step 4: not saved: .*training goes on$' "$err" ||
+                bad "$(cat "$err"): $RAN"
+        done
+        [ $n != 1 ] || bad "no call of $kind: $RAN"
+    done
+    run "$@" --resume llama; done_well
+    same d saved/6
+    # a call that fails once costs that checkpoint alone
+    rm -rf d && cp -r saved/2 d && cp saved/2.state d.state.safetensors
+    run env PQ_FAIL=write:1 LD_PRELOAD="$SO" "$@" --resume llama
+    [ $RC = 0 ] || bad "rc $RC: $RAN"
+    same d saved/6; same d.state.safetensors saved/6.state
+}
+# whole RIGHT... IS: one of them
+whole() {
+    local x=${!#}
+    while [ $# -gt 1 ]; do
+        diff -rq "$1" "$x" > /dev/null 2>&1 && return
+        shift
+    done
+    bad "$x is none of those that were saved: $RAN"
 }
 start() {
     local nll
@@ -232,5 +277,5 @@ refusals() {
     [ ! -e x ] || bad "something was written: $RAN"
 }
 
-for c in losses qlora prompts sparse resumed start fresh validation mask plan refusals; do check "train $c" $c; done
+for c in ${*:-losses qlora prompts sparse resumed full_disk start fresh validation mask plan refusals}; do check "train $c" $c; done
 finish
