@@ -137,6 +137,7 @@ static int open_core(struct train *t, struct pq_error *e)
     x.prompt_ids = t->prompt_ids;
     x.weight_decay = o->weight_decay;
     x.clip = o->clip;
+    x.neftune = o->neftune;
     return pq_train_open(t->model, &x, &t->core, e);
 }
 
@@ -272,7 +273,12 @@ static int sparsify(struct train *t, struct pq_error *e)
     s->every = last / 40 ? last / 40 : 1;
     s->begin = s->every < last ? s->every : last;
     s->updates = (last - s->begin) / s->every;
-    return pq_train_sparsify(t->core, s, e);
+    return pq_train_sparsify(t->core, s, e) ||
+                   (t->o->rounds && pq_train_round(t->core,
+                                                   t->o->rounding.encoding,
+                                                   t->o->rounding.dtype, e))
+               ? -1
+               : 0;
 }
 
 /* ---- all of it ---------------------------------------------------------- */

@@ -20,6 +20,7 @@
 #include "cmd.h"
 #include "data.h"
 #include "pq_peft.h"
+#include "pq_quant.h"
 #include "pq_train.h"
 
 /* A text of one line, or a part of it that is not longer than asked for. */
@@ -142,7 +143,7 @@ struct train_options {
     uint64_t steps, epochs, batch, accumulate, length, rank;
     uint64_t warmup, decay, val_every, patience, prompt_tokens;
     uint64_t save_every, until; /* 0: not */
-    double alpha, lr, weight_decay, clip, plus, least;
+    double alpha, lr, weight_decay, clip, plus, least, neftune;
     enum pq_schedule_shape shape;
     const char *target_list; /* as given, or NULL */
     struct cmd_list targets;
@@ -152,6 +153,8 @@ struct train_options {
     bool rslora, dora, pissa, pack, in_order, show_mask, recompute, resume;
     bool clip_given, shape_given;
     bool fresh; /* MODEL's weights are random ones */
+    bool rounds;
+    struct pq_spec rounding;
     struct pq_train_sparsity sparsity;
 };
 

@@ -19,9 +19,24 @@ int nn_params_add(struct nn_params *p, const char *name, size_t rows,
         total > SIZE_MAX)
         return pq_fail_nomem(e);
     p->p[p->n++] =
-        (struct nn_param){name, rows, cols, p->total, (size_t)n, decays, false};
+        (struct nn_param){.name = name,
+                          .rows = rows,
+                          .cols = cols,
+                          .at = p->total,
+                          .n = (size_t)n,
+                          .decays = decays};
     p->total = (size_t)total;
     return 0;
+}
+
+void nn_params_mask(struct nn_params *p, enum pq_dtype stored)
+{
+    struct nn_param *q = &p->p[p->n - 1];
+
+    q->masked = true;
+    q->masked_at = p->masked_total;
+    q->stored = stored;
+    p->masked_total += q->n;
 }
 
 int nn_params_allocate(struct nn_params *p, struct pq_error *e)

@@ -83,12 +83,43 @@ sparse() {
     grep -q '"sparsity":{"elements":312000,"zeros":122944,' s.json || bad "other zeros: $RAN"
     run pq-train -q $all --steps 8 --method sparse -s 0.5 --regrow 0.2 -o s2/ llama; done_well
     run pq-train $all --method sparse -o s3/ llama; misused
+    run pq-train $all --method sparse -s 0.5 --round q4_0 -o s3/ llama; misused
+    run pq-train $all --method full --round nf4 -o s3/ llama; misused
+}
+# What was trained for an encoding loses nothing in it, whatever the model's
+# own type and the order of its weights; what is held is zero, the head is as
+# it would be.
+rounded() {
+    local m t
+    pq-quantize -q -t bf16 llama -o llama.bf16/
+    pq-quantize -q -t f16 gpt2 -o gpt2.f16/
+    for m in llama llama.bf16 gpt2 gpt2.f16; do
+        for t in f16 bf16 int8 nf4; do
+            rm -rf s q.pq
+            run pq-train -q -d few.jsonl --steps 8 --lr 1e-3 --method sparse -s 0.4 --round $t -o s/ $m; done_well
+            pq-info --json --sparsity s > s.json
+            awk -v z="$(number zeros s.json)" -v n="$(number elements s.json)" \
+                'BEGIN { exit !(z > 0.2 * n) }' || bad "$(number zeros s.json) zeros: $RAN"
+            case $t.$m in # casts take all else, too
+                *f16.gpt2*) set -- -m '*.c_*.weight' ;;
+                *f16.*) set -- -m '*_proj.weight' ;;
+                *) set -- ;;
+            esac
+            run pq-quantize -t $t s -o q.pq; done_well
+            run pq-dequantize q.pq -o dq.safetensors; done_well
+            run pq-diff -q "$@" s/model.safetensors dq.safetensors; done_well
+            run pq-diff -q "$@" s/model.safetensors $m/model.safetensors
+            [ $RC = 1 ] || bad "rc $RC: nothing was compared: $RAN"
+        done
+    done
 }
 # Interrupted after any step and with other threads, the same files.
 resumed() {
     local m f
     for m in 'lora -r 2 --dora' full 'full --init random' 'prompt --prompt-tokens 2' 'lora -r 2 --init pissa' \
-        'lora -r 2 --val ids.jsonl --val-every 3' 'lora -r 2 --pack --seq-len 40 --accumulate 2'; do
+        'lora -r 2 --val ids.jsonl --val-every 3' 'lora -r 2 --pack --seq-len 40 --accumulate 2' \
+        'sparse -s 0.6 --regrow 0.3' 'sparse -s 0.6 --round nf4 --val ids.jsonl --val-every 3' \
+        'lora -r 2 --neftune 5 --accumulate 2'; do
         rm -rf a b ./*.state.safetensors
         set -- pq-train --json -d ids.jsonl --batch 4 --lr 1e-3 --steps 7 --seed 3 --method $m
         run "$@" -T1 -o a/ llama; done_well; cp "$out" a.json
@@ -277,5 +308,5 @@ refusals() {
     [ ! -e x ] || bad "something was written: $RAN"
 }
 
-for c in ${*:-losses qlora prompts sparse resumed full_disk start fresh validation mask plan refusals}; do check "train $c" $c; done
+for c in ${*:-losses qlora prompts sparse rounded resumed full_disk start fresh validation mask plan refusals}; do check "train $c" $c; done
 finish
