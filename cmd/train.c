@@ -17,7 +17,7 @@ enum {
     OPT_PROMPT_INIT, OPT_PROMPT_TEXT, OPT_SPARSITY, OPT_REGROW, OPT_VAL,
     OPT_VAL_EVERY, OPT_PATIENCE, OPT_RECOMPUTE, OPT_SHOW_MASK, OPT_PLOT,
     OPT_INIT_ADAPTER, OPT_SAVE_EVERY, OPT_RESUME, OPT_UNTIL, OPT_NEFTUNE,
-    OPT_ROUND
+    OPT_ROUND, OPT_NO_EOS
 };
 
 /* In the order of their enums. */
@@ -44,6 +44,8 @@ static const struct cmd_option options[] = {
      "256 512 1024", CMD_CHANGES_OUTPUT, OPT_LENGTH},
     {0, "pack", NULL, "fill batches with as many texts as have room", NULL,
      CMD_CHANGES_OUTPUT, OPT_PACK},
+    {0, "no-eos", NULL, "do not end texts with the token for it", NULL,
+     CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_NO_EOS},
     {0, "no-shuffle", NULL, "take texts in the order of the file", NULL,
      CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_IN_ORDER},
     {0, "lr", "X", "learning rate (default: by the method)",
@@ -204,6 +206,7 @@ static int data_option(struct train_options *o, int id, const char *value,
     case OPT_ACCUMULATE: return cmd_number(value, 1, 65536, &o->accumulate, e);
     case OPT_LENGTH:     return cmd_number(value, 2, 1u << 24, &o->length, e);
     case OPT_PACK:       o->pack = true; return 0;
+    case OPT_NO_EOS:     o->no_eos = true; return 0;
     case OPT_IN_ORDER:   o->in_order = true; return 0;
     case OPT_VAL_EVERY:  return count(value, &o->val_every, e);
     case OPT_PATIENCE:   return count(value, &o->patience, e);

@@ -203,7 +203,10 @@ static struct cmd_example *add_text(struct cmd_data *d, const char *s, size_t n,
         pq_fail_nomem(e);
         return NULL;
     }
-    return add(d, (int32_t *)ids.list, ids.n, line, e);
+    struct cmd_example *x = add(d, (int32_t *)ids.list, ids.n, line, e);
+    if (x)
+        x->tokenized = true;
+    return x;
 }
 
 int cmd_data_add_text(struct cmd_data *d, const char *text, size_t n,

@@ -83,6 +83,7 @@ int train_data_read(struct train_data *d, const char *path,
 {
     d->file.model = model;
     if (cmd_data_read(path, &d->file, e) ||
+        (d->ends && train_end_texts(&d->file, e)) ||
         cmd_data_check(&d->file, path, vocab, e))
         return -1;
     if (d->file.n == 0)

@@ -158,6 +158,7 @@ static int read_data(struct train *t, struct pq_error *e)
         return pq_fail(e, PQ_EARG, "--seq-len: the model has %zu positions%s",
                        m.positions,
                        prompt ? ", the soft prompt's among them" : "");
+    t->data.ends = t->val.ends = !t->o->no_eos;
     if (train_data_read(&t->data, t->o->data, t->model->catalog, m.vocab,
                         length, m.positions - prompt, e))
         return -1;

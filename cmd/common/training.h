@@ -1,6 +1,7 @@
 /*
  * pq-train: what its files share.
  *
+ *   train_end.c     the token that ends a text
  *   train_data.c    examples -> pieces of a length, their order, the batches
  *   train_open.c    the model and what of it is trained
  *   train_run.c     the steps, validation, when to stop
@@ -31,6 +32,7 @@ struct train_piece {
 
 struct train_data {
     struct cmd_data file;
+    bool ends; /* texts get the token that ends them */
     int32_t **labels;           /* [file.n], NULL: all that follow count */
     struct train_piece *pieces; /* [n], each with a token to train on */
     size_t n, cap;
@@ -39,7 +41,12 @@ struct train_data {
 };
 
 /*
- * Reads and cuts a file.  Without a `length` an example longer than
+ * Puts the tokenizer's EOS behind texts, unless it is there already or the
+ * tokenizer has none; not behind ids.
+ */
+PQ_MUST_USE int train_end_texts(struct cmd_data *d, struct pq_error *e);
+/*
+ * Reads and cuts a file; `ends` is the caller's to set.  Without a `length` an example longer than
  * `positions` (0: there is no end) fails, else it becomes several pieces that
  * share a token: the last of one is the first of the next, where it is not
  * trained on.
@@ -150,7 +157,7 @@ struct train_options {
     struct pq_arena words;   /* of targets; the tool's release() frees both */
     const char *prompt_text; /* or NULL */
     int prompt_init;
-    bool rslora, dora, pissa, pack, in_order, show_mask, recompute, resume;
+    bool rslora, dora, pissa, pack, in_order, show_mask, recompute, resume, no_eos;
     bool clip_given, shape_given;
     bool fresh; /* MODEL's weights are random ones */
     bool rounds;

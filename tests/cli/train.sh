@@ -254,11 +254,34 @@ mask() {
     [ "$(awk -F'\t' '$1 == 2 { print $2, $3, $4 }' "$out" | tr '\n' ';')" = "0 1 -;1 5 train;2 6 train;" ] ||
         bad "$(cat "$out"): $RAN"
     # the completion alone, and the right choice alone
-    [ "$(awk -F'\t' '$1 == 1 && $4 == "train"' "$out" | cut -f5 | tr -d '"\n')" = 'ĠMax' ] || bad "$(cat "$out"): $RAN"
-    [ "$(awk -F'\t' '$1 == 3 && $4 == "train"' "$out" | cut -f5)" = '"b"' ] || bad "$(cat "$out"): $RAN"
+    [ "$(awk -F'\t' '$1 == 1 && $4 == "train"' "$out" | cut -f5 | tr -d '"\n')" = 'ĠMax</s>' ] || bad "$(cat "$out"): $RAN"
+    [ "$(awk -F'\t' '$1 == 3 && $4 == "train"' "$out" | cut -f5 | tr -d '"\n')" = 'b</s>' ] || bad "$(cat "$out"): $RAN"
     # pieces share a token
     run pq-train --show-mask --seq-len 20 -d ids.jsonl llama; done_well
     [ "$(grep -c 'train' "$out")" = 766 ] || bad "$(grep -c train "$out") tokens: $RAN"
+}
+# trained OPTION...: the tokens of e.jsonl that are trained on, a line a line
+trained() {
+    run pq-train --show-mask -d e.jsonl "$@"; done_well
+    TRAINED=$(awk -F'\t' '$1 != was { printf "%s", (was ? ";" : ""); was = $1 }
+        $4 == "train" { gsub("\"", "", $5); printf "%s", $5 }' "$out")
+}
+# Texts end with what the tokenizer has for that, once; ids do not.
+ends() {
+    printf '%s\n' '{"prompt":"1","completion":"2"}' '{"text":"1"}' '{"text":"1</s>"}' '{"ids":[1,5]}' > e.jsonl
+    cp -r llama other
+    trained llama; [ "$TRAINED" = '2</s>;1</s>;1</s>;#' ] || bad "$TRAINED: $RAN"
+    trained --no-eos llama; [ "$TRAINED" = '2;1;1</s>;#' ] || bad "$TRAINED: $RAN"
+    sed -i 's|"</s>"|{"__type":"AddedToken","content":"<pad>","lstrip":false}|' other/tokenizer_config.json
+    trained other; [ "$TRAINED" = '2<pad>;1<pad>;1</s><pad>;#' ] || bad "$TRAINED: $RAN"
+    sed -i 's|"eos_token": {.*},|"eos_token": null,|' other/tokenizer_config.json
+    trained other; [ "$TRAINED" = '2;1;1</s>;#' ] || bad "$TRAINED: $RAN"
+    sed -i '/eos_token/d' other/tokenizer_config.json
+    trained other; [ "$TRAINED" = '2</s>;1</s>;1</s>;#' ] || bad "$TRAINED: $RAN"
+    echo '{"eos_token":"<s>"}' > other/special_tokens_map.json
+    trained other; [ "$TRAINED" = '2<s>;1<s>;1</s><s>;#' ] || bad "$TRAINED: $RAN"
+    echo '[]' > other/special_tokens_map.json
+    run pq-train --show-mask -d e.jsonl other; refused 'special_tokens_map.json: is not'
 }
 plan() {
     local n
@@ -308,5 +331,5 @@ refusals() {
     [ ! -e x ] || bad "something was written: $RAN"
 }
 
-for c in ${*:-losses qlora prompts sparse rounded resumed full_disk start fresh validation mask plan refusals}; do check "train $c" $c; done
+for c in ${*:-losses qlora prompts sparse rounded resumed full_disk start fresh validation mask ends plan refusals}; do check "train $c" $c; done
 finish
