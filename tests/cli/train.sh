@@ -187,6 +187,14 @@ start() {
     run pq-train --json $all --steps 1 --lr 1e-12 --init-adapter a -o b/ llama; done_well
     near "$(loss 1)" "$nll" 2e-5 || bad "$(loss 1) is not $nll: $RAN"
     same a/adapter_config.json b/adapter_config.json
+    # the record of a run knows which adapter it was, wherever that is
+    cp -r a elsewhere
+    init() { # the option as pq-info tells it
+        run pq-train -q $all --steps 1 --init-adapter "$1" -o c/ llama; done_well
+        pq-info c | grep -o -- '--init-adapter xxh3:[0-9a-f]*'
+    }
+    [ -n "$(init a)" ] && [ "$(init a)" = "$(init elsewhere)" ] || bad "$(init a), $(init elsewhere): $RAN"
+    [ "$(init a)" != "$(init b)" ] || bad "$(init b) of two adapters: $RAN"
     run pq-train $all --steps 1 --rank 3 --init-adapter a -o b/ llama; misused
     run pq-train $all --steps 1 --init-adapter llama -o b/ llama; refused llama
 }
