@@ -215,52 +215,6 @@ static int set_order(struct train *t, struct pq_error *e)
     return 0;
 }
 
-/* ---- memory ------------------------------------------------------------- */
-
-void train_rows(const struct train *t, size_t *rows, size_t *longest)
-{
-    const size_t prompt = (size_t)t->o->prompt_tokens;
-    const size_t of_val = t->val.longest;
-    size_t most = 0;
-
-    *longest = t->data.longest > of_val ? t->data.longest : of_val;
-    *longest += prompt;
-    if (t->order.room)
-        most = t->order.room + train_most(&t->order) * prompt;
-    *rows = (size_t)t->o->batch * *longest;
-    *rows = *rows > most ? *rows : most;
-}
-
-/* --memory: what is too much is run again, or refused. */
-static int fit(struct train *t, struct pq_error *e)
-{
-    const uint64_t budget = t->c->memory / 3 * 4;
-    size_t rows, longest;
-    uint64_t bytes;
-
-    if (!t->c->memory_given)
-        return 0;
-    train_rows(t, &rows, &longest);
-    if (pq_train_bytes(t->core, rows, longest, &bytes, e))
-        return -1;
-    if (bytes > budget && !t->o->recompute) {
-        t->o->recompute = true;
-        pq_train_free(t->core);
-        t->core = NULL;
-        if (open_core(t, e) ||
-            pq_train_bytes(t->core, rows, longest, &bytes, e))
-            return -1;
-        if (t->c->verbose > 0 && bytes <= budget)
-            cmd_msg(t->c, "recomputes, or it would not fit into --memory");
-    }
-    return bytes <= budget
-               ? 0
-               : pq_fail(e, PQ_ELIMIT,
-                         "training takes %llu MiB, more than --memory: a "
-                         "smaller --batch or --seq-len takes less",
-                         (unsigned long long)(bytes >> 20) + 1);
-}
-
 /* ---- sparsity ----------------------------------------------------------- */
 
 /* New masks at forty times, the last when three quarters are done. */
@@ -282,21 +236,66 @@ static int sparsify(struct train *t, struct pq_error *e)
                : 0;
 }
 
+/* ---- memory ------------------------------------------------------------- */
+
+/* --memory: what is too much is run again, or refused. */
+static int fit(struct train *t, struct pq_error *e)
+{
+    const uint64_t budget = t->c->memory / 3 * 4;
+    uint64_t bytes;
+
+    if (!t->c->memory_given)
+        return 0;
+    if (train_bytes(t, &bytes, e))
+        return -1;
+    if (bytes > budget && !t->o->recompute) {
+        t->o->recompute = true;
+        pq_train_free(t->core);
+        t->core = NULL;
+        if (open_core(t, e) || sparsify(t, e) || train_bytes(t, &bytes, e))
+            return -1;
+        if (t->c->verbose > 0 && bytes <= budget)
+            cmd_msg(t->c, "recomputes, or it would not fit into --memory");
+    }
+    return bytes <= budget
+               ? 0
+               : pq_fail(e, PQ_ELIMIT,
+                         "training takes %llu MiB, more than --memory: a "
+                         "smaller --batch or --seq-len takes less",
+                         (unsigned long long)(bytes >> 20) + 1);
+}
+
 /* ---- all of it ---------------------------------------------------------- */
 
 static int prepare(struct train *t, struct pq_error *e)
 {
     return open_model(t, e) || train_start_open(t, e) || set_prompt(t, e) ||
                    open_core(t, e) || read_data(t, e) || set_order(t, e) ||
-                   fit(t, e) || sparsify(t, e) || train_start_read(t, e)
+                   sparsify(t, e) || fit(t, e) || train_start_read(t, e)
                ? -1
                : 0;
+}
+
+/* What has been copied to where it is trained, and is in memory twice. */
+static void let_go(struct train *t)
+{
+    pq_peft_release(&t->from);
+    pq_source_free(t->start_source);
+    t->start_source = NULL;
+    t->from_prompt = NULL;
+    if (!t->inner)
+        return;
+    pq_source_free(t->model);
+    t->model = t->inner;
+    t->inner = NULL;
+    t->data.file.model = t->val.file.model = t->model->catalog;
 }
 
 int train_open(struct train *t, struct pq_error *e)
 {
     if (prepare(t, e))
         return -1;
+    let_go(t);
     if (t->o->prompt_init == PROMPT_INIT_RANDOM)
         randomize(t);
     return 0;

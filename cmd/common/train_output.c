@@ -153,14 +153,14 @@ static int set_config(struct output *x, struct pq_error *e)
 /* ---- a dry run ---------------------------------------------------------- */
 
 /* What it will take: text, or members for the object of the plan. */
-static int put_plan(const struct train *t, struct pq_buf *b, struct pq_error *e)
+static int put_plan(struct train *t, struct pq_buf *b, struct pq_error *e)
 {
     const struct pq_train_info m = pq_train_about(t->core);
     size_t rows, longest;
     uint64_t bytes;
 
     train_rows(t, &rows, &longest);
-    if (pq_train_bytes(t->core, rows, longest, &bytes, e))
+    if (train_bytes(t, &bytes, e))
         return -1;
     const unsigned long long trained = m.trained, weights = m.weight_bytes,
                              steps = t->steps, all = bytes,
@@ -205,7 +205,7 @@ int train_save(struct train *t, struct pq_error *e)
     struct output x = {.t = t,
                        .o = {.c = t->c,
                              .method = t->o->method,
-                             .model = t->inner ? t->inner : t->model}};
+                             .model = t->model}};
 
     const int rc =
         set_tensors(&x, e) || set_config(&x, e) || write_out(&x, e) ? -1 : 0;

@@ -126,13 +126,20 @@ static int step(struct train *t, struct train_point *p, struct pq_error *e)
 
 /* ---- validation --------------------------------------------------------- */
 
+size_t train_val_batch(const struct train *t, size_t i)
+{
+    const size_t most = train_most(&t->order), left = t->val.n - i;
+    const size_t n = most < t->o->batch ? most : (size_t)t->o->batch;
+
+    return left < n ? left : n;
+}
+
 static int score(struct train *t, struct train_point *p, struct pq_error *e)
 {
     double nll, sum = 0;
 
     for (size_t i = 0, n; i < t->val.n; i += n) {
-        n = t->val.n - i < t->o->batch ? t->val.n - i : (size_t)t->o->batch;
-        n = n < train_most(&t->order) ? n : train_most(&t->order);
+        n = train_val_batch(t, i);
         for (size_t k = 0; k < n; k++)
             t->texts[k] = t->val.pieces[i + k].text;
         p->tokens += pq_train_labels(t->core, t->texts, n);

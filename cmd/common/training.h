@@ -4,6 +4,7 @@
  *   train_end.c     the token that ends a text
  *   train_data.c    examples -> pieces of a length, their order, the batches
  *   train_open.c    the model and what of it is trained
+ *   train_memory.c  how much memory that takes
  *   train_run.c     the steps, validation, when to stop
  *   train_log.c     what is said of a step; the curve of losses
  *   train_write.c   the adapter or the model that comes out
@@ -168,8 +169,8 @@ struct train_options {
 struct train {
     struct cmd *c;
     struct train_options *o; /* with defaults filled in */
-    struct pq_source *model; /* as it is in memory, to be read again */
-    struct pq_source *inner; /* of --method qlora: what that was made of */
+    struct pq_source *model; /* to be read again */
+    struct pq_source *inner; /* what that was made of, while both are there */
     struct pq_train *core;
     struct pq_source *start_source; /* of --init-adapter */
     struct pq_peft from;            /* what that holds, if it is LoRA, */
@@ -196,10 +197,15 @@ PQ_MUST_USE int train_open(struct train *t, struct pq_error *e);
 void train_close(struct train *t);
 /* train_quantize.c: t->model becomes one with 4-bit weights. */
 PQ_MUST_USE int train_quantize(struct train *t, struct pq_error *e);
+/* All that the run will take, as a part of resident memory. */
+PQ_MUST_USE int train_bytes(struct train *t, uint64_t *bytes,
+                            struct pq_error *e);
 /* The most tokens in a batch, soft prompts included, and in a text. */
-void train_rows(const struct train *t, size_t *rows, size_t *longest);
+void train_rows(struct train *t, size_t *rows, size_t *longest);
 /* train_run.c: the steps; leaves the best weights in the model. */
 PQ_MUST_USE int train_run(struct train *t, struct pq_error *e);
+/* How many pieces of --val are run together from number i on. */
+size_t train_val_batch(const struct train *t, size_t i);
 /* Copies all parameters, or those that `wants` is true for. */
 PQ_MUST_USE int train_snapshot(struct train *t, float ***all,
                                bool (*wants)(const char *name),

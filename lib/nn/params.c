@@ -39,6 +39,16 @@ void nn_params_mask(struct nn_params *p, enum pq_dtype stored)
     p->masked_total += q->n;
 }
 
+size_t nn_params_largest(const struct nn_params *p)
+{
+    size_t most = 0;
+
+    for (size_t i = 0; i < p->n; i++)
+        if (p->p[i].masked && p->p[i].n > most)
+            most = p->p[i].n;
+    return most;
+}
+
 int nn_params_allocate(struct nn_params *p, struct pq_error *e)
 {
     p->w = pq_zalloc(p->total, sizeof *p->w);

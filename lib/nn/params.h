@@ -39,6 +39,8 @@ PQ_MUST_USE int nn_params_add(struct nn_params *p, const char *name,
                               struct pq_error *e);
 /* That the parameter added last is the weight of a linear layer. */
 void nn_params_mask(struct nn_params *p, enum pq_dtype stored);
+/* Numbers of the largest of those. */
+size_t nn_params_largest(const struct nn_params *p);
 /* Makes w and g, once all parameters are added. */
 PQ_MUST_USE int nn_params_allocate(struct nn_params *p, struct pq_error *e);
 void nn_params_release(struct nn_params *p);

@@ -50,16 +50,6 @@ static size_t spare_of(const struct nn_round *x, const struct nn_params *p)
     return 3 * most;
 }
 
-static size_t most_numbers(const struct nn_params *p)
-{
-    size_t most = 0;
-
-    for (size_t i = 0; i < p->n; i++)
-        if (p->p[i].masked && p->p[i].n > most)
-            most = p->p[i].n;
-    return most;
-}
-
 int nn_round_init(struct nn_round *x, const struct nn_params *p,
                   struct nn_pool *pool, enum pq_encoding encoding,
                   enum pq_dtype dtype, bool turn, struct pq_error *e)
@@ -68,7 +58,7 @@ int nn_round_init(struct nn_round *x, const struct nn_params *p,
                            .dtype = dtype,
                            .turn = turn && encoding != PQ_PLAIN};
     x->exact = pq_alloc(p->masked_total, sizeof *x->exact);
-    x->turned = x->turn ? pq_alloc(most_numbers(p), sizeof *x->turned) : NULL;
+    x->turned = x->turn ? pq_alloc(nn_params_largest(p), sizeof *x->turned) : NULL;
     if (!x->exact || (x->turn && !x->turned)) {
         nn_round_release(x);
         return pq_fail_nomem(e);
@@ -93,9 +83,10 @@ void nn_round_release(struct nn_round *x)
 bool nn_round_bytes(const struct nn_round *x, const struct nn_params *p,
                     uint64_t *bytes)
 {
-    const size_t turned = x->turn ? most_numbers(p) : 0;
-    uint64_t floats = 0;
+    const size_t turned = x->turn ? nn_params_largest(p) : 0;
+    uint64_t floats;
 
+    *bytes = 0;
     return !x->exact || (pq_add(p->masked_total, turned, &floats) &&
                          pq_mul(floats, sizeof(float), bytes));
 }

@@ -202,17 +202,32 @@ struct nn_tape_plan nn_train_plan(const struct pq_train *t, size_t rows,
     return p;
 }
 
+/* What PiSSA leaves of weights stands beside them. */
+static uint64_t pissa_bytes(const struct pq_train *t)
+{
+    uint64_t n = 0;
+
+    for (size_t i = 0; t->o.pissa && i < t->adapters.n; i++)
+        n += (uint64_t)t->adapters.x[i].in * t->adapters.x[i].out;
+    return n * sizeof(float);
+}
+
 int pq_train_bytes(const struct pq_train *t, size_t rows, size_t longest,
                    uint64_t *bytes, struct pq_error *e)
 {
     const struct nn_tape_plan plan = nn_train_plan(t, rows, longest);
-    uint64_t tape, arrays, spare;
+    const size_t forward = nn_attention_spare(longest);
+    const size_t back = nn_attention_back_spare(longest);
+    uint64_t tape, arrays, round;
 
     if (!nn_tape_bytes(&t->m, &plan, &tape) ||
         !pq_mul(t->params.total, 4 * sizeof(float), &arrays) ||
-        !pq_mul(nn_attention_back_spare(longest),
-                nn_pool_threads(t->pool) * sizeof(float), &spare) ||
-        !pq_add(tape, arrays, &tape) || !pq_add(tape, spare, &tape) ||
+        !nn_round_bytes(&t->round, &t->params, &round) ||
+        !pq_add(tape, arrays, &tape) || !pq_add(tape, round, &tape) ||
+        !pq_add(tape, pissa_bytes(t), &tape) ||
+        !pq_add(tape, nn_sparse_bytes(&t->sparse, &t->params), &tape) ||
+        !pq_add(tape, nn_pool_bytes(t->pool, forward > back ? forward : back),
+                &tape) ||
         !pq_add(tape, t->m.bytes, bytes))
         return pq_fail(e, PQ_ELIMIT, "%zu tokens are too many for a batch",
                        rows);

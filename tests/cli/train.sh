@@ -312,6 +312,37 @@ plan() {
     grep -q '"fan_in_fan_out": true' g/adapter_config.json || bad "$(cat g/adapter_config.json): $RAN"
     run pq-eval -d few.jsonl --adapter g gpt2; done_well
 }
+# What -n says that it takes is what it takes, at most a tenth more.
+memory() {
+    local i m n p l ts=('model.embed_tokens.weight=F32[8192,256]normal' 'lm_head.weight=F32[8192,256]normal'
+        'model.norm.weight=F32[256]step')
+    sanitized && return
+    for i in 0 1 2 3; do
+        l=model.layers.$i
+        ts+=("$l.input_layernorm.weight=F32[256]step" "$l.post_attention_layernorm.weight=F32[256]step")
+        for n in q k v o; do ts+=("$l.self_attn.${n}_proj.weight=F32[256,256]normal"); done
+        for n in gate up; do ts+=("$l.mlp.${n}_proj.weight=F32[768,256]normal"); done
+        ts+=("$l.mlp.down_proj.weight=F32[256,768]normal")
+    done
+    mkdir big
+    $H st big/model.safetensors "${ts[@]}" || bad 'no model'
+    sed -e '/"\(layer_types\|head_dim\)"/d' -e 's/"hidden_size": [0-9]*/"hidden_size": 256/' \
+        -e 's/"intermediate_size": [0-9]*/"intermediate_size": 768/' -e 's/"num_hidden_layers": [0-9]*/"num_hidden_layers": 4/' \
+        -e 's/"num_attention_heads": [0-9]*/"num_attention_heads": 4/' -e 's/"vocab_size": [0-9]*/"vocab_size": 8192/' \
+        -e 's/"num_key_value_heads": [0-9]*/"num_key_value_heads": 4/' llama/config.json > big/config.json
+    cat ids.jsonl ids.jsonl > val.jsonl
+    for m in lora full qlora prompt 'lora --init pissa -r 32' 'lora --dora --lora-plus 4 --batch 4' 'full --recompute' \
+        'full --val val.jsonl' 'sparse -s 0.5' 'sparse -s 0.5 --round nf4 --save-every 1'; do
+        rm -rf o o.state.safetensors
+        set -- pq-train -d ids.jsonl --steps 2 -T2 --neftune 5 --method $m -o o/ big
+        run "$@" --json -n; done_well
+        n=$(number memory "$out")
+        run $H rss peak "$@" -q; done_well
+        p=$(cat peak)
+        awk -v p="$p" -v n="$n" 'BEGIN { exit !(1024 * p <= n && n <= 1.1 * 1024 * p) }' ||
+            bad "takes $p KiB, not $((n / 1024)): $RAN"
+    done
+}
 refusals() {
     run pq-train -o x/ llama; misused
     run pq-train -d - -o x/; misused
@@ -339,5 +370,5 @@ refusals() {
     [ ! -e x ] || bad "something was written: $RAN"
 }
 
-for c in ${*:-losses qlora prompts sparse rounded resumed full_disk start fresh validation mask ends plan refusals}; do check "train $c" $c; done
+for c in ${*:-losses qlora prompts sparse rounded resumed full_disk start fresh validation mask ends plan memory refusals}; do check "train $c" $c; done
 finish
