@@ -414,7 +414,7 @@ static int work(struct train *t, struct pq_error *e)
         return train_show_mask(t, e);
     if (t->c->dry_run)
         return train_save(t, e);
-    if (train_run(t, e) || train_save(t, e))
+    if (train_try(t, e) || train_run(t, e) || train_save(t, e))
         return -1;
     if (t->unsaved.code) {
         *e = t->unsaved;

@@ -69,7 +69,8 @@ static int cut_all(struct train_data *d, const char *path, size_t length,
         if (!length && positions && x->n > positions)
             return pq_fail(e, PQ_EARG,
                            "%s: line %zu: %zu tokens are more than the %zu "
-                           "positions of the model: --seq-len cuts them",
+                           "positions that the model has for text: --seq-len "
+                           "cuts them",
                            path, x->line, x->n, positions);
         if (cut(d, i, length ? length : x->n < 2 ? 2 : x->n, e))
             return -1;

@@ -200,10 +200,11 @@ static int write_out(struct output *x, struct pq_error *e)
     return rc;
 }
 
-int train_save(struct train *t, struct pq_error *e)
+static int save(struct train *t, bool tries, struct pq_error *e)
 {
     struct output x = {.t = t,
                        .o = {.c = t->c,
+                             .tries = tries,
                              .method = t->o->method,
                              .model = t->model}};
 
@@ -216,4 +217,16 @@ int train_save(struct train *t, struct pq_error *e)
     free((void *)x.targets);
     pq_arena_release(&x.arena);
     return rc;
+}
+
+int train_save(struct train *t, struct pq_error *e)
+{
+    return save(t, false, e);
+}
+
+int train_try(struct train *t, struct pq_error *e)
+{
+    const char *to = t->c->output;
+
+    return !to || cmd_is_standard(to) ? 0 : save(t, true, e);
 }

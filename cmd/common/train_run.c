@@ -99,10 +99,11 @@ static int update(struct train *t, struct train_point *p, struct pq_error *e)
 {
     const bool plus = t->o->plus > 0;
 
-    if (!isfinite(p->loss))
+    if (!isfinite(p->loss)) /* printf() may say "-nan" */
         return pq_fail(e, PQ_EVALUE,
-                       "step %llu: the loss is %f: stopped before the update",
-                       (unsigned long long)p->step, p->loss);
+                       "step %llu: the loss is %s: stopped before the update",
+                       (unsigned long long)p->step,
+                       isnan(p->loss) ? "nan" : "inf");
     if (plus && train_snapshot(t, &t->before, is_b, e))
         return -1;
     if (pq_train_step(t->core, p->lr, &p->norm, e))

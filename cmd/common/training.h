@@ -121,6 +121,7 @@ struct train_tensor {
 
 struct train_output {
     struct cmd *c;
+    bool tries; /* nothing is written: is there a place for it? */
     enum train_method method;
     struct pq_source *model; /* what was trained, or is the base */
     const struct train_tensor *tensors; /* [n] of model or adapter */
@@ -216,7 +217,11 @@ PQ_MUST_USE int train_state_load(struct train *t, struct pq_error *e);
 /* train_start.c: first what kind of adapter it is, then its numbers. */
 PQ_MUST_USE int train_start_open(struct train *t, struct pq_error *e);
 PQ_MUST_USE int train_start_read(struct train *t, struct pq_error *e);
-/* train_output.c: writes what is in the model now; -n: says what would be. */
+/*
+ * train_output.c: writes what is in the model now; -n: says what would be.
+ * train_try() fails where that would, before there is anything to lose.
+ */
+PQ_MUST_USE int train_try(struct train *t, struct pq_error *e);
 PQ_MUST_USE int train_save(struct train *t, struct pq_error *e);
 /* train_mask.c: prints what is trained on, a line a token. */
 PQ_MUST_USE int train_show_mask(struct train *t, struct pq_error *e);

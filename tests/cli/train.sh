@@ -158,8 +158,11 @@ full_disk() {
             whole saved/2 saved/4 saved/6 d
             ls -A | grep -q 'pq-' && bad "left: $(ls -A): $RAN"
             [ $n != 1 ] || { same d saved/2; same d.state.safetensors saved/2.state; }
-            [ $n != 1 ] || grep -q '^pq-train: step 4: not saved: .*training goes on$' "$err" ||
-                bad "$(cat "$err"): $RAN"
+            case $kind$n in # the first write tries the output, before any step
+                write1) [ "$(wc -l < "$err")" = 1 ] || bad "$(cat "$err"): $RAN" ;;
+                write2 | fsync1 | link1) grep -q '^pq-train: step 4: not saved: .*training goes on$' "$err" ||
+                    bad "$(cat "$err"): $RAN" ;;
+            esac
         done
         [ $n != 1 ] || bad "no call of $kind: $RAN"
     done
@@ -167,7 +170,7 @@ full_disk() {
     same d saved/6
     # a call that fails once costs that checkpoint alone
     rm -rf d && cp -r saved/2 d && cp saved/2.state d.state.safetensors
-    run env PQ_FAIL=write:1 LD_PRELOAD="$SO" "$@" --resume llama
+    run env PQ_FAIL=write:2 LD_PRELOAD="$SO" "$@" --resume llama
     [ $RC = 0 ] || bad "rc $RC: $RAN"
     same d saved/6; same d.state.safetensors saved/6.state
 }
@@ -182,6 +185,12 @@ whole() {
 }
 start() {
     local nll
+    # noise is added to what is trained on, the same each time, not to --val
+    run pq-train --json $all --steps 1 --val ids.jsonl -o a/ llama; done_well; cp "$out" plain.json
+    run pq-train --json $all --steps 1 --val ids.jsonl --neftune 5 -o a/ llama; done_well; cp "$out" noise.json
+    near "$(loss 1)" "$(number loss plain.json)" 1e-3 && bad "no noise: $RAN"
+    near "$(number val_loss noise.json)" "$(number val_loss plain.json)" 0.02 || bad "noise in --val: $RAN"
+    run "pq-train" --json $all --steps 1 --val ids.jsonl --neftune 5 -T1 -o a/ llama; same "$out" noise.json
     run pq-train -q $all --steps 2 -r 3 --target-modules v_proj,o_proj --rslora -o a/ llama; done_well
     nll=$(eval_nll --adapter a llama)
     run pq-train --json $all --steps 1 --lr 1e-12 --init-adapter a -o b/ llama; done_well
@@ -365,9 +374,27 @@ refusals() {
     run pq-train -d long.jsonl -o x/ llama; refused 'long.jsonl: line 1: 257 tokens'
     run pq-train -d long.jsonl --seq-len 257 -o x/ llama; refused '256 positions'
     run pq-train -q -d long.jsonl --seq-len 256 -o y/ llama; done_well
-    run pq-train -d few.jsonl -o llama/ llama; refused 'llama/: not replaced'
-    run pq-train -d few.jsonl --steps 9 --lr 1e30 --clip 0 --method full -o x/ llama; refused 'step 2: '
-    [ ! -e x ] || bad "something was written: $RAN"
+    # what cannot be written is said before anything is trained
+    set -- -d few.jsonl --steps 100000000 llama
+    run pq-train "$@" -o llama/; refused 'llama/: not replaced'
+    run pq-train "$@" -o no/such/; refused 'no/such/: No such file'
+    run pq-train "$@" --method hybrid -o no/such/; refused 'no/such/: No such file'
+    run pq-train "$@" --method full -o no/such.pq; refused 'no/such.pq: No such file'
+    run pq-train "$@" -o m.odd -O gguf; misused
+    mkdir notes && echo mine > notes/mine.txt
+    run pq-train "$@" -o notes/; refused 'mine.txt'
+    run pq-train -d few.jsonl --steps 3 --lr 1e30 --clip 0 --method hybrid -o x llama; refused 'step 2: '
+    absent x
+    set -- -d few.jsonl --steps 9 --lr 1e30 --clip 0 --method full
+    run pq-train "$@" -o x/ llama; refused 'step 2: the loss is nan'
+    absent x
+    # the last good one is kept
+    run pq-train "$@" --save-every 1 --no-provenance -o x/ llama; refused 'step 2: the loss is nan'
+    run pq-train "$@" --until 1 --no-provenance -o one/ llama; done_well
+    same x one
+    same x.state.safetensors one.state.safetensors
+    rm -r x
+    run pq-train -d few.jsonl --neftune 0 -o x/ llama; misused
 }
 
 for c in ${*:-losses qlora prompts sparse rounded resumed full_disk start fresh validation mask ends plan memory refusals}; do check "train $c" $c; done
