@@ -5,7 +5,8 @@
  *     run leaves behind
  *     copies of parameters: the best so far, B of LoRA+, the start of PiSSA
  *     texts as ids, their order, the log
- *     files beside the weights; a tokenizer has twice what its file has
+ *     what is kept of a pipe; files beside the weights; a tokenizer has twice
+ *     what its file has
  *     the program: its code, the blocks that are written, all that is small;
  *     LAPACK, which stays once PiSSA has asked for it
  */
@@ -13,7 +14,12 @@
 
 #include <string.h>
 
-enum { PROGRAM = 8 << 20, THREAD = 64 << 10, LAPACK = 8 << 20 };
+enum {
+    PROGRAM = 4 << 20,
+    WRITTEN = 4 << 20,
+    THREAD = 64 << 10,
+    LAPACK = 8 << 20
+};
 
 #define LOOKED_AT (1u << 24) /* pieces whose batches are tried */
 
@@ -117,10 +123,24 @@ static uint64_t files(const struct train *t)
     return n;
 }
 
+/* Of a pipe: what is to be copied to the output comes from there. */
+static uint64_t kept(const struct train *t)
+{
+    const struct pq_catalog *c = t->model->catalog;
+    uint64_t n = 0;
+
+    for (size_t i = 0; t->kept && i < c->n_tensors; i++)
+        for (size_t k = 0; k < c->tensors[i].n_parts; k++)
+            n += c->tensors[i].parts[k].bytes;
+    return n < t->kept ? n : t->kept;
+}
+
 int train_bytes(struct train *t, uint64_t *bytes, struct pq_error *e)
 {
     const uint64_t log = t->steps * sizeof *t->log.points;
-    const uint64_t small = PROGRAM + t->c->threads * (uint64_t)THREAD +
+    const uint64_t weights = pq_train_about(t->core).weight_bytes;
+    const uint64_t small = PROGRAM + (weights < WRITTEN ? weights : WRITTEN) +
+                           t->c->threads * (uint64_t)THREAD +
                            (t->o->pissa ? LAPACK : 0);
     size_t rows, longest;
     uint64_t core;
@@ -129,7 +149,8 @@ int train_bytes(struct train *t, uint64_t *bytes, struct pq_error *e)
     if (pq_train_bytes(t->core, rows, longest, &core, e))
         return -1;
     const uint64_t all[] = {copies(t), texts(&t->data), texts(&t->val),
-                            files(t), log, small};
+                            kept(t),  files(t),       log,
+                            small};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (!pq_add(core, all[i], &core))
             return pq_fail(e, PQ_ELIMIT, "training takes too much memory");

@@ -36,11 +36,14 @@ static int open_fresh(struct train *t, struct pq_error *e)
 static int open_model(struct train *t, struct pq_error *e)
 {
     const enum train_method m = t->o->method;
+    const uint64_t memory = t->c->memory;
 
     if (t->o->fresh)
         return open_fresh(t, e);
     if (cmd_open_kept(t->c, 0, &t->model, e) || cmd_fold(t->c, t->model, e))
         return -1;
+    t->budget = memory / 3 * 4;
+    t->kept = memory - t->c->memory;
     const bool encoded = is_encoded(t->model->catalog);
     if (encoded && (m == TRAIN_FULL || m == TRAIN_SPARSE))
         return pq_fail(e, PQ_EARG,
@@ -241,7 +244,7 @@ static int sparsify(struct train *t, struct pq_error *e)
 /* --memory: what is too much is run again, or refused. */
 static int fit(struct train *t, struct pq_error *e)
 {
-    const uint64_t budget = t->c->memory / 3 * 4;
+    const uint64_t budget = t->budget;
     uint64_t bytes;
 
     if (!t->c->memory_given)

@@ -172,6 +172,8 @@ struct train {
     struct train_options *o; /* with defaults filled in */
     struct pq_source *model; /* to be read again */
     struct pq_source *inner; /* what that was made of, while both are there */
+    uint64_t budget; /* of memory, where one was given */
+    uint64_t kept;   /* the most that is kept of a pipe in memory */
     struct pq_train *core;
     struct pq_source *start_source; /* of --init-adapter */
     struct pq_peft from;            /* what that holds, if it is LoRA, */

@@ -19,7 +19,7 @@
 #include "pq_quant.h"
 
 #define BLOCK   64u /* the default of nf4, which pq_quant_declare() takes */
-#define PIECE   16384u
+#define PIECE   4096u
 #define REPEATS 8 /* three are enough for every type of file */
 
 /* Elements of a row as the encoding sees it. */
