@@ -99,8 +99,7 @@ const struct pq_tensor *pq_lent_add(struct pq_source *s, const char *name,
     return add(s, name, PQ_F32, shape, rank, data, e);
 }
 
-const struct pq_tensor *pq_lent_add_bytes(struct pq_source *s,
-                                          const char *name,
+const struct pq_tensor *pq_lent_add_bytes(struct pq_source *s, const char *name,
                                           const uint64_t *shape, int rank,
                                           const uint8_t *data,
                                           struct pq_error *e)

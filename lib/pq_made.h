@@ -54,8 +54,7 @@ const struct pq_tensor *pq_lent_add(struct pq_source *s, const char *name,
                                     const uint64_t *shape, int rank,
                                     const float *data, struct pq_error *e);
 /* The same of bytes (PQ_U8). */
-const struct pq_tensor *pq_lent_add_bytes(struct pq_source *s,
-                                          const char *name,
+const struct pq_tensor *pq_lent_add_bytes(struct pq_source *s, const char *name,
                                           const uint64_t *shape, int rank,
                                           const uint8_t *data,
                                           struct pq_error *e);

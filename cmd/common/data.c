@@ -49,7 +49,8 @@ static int read_ids(struct pq_json *j, struct line *l, struct pq_error *e)
         if (t != PQ_JSON_NUMBER || pq_json_u64(j, &v) || v > INT32_MAX) {
             if (e)
                 e->code = PQ_OK;
-            return pq_fail(e, PQ_EFORMAT, "number %zu of \"ids\" is no token id",
+            return pq_fail(e, PQ_EFORMAT,
+                           "number %zu of \"ids\" is no token id",
                            l->n_ids + 1);
         }
         int32_t *grown = pq_grow(l->ids, l->n_ids, &cap, sizeof *grown);

@@ -22,10 +22,10 @@
 struct cmd_example {
     int32_t *ids; /* [n] */
     size_t n;
-    size_t from;  /* the first token that counts, at least 1 */
-    size_t line;  /* from 1 */
-    uint64_t end; /* bytes of the file up to here, for progress */
-    size_t bytes; /* of a completion or choice */
+    size_t from;    /* the first token that counts, at least 1 */
+    size_t line;    /* from 1 */
+    uint64_t end;   /* bytes of the file up to here, for progress */
+    size_t bytes;   /* of a completion or choice */
     bool tokenized; /* a text, not ids */
     size_t choice, n_choices, answer; /* n_choices 0: it is no choice */
 };

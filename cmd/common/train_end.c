@@ -69,8 +69,9 @@ static int find(const struct cmd_data *d, struct eos *x, uint32_t *id,
         return -1;
     if (x->text)
         *id = pq_tokenizer_id(d->tokenizer, x->text, x->n);
-    else if (!x->said && cmd_config_number(d->model, "eos_token_id", &number, e)
-             && number < PQ_TOKEN_IDS)
+    else if (!x->said &&
+             cmd_config_number(d->model, "eos_token_id", &number, e) &&
+             number < PQ_TOKEN_IDS)
         *id = (uint32_t)number;
     return e->code ? -1 : 0;
 }

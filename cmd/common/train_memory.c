@@ -69,8 +69,8 @@ void train_rows(struct train *t, size_t *rows, size_t *longest)
     const size_t prompt = (size_t)t->o->prompt_tokens;
     const size_t of_val = of_validation(t);
 
-    *longest = t->data.longest > t->val.longest ? t->data.longest
-                                                : t->val.longest;
+    *longest =
+        t->data.longest > t->val.longest ? t->data.longest : t->val.longest;
     *longest += prompt;
     if (batches <= LOOKED_AT / t->o->batch)
         *rows = of_training(t, batches);
@@ -92,8 +92,8 @@ static uint64_t copies(const struct train *t)
         n += t->val.n ? count : 0;
         n += t->o->plus > 0 && is_b ? count : 0;
         /* what is written has both, side by side */
-        n += t->o->pissa && (is_b || strstr(p.name, ".lora_A.")) ? 3 * count
-                                                                : 0;
+        n +=
+            t->o->pissa && (is_b || strstr(p.name, ".lora_A.")) ? 3 * count : 0;
     }
     return n * sizeof(float);
 }
@@ -149,7 +149,7 @@ int train_bytes(struct train *t, uint64_t *bytes, struct pq_error *e)
     if (pq_train_bytes(t->core, rows, longest, &core, e))
         return -1;
     const uint64_t all[] = {copies(t), texts(&t->data), texts(&t->val),
-                            kept(t),  files(t),       log,
+                            kept(t),   files(t),        log,
                             small};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (!pq_add(core, all[i], &core))

@@ -232,9 +232,9 @@ static int sparsify(struct train *t, struct pq_error *e)
     s->begin = s->every < last ? s->every : last;
     s->updates = (last - s->begin) / s->every;
     return pq_train_sparsify(t->core, s, e) ||
-                   (t->o->rounds && pq_train_round(t->core,
-                                                   t->o->rounding.encoding,
-                                                   t->o->rounding.dtype, e))
+                   (t->o->rounds &&
+                    pq_train_round(t->core, t->o->rounding.encoding,
+                                   t->o->rounding.dtype, e))
                ? -1
                : 0;
 }

@@ -187,9 +187,8 @@ static int get(struct pq_source *s, const struct pq_names *names,
 
     if (!t)
         return -1;
-    if (t->dtype != dtype || t->codec.encoding != PQ_PLAIN ||
-        t->rank != rank || t->shape[0] != p->rows ||
-        (rank == 2 && t->shape[1] != p->cols))
+    if (t->dtype != dtype || t->codec.encoding != PQ_PLAIN || t->rank != rank ||
+        t->shape[0] != p->rows || (rank == 2 && t->shape[1] != p->cols))
         return pq_fail(e, PQ_EFORMAT,
                        "%s: tensor %s: is the state of another training: "
                        "other shape or type",

@@ -47,10 +47,10 @@ struct train_data {
  */
 PQ_MUST_USE int train_end_texts(struct cmd_data *d, struct pq_error *e);
 /*
- * Reads and cuts a file; `ends` is the caller's to set.  Without a `length` an example longer than
- * `positions` (0: there is no end) fails, else it becomes several pieces that
- * share a token: the last of one is the first of the next, where it is not
- * trained on.
+ * Reads and cuts a file; `ends` is the caller's to set.  Without a `length`
+ * an example longer than `positions` (0: there is no end) fails, else it
+ * becomes several pieces that share a token: the last of one is the first of
+ * the next, where it is not trained on.
  */
 PQ_MUST_USE int train_data_read(struct train_data *d, const char *path,
                                 const struct pq_catalog *model, size_t vocab,
@@ -159,7 +159,8 @@ struct train_options {
     struct pq_arena words;   /* of targets; the tool's release() frees both */
     const char *prompt_text; /* or NULL */
     int prompt_init;
-    bool rslora, dora, pissa, pack, in_order, show_mask, recompute, resume, no_eos;
+    bool rslora, dora, pissa, pack, in_order, show_mask, recompute, resume;
+    bool no_eos;
     bool clip_given, shape_given;
     bool fresh; /* MODEL's weights are random ones */
     bool rounds;

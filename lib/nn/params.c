@@ -18,13 +18,12 @@ int nn_params_add(struct nn_params *p, const char *name, size_t rows,
     if (!pq_mul(rows, cols ? cols : 1, &n) || !pq_add(p->total, n, &total) ||
         total > SIZE_MAX)
         return pq_fail_nomem(e);
-    p->p[p->n++] =
-        (struct nn_param){.name = name,
-                          .rows = rows,
-                          .cols = cols,
-                          .at = p->total,
-                          .n = (size_t)n,
-                          .decays = decays};
+    p->p[p->n++] = (struct nn_param){.name = name,
+                                     .rows = rows,
+                                     .cols = cols,
+                                     .at = p->total,
+                                     .n = (size_t)n,
+                                     .decays = decays};
     p->total = (size_t)total;
     return 0;
 }

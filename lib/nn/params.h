@@ -17,12 +17,12 @@ extern "C" {
 #endif
 
 struct nn_param {
-    const char *name;  /* as files name it */
-    size_t rows, cols; /* cols is 0 for a vector */
-    size_t at, n;      /* w[at .. at + n) */
-    bool decays;       /* weight decay: not biases and norms */
-    bool masked;       /* may be made sparse: weights of linear layers */
-    size_t masked_at;  /* its place among those */
+    const char *name;     /* as files name it */
+    size_t rows, cols;    /* cols is 0 for a vector */
+    size_t at, n;         /* w[at .. at + n) */
+    bool decays;          /* weight decay: not biases and norms */
+    bool masked;          /* may be made sparse: weights of linear layers */
+    size_t masked_at;     /* its place among those */
     enum pq_dtype stored; /* its type in the model's file */
 };
 

@@ -58,7 +58,8 @@ int nn_round_init(struct nn_round *x, const struct nn_params *p,
                            .dtype = dtype,
                            .turn = turn && encoding != PQ_PLAIN};
     x->exact = pq_alloc(p->masked_total, sizeof *x->exact);
-    x->turned = x->turn ? pq_alloc(nn_params_largest(p), sizeof *x->turned) : NULL;
+    if (x->turn)
+        x->turned = pq_alloc(nn_params_largest(p), sizeof *x->turned);
     if (!x->exact || (x->turn && !x->turned)) {
         nn_round_release(x);
         return pq_fail_nomem(e);

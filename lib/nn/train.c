@@ -251,8 +251,8 @@ struct pq_train_param pq_train_param(struct pq_train *t, size_t i)
         .m = t->adamw.m + p->at,
         .v = t->adamw.v + p->at,
         .mask = t->sparse.mask && p->masked ? t->sparse.mask + p->at : NULL,
-        .exact = t->round.exact && p->masked ? t->round.exact + p->masked_at
-                                             : NULL,
+        .exact =
+            t->round.exact && p->masked ? t->round.exact + p->masked_at : NULL,
     };
 
     return out;
