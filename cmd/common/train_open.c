@@ -38,11 +38,11 @@ static int open_model(struct train *t, struct pq_error *e)
     const enum train_method m = t->o->method;
     const uint64_t memory = t->c->memory;
 
+    t->budget = memory / 3 * 4;
     if (t->o->fresh)
         return open_fresh(t, e);
     if (cmd_open_kept(t->c, 0, &t->model, e) || cmd_fold(t->c, t->model, e))
         return -1;
-    t->budget = memory / 3 * 4;
     t->kept = memory - t->c->memory;
     const bool encoded = is_encoded(t->model->catalog);
     if (encoded && (m == TRAIN_FULL || m == TRAIN_SPARSE))

@@ -341,7 +341,7 @@ memory() {
         -e 's/"num_key_value_heads": [0-9]*/"num_key_value_heads": 4/' llama/config.json > big/config.json
     cat ids.jsonl ids.jsonl > val.jsonl
     for m in lora full qlora prompt 'lora --init pissa -r 32' 'lora --dora --lora-plus 4 --batch 4' 'full --recompute' \
-        'full --val val.jsonl' 'sparse -s 0.5' 'sparse -s 0.5 --round nf4 --save-every 1'; do
+        'full --val val.jsonl' 'full --init random --memory 1G' 'sparse -s 0.5' 'sparse -s 0.5 --round nf4 --save-every 1'; do
         rm -rf o o.state.safetensors
         set -- pq-train -d ids.jsonl --steps 2 -T2 --neftune 5 --method $m -o o/ big
         run "$@" --json -n; done_well
