@@ -16,7 +16,8 @@ enum {
     OPT_CLIP, OPT_DORA, OPT_RSLORA, OPT_INIT, OPT_PLUS, OPT_PROMPT_TOKENS,
     OPT_PROMPT_INIT, OPT_PROMPT_TEXT, OPT_SPARSITY, OPT_REGROW, OPT_VAL,
     OPT_VAL_EVERY, OPT_PATIENCE, OPT_RECOMPUTE, OPT_SHOW_MASK, OPT_PLOT,
-    OPT_INIT_ADAPTER, OPT_SAVE_EVERY, OPT_RESUME, OPT_UNTIL
+    OPT_INIT_ADAPTER, OPT_SAVE_EVERY, OPT_RESUME, OPT_UNTIL, OPT_NEFTUNE,
+    OPT_ROUND, OPT_NO_EOS
 };
 
 /* In the order of their enums. */
@@ -24,6 +25,7 @@ enum {
 #define SCHEDULES    "constant linear cosine wsd"
 #define INITS        "zero pissa random"
 #define PROMPT_INITS "vocab text random"
+#define ROUNDINGS    "f16 bf16 int8 nf4"
 
 static const struct cmd_option options[] = {
     {'d', "data", "FILE", "what to train on: text, or JSONL", NULL,
@@ -42,6 +44,8 @@ static const struct cmd_option options[] = {
      "256 512 1024", CMD_CHANGES_OUTPUT, OPT_LENGTH},
     {0, "pack", NULL, "fill batches with as many texts as have room", NULL,
      CMD_CHANGES_OUTPUT, OPT_PACK},
+    {0, "no-eos", NULL, "do not end texts with the token for it", NULL,
+     CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_NO_EOS},
     {0, "no-shuffle", NULL, "take texts in the order of the file", NULL,
      CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_IN_ORDER},
     {0, "lr", "X", "learning rate (default: by the method)",
@@ -58,6 +62,8 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT, OPT_WEIGHT_DECAY},
     {0, "clip", "X", "largest norm of the gradient, 0: any (default: 1)",
      "0 1", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_CLIP},
+    {0, "neftune", "A", "noise on embeddings of texts (default: none)",
+     "5 10", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_NEFTUNE},
     {'r', "rank", "R", "of LoRA (default: 8)", "4 8 16 32",
      CMD_CHANGES_OUTPUT, OPT_RANK},
     {0, "alpha", "A", "LoRA is scaled by A / R (default: twice the rank)",
@@ -85,6 +91,8 @@ static const struct cmd_option options[] = {
      "0.5 0.8", CMD_CHANGES_OUTPUT, OPT_SPARSITY},
     {0, "regrow", "F", "part of the rest that is chosen anew each time",
      "0.1 0.3", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_REGROW},
+    {0, "round", "T", "train weights that are of this type", ROUNDINGS,
+     CMD_CHANGES_OUTPUT, OPT_ROUND},
     {0, "val", "FILE", "write the weights that are best on this", NULL,
      CMD_CHANGES_OUTPUT | CMD_ARG_FILE, OPT_VAL},
     {0, "val-every", "N", "steps between looks at it (default: a tenth)",
@@ -153,6 +161,17 @@ static int set_prompt_init(struct train_options *o, const char *value,
     return 0;
 }
 
+static int set_rounding(struct train_options *o, const char *value,
+                        struct pq_error *e)
+{
+    int v;
+
+    if (cmd_one_of(value, ROUNDINGS, &v, e))
+        return -1;
+    o->rounds = true;
+    return pq_spec_parse(value, &o->rounding);
+}
+
 static int positive(const char *value, double most, double *v,
                     struct pq_error *e)
 {
@@ -187,6 +206,7 @@ static int data_option(struct train_options *o, int id, const char *value,
     case OPT_ACCUMULATE: return cmd_number(value, 1, 65536, &o->accumulate, e);
     case OPT_LENGTH:     return cmd_number(value, 2, 1u << 24, &o->length, e);
     case OPT_PACK:       o->pack = true; return 0;
+    case OPT_NO_EOS:     o->no_eos = true; return 0;
     case OPT_IN_ORDER:   o->in_order = true; return 0;
     case OPT_VAL_EVERY:  return count(value, &o->val_every, e);
     case OPT_PATIENCE:   return count(value, &o->patience, e);
@@ -211,6 +231,7 @@ static int rate_option(struct train_options *o, int id, const char *value,
     case OPT_MIN_LR:       return cmd_real(value, 0, 1, &o->least, e);
     case OPT_WEIGHT_DECAY: return cmd_real(value, 0, 1e3, &o->weight_decay, e);
     case OPT_CLIP:         return cmd_real(value, 0, 1e9, &o->clip, e);
+    case OPT_NEFTUNE:      return positive(value, 1e6, &o->neftune, e);
     default:               return 1;
     }
 }
@@ -234,6 +255,7 @@ static int method_option(struct train_options *o, int id, const char *value,
     case OPT_PROMPT_INIT:   return set_prompt_init(o, value, e);
     case OPT_PROMPT_TEXT:   o->prompt_text = value; return 0;
     case OPT_SPARSITY:      return share(value, &o->sparsity.to, e);
+    case OPT_ROUND:         return set_rounding(o, value, e);
     default:                return share(value, &o->sparsity.regrow, e);
     }
 }
@@ -296,10 +318,9 @@ static int check_method(struct cmd *c, const struct train_options *o)
     if (o->method == TRAIN_SPARSE && !(o->sparsity.to > 0))
         return cmd_usage(c, "say with --sparsity what part is to be zero");
     if (o->method != TRAIN_SPARSE &&
-        (o->sparsity.to > 0 || o->sparsity.regrow > 0))
-        return cmd_usage(c, "--sparsity and --regrow are of --method sparse");
-    if (o->method == TRAIN_SPARSE && (o->save_every || o->resume || o->until))
-        return cmd_usage(c, "--method sparse cannot be resumed");
+        (o->sparsity.to > 0 || o->sparsity.regrow > 0 || o->rounds))
+        return cmd_usage(c, "--sparsity, --regrow and --round are of --method "
+                            "sparse");
     if (o->init_adapter && !has_lora(o) && o->method != TRAIN_PROMPT)
         return cmd_usage(c, "--init-adapter is of methods lora, qlora and "
                             "prompt");
@@ -393,8 +414,12 @@ static int work(struct train *t, struct pq_error *e)
         return train_show_mask(t, e);
     if (t->c->dry_run)
         return train_save(t, e);
-    if (train_run(t, e) || train_save(t, e))
+    if (train_try(t, e) || train_run(t, e) || train_save(t, e))
         return -1;
+    if (t->unsaved.code) {
+        *e = t->unsaved;
+        return -1;
+    }
     return t->o->plot ? train_log_plot(&t->log, t->o->plot, e) : 0;
 }
 

@@ -70,9 +70,10 @@ int pq_lent_new(const char *name, size_t n, struct pq_source **s,
     return 0;
 }
 
-const struct pq_tensor *pq_lent_add(struct pq_source *s, const char *name,
-                                    const uint64_t *shape, int rank,
-                                    const float *data, struct pq_error *e)
+static const struct pq_tensor *add(struct pq_source *s, const char *name,
+                                   enum pq_dtype dtype, const uint64_t *shape,
+                                   int rank, const void *data,
+                                   struct pq_error *e)
 {
     struct lent *l = lent_of(s);
     const size_t i = l->catalog.n_tensors;
@@ -83,10 +84,25 @@ const struct pq_tensor *pq_lent_add(struct pq_source *s, const char *name,
         return NULL;
     }
     struct pq_tensor *t =
-        pq_catalog_add_plain(&l->catalog, name, PQ_F32, shape, rank, l->end, e);
+        pq_catalog_add_plain(&l->catalog, name, dtype, shape, rank, l->end, e);
     if (!t)
         return NULL;
-    l->data[i] = (const char *)data;
+    l->data[i] = data;
     l->end += t->parts[0].bytes;
     return t;
+}
+
+const struct pq_tensor *pq_lent_add(struct pq_source *s, const char *name,
+                                    const uint64_t *shape, int rank,
+                                    const float *data, struct pq_error *e)
+{
+    return add(s, name, PQ_F32, shape, rank, data, e);
+}
+
+const struct pq_tensor *pq_lent_add_bytes(struct pq_source *s, const char *name,
+                                          const uint64_t *shape, int rank,
+                                          const uint8_t *data,
+                                          struct pq_error *e)
+{
+    return add(s, name, PQ_U8, shape, rank, data, e);
 }

@@ -53,6 +53,11 @@ PQ_MUST_USE int pq_lent_new(const char *name, size_t n, struct pq_source **s,
 const struct pq_tensor *pq_lent_add(struct pq_source *s, const char *name,
                                     const uint64_t *shape, int rank,
                                     const float *data, struct pq_error *e);
+/* The same of bytes (PQ_U8). */
+const struct pq_tensor *pq_lent_add_bytes(struct pq_source *s, const char *name,
+                                          const uint64_t *shape, int rank,
+                                          const uint8_t *data,
+                                          struct pq_error *e);
 
 #ifdef __cplusplus
 }

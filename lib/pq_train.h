@@ -125,11 +125,15 @@ struct pq_train_param {
     float *w;          /* [rows][cols] */
     const float *g;    /* its gradient */
     float *m, *v;      /* of AdamW */
-    const uint8_t *mask; /* 0 where it is held at zero; NULL: dense */
+    uint8_t *mask; /* 0 where it is held at zero; NULL: dense */
+    float *exact;  /* what w is rounded from; NULL: it is not */
 };
 
 size_t pq_train_params(const struct pq_train *t);
-/* Number i; w, m and v may be written before a step (pq_train_changed()). */
+/*
+ * Number i; w, m, v, mask and exact may be written before a step
+ * (pq_train_changed()).
+ */
 struct pq_train_param pq_train_param(struct pq_train *t, size_t i);
 /* To be told after w was written. */
 void pq_train_changed(struct pq_train *t);
@@ -224,6 +228,16 @@ struct pq_train_sparsity {
 PQ_MUST_USE int pq_train_sparsify(struct pq_train *t,
                                   const struct pq_train_sparsity *s,
                                   struct pq_error *e);
+
+/*
+ * Keeps the weights of linear layers at values that an encoding, PQ_NF4 with
+ * blocks of 64 or PQ_INT8, or a type of floats (PQ_PLAIN) can hold, from now
+ * on: the model is run with these, and what the gradient updates are floats
+ * beside them (round.c).  What is held at zero stays there.  So
+ * pq_step_encode() of such a weight loses nothing.  For PQ_TRAIN_WEIGHTS.
+ */
+PQ_MUST_USE int pq_train_round(struct pq_train *t, enum pq_encoding encoding,
+                               enum pq_dtype dtype, struct pq_error *e);
 
 #ifdef __cplusplus
 }

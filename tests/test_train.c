@@ -93,7 +93,8 @@ static struct pq_train_options method(const char *name, int32_t *prompt)
     cJSON_ArrayForEach(v, ids) prompt[n++] = (int32_t)v->valuedouble;
     o.rslora = strcmp(name, "rslora") == 0;
     o.dora = strcmp(name, "dora") == 0;
-    if (strcmp(name, "full") == 0)
+    o.neftune = strcmp(name, "neftune") == 0 ? 5 : 0;
+    if (strcmp(name, "full") == 0 || strncmp(name, "sparse", 6) == 0)
         o.what = PQ_TRAIN_WEIGHTS;
     if (strcmp(name, "prompt") == 0) {
         o.what = PQ_TRAIN_PROMPT;
@@ -101,6 +102,22 @@ static struct pq_train_options method(const char *name, int32_t *prompt)
         o.prompt_ids = prompt;
     }
     return o;
+}
+
+/* "sparse", "sparse-nf4", ... */
+static void make_sparse(struct trainee *s, const char *name)
+{
+    const struct pq_train_sparsity sparsity = {0, 0.7, 2, 3, 4, 0};
+    struct pq_error e = PQ_ERROR_INIT;
+
+    if (strncmp(name, "sparse", 6) != 0)
+        return;
+    cr_assert_eq(pq_train_sparsify(s->t, &sparsity, &e), 0, "%s", e.msg);
+    if (name[6] == '-')
+        cr_assert_eq(pq_train_round(s->t,
+                                    strcmp(name + 7, "nf4") ? PQ_INT8 : PQ_NF4,
+                                    PQ_F32, &e),
+                     0, "%s", e.msg);
 }
 
 static void check_losses(const char *name, const cJSON *losses)
@@ -114,6 +131,7 @@ static void check_losses(const char *name, const cJSON *losses)
     int i = 0;
 
     trainee_open(&s, name, &o);
+    make_sparse(&s, losses->string);
     cJSON_ArrayForEach(v, losses)
     {
         const double loss = trainee_gradient(&s);
@@ -140,18 +158,20 @@ Test(train, twenty_steps_lose_what_torch_loses)
             n++;
         }
     }
-    cr_assert_geq(n, 15);
+    cr_assert_geq(n, 27);
 }
 
 /* ---- the same bits ------------------------------------------------------ */
 
 /* Loss and parameters after some steps, as one array. */
-static float *run(const char *name, const struct pq_train_options *o, size_t *n)
+static float *run(const char *name, const struct pq_train_options *o,
+                  const char *sparse, size_t *n)
 {
     struct trainee s;
     float *out;
 
     trainee_open(&s, name, o);
+    make_sparse(&s, sparse);
     const uint64_t all = pq_train_about(s.t).trained;
     out = malloc((all + 4) * sizeof *out);
     *n = 0;
@@ -168,7 +188,8 @@ static float *run(const char *name, const struct pq_train_options *o, size_t *n)
     return out;
 }
 
-static void check_same(const char *name, const struct pq_train_options *o)
+static void check_same(const char *name, const struct pq_train_options *o,
+                       const char *sparse)
 {
     struct pq_train_options other = *o;
     size_t n, m;
@@ -176,14 +197,14 @@ static void check_same(const char *name, const struct pq_train_options *o)
 
     other.threads = 3;
     other.recompute = true;
-    x = run(name, o, &n);
-    y = run(name, &other, &m);
+    x = run(name, o, sparse, &n);
+    y = run(name, &other, sparse, &m);
     cr_assert(n == m && memcmp(x, y, n * sizeof *x) == 0,
               "%s: threads and recomputation", name);
     free(y);
     other.threads = 1;
     other.kernels = pq_kernels_scalar();
-    y = run(name, &other, &m);
+    y = run(name, &other, sparse, &m);
     cr_assert(n == m && memcmp(x, y, n * sizeof *x) == 0, "%s: kernels", name);
     free(x);
     free(y);
@@ -195,11 +216,13 @@ Test(train, bits_do_not_depend_on_threads_kernels_recomputation)
 
     for (size_t i = 0; i < 3; i++) {
         struct pq_train_options o = trainee_options(PQ_TRAIN_WEIGHTS);
-        check_same(names[i], &o);
+        check_same(names[i], &o, "");
+        check_same(names[i], &o, "sparse-nf4");
+        check_same(names[i], &o, "sparse-int8");
         o.what = PQ_TRAIN_LORA | PQ_TRAIN_PROMPT;
         o.dora = true;
         o.prompt_rows = 3;
-        check_same(names[i], &o);
+        check_same(names[i], &o, "");
     }
 }
 

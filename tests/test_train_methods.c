@@ -254,6 +254,35 @@ Test(train_methods, sparsity_follows_its_schedule)
     check_sparse(0.2);
 }
 
+Test(train_methods, what_is_made_sparse_and_rounded)
+{
+    struct pq_train_options o = trainee_options(PQ_TRAIN_WEIGHTS);
+    struct pq_error e = PQ_ERROR_INIT;
+    struct trainee s;
+
+    trainee_open(&s, "llama", &o);
+    cr_assert_eq(pq_train_round(s.t, PQ_FP4, PQ_F32, &e), -1);
+    cr_assert(strstr(e.msg, "int8 or nf4"), "%s", e.msg);
+    e.code = PQ_OK;
+    cr_assert_eq(pq_train_round(s.t, PQ_PLAIN, PQ_U8, &e), -1);
+    e.code = PQ_OK;
+    /* another type begins with what was there, not with what is rounded */
+    const struct pq_train_param p =
+        trainee_named(&s, "model.layers.1.mlp.up_proj.weight");
+    const float first = p.w[0];
+    cr_assert_eq(pq_train_round(s.t, PQ_NF4, PQ_F32, &e), 0, "%s", e.msg);
+    cr_assert_neq(p.w[0], first);
+    cr_assert_eq(pq_train_round(s.t, PQ_PLAIN, PQ_F32, &e), 0, "%s", e.msg);
+    cr_assert_eq(p.w[0], first);
+    cr_assert_eq(trainee_named(&s, "model.norm.weight").exact, NULL);
+    pq_train_free(s.t);
+    o = trainee_options(PQ_TRAIN_LORA);
+    trainee_open(&s, "llama", &o);
+    cr_assert_eq(pq_train_round(s.t, PQ_NF4, PQ_F32, &e), -1);
+    cr_assert(strstr(e.msg, "only weights"), "%s", e.msg);
+    pq_train_free(s.t);
+}
+
 /* ---- schedules ---------------------------------------------------------- */
 
 Test(train_methods, schedules)

@@ -370,9 +370,29 @@ static int hash_file(struct pq_hash *h, const char *path, struct pq_error *e)
     return rc;
 }
 
+/* A file, or the one with the weights in the directory of an adapter. */
+static int hash_place(struct pq_hash *h, const char *path, struct pq_error *e)
+{
+    static const char *const names[] = {"", "/adapter_model.safetensors",
+                                        "/adapter_model.bin"};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct pq_buf b = {0};
+        pq_buf_printf(&b, "%s%s", path, names[i]);
+        const bool found = !b.failed && is_file(b.s);
+        const int rc = b.failed ? pq_fail_nomem(e)
+                       : found  ? hash_file(h, b.s, e)
+                                : 0;
+        pq_buf_release(&b);
+        if (rc || found)
+            return rc;
+    }
+    return 0;
+}
+
 /*
  * The same of a file of any size, of which nothing is kept.  Of a pipe, which
- * can be read once only, and of a directory it is the digest of nothing.
+ * can be read once only, it is the digest of nothing.
  */
 static int add_file_digest(struct pq_buf *b, const char *path,
                            struct pq_error *e)
@@ -381,8 +401,8 @@ static int add_file_digest(struct pq_buf *b, const char *path,
     int rc = h == NULL ? -1 : 0;
     char hex[33];
 
-    if (rc == 0 && is_file(path))
-        rc = hash_file(h, path, e);
+    if (rc == 0)
+        rc = hash_place(h, path, e);
     if (rc == 0) {
         pq_hash128_hex(pq_hash128(h), hex);
         pq_buf_printf(b, "xxh3:%s", hex);

@@ -50,7 +50,9 @@ static int read_ids(struct pq_json *j, struct line *l, struct pq_error *e)
         if (t != PQ_JSON_NUMBER || pq_json_u64(j, &v) || v > INT32_MAX) {
             if (e)
                 e->code = PQ_OK;
-            return pq_fail(e, PQ_EFORMAT, "id %zu is no token id", l->n_ids);
+            return pq_fail(e, PQ_EFORMAT,
+                           "number %zu of \"ids\" is no token id",
+                           l->n_ids + 1);
         }
         int32_t *grown = pq_grow(l->ids, l->n_ids, &cap, sizeof *grown);
         if (!grown)
@@ -217,7 +219,10 @@ static struct cmd_example *add_text(struct cmd_data *d, const char *s, size_t n,
         free(ids.list);
         return NULL;
     }
-    return cmd_data_add(d, &ids, line, e);
+    struct cmd_example *x = cmd_data_add(d, &ids, line, e);
+    if (x)
+        x->tokenized = true;
+    return x;
 }
 
 int cmd_data_add_text(struct cmd_data *d, const char *text, size_t n,

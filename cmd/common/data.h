@@ -29,6 +29,7 @@ struct cmd_example {
     size_t line;  /* from 1 */
     uint64_t end; /* bytes of the file up to here, for progress */
     size_t bytes; /* of a completion or choice */
+    bool tokenized; /* a text, neither ids nor a conversation */
     size_t choice, n_choices, answer; /* n_choices 0: it is no choice */
 };
 

@@ -78,7 +78,8 @@ static int cut_all(struct train_data *d, const char *path, size_t length,
         if (!length && positions && x->n > positions)
             return pq_fail(e, PQ_EARG,
                            "%s: line %zu: %zu tokens are more than the %zu "
-                           "positions of the model: --seq-len cuts them",
+                           "positions that the model has for text: --seq-len "
+                           "cuts them",
                            path, x->line, x->n, positions);
         if (cut(d, i, length ? length : x->n < 2 ? 2 : x->n, e))
             return -1;
@@ -92,6 +93,7 @@ int train_data_read(struct train_data *d, const char *path,
 {
     d->file.model = model;
     if (cmd_data_read(path, &d->file, e) ||
+        (d->ends && train_end_texts(&d->file, e)) ||
         cmd_data_check(&d->file, path, vocab, e))
         return -1;
     if (d->file.n == 0)

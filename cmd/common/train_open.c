@@ -36,11 +36,14 @@ static int open_fresh(struct train *t, struct pq_error *e)
 static int open_model(struct train *t, struct pq_error *e)
 {
     const enum train_method m = t->o->method;
+    const uint64_t memory = t->c->memory;
 
+    t->budget = memory / 3 * 4;
     if (t->o->fresh)
         return open_fresh(t, e);
     if (cmd_open_kept(t->c, 0, &t->model, e) || cmd_fold(t->c, t->model, e))
         return -1;
+    t->kept = memory - t->c->memory;
     const bool encoded = is_encoded(t->model->catalog);
     if (encoded && (m == TRAIN_FULL || m == TRAIN_SPARSE))
         return pq_fail(e, PQ_EARG,
@@ -137,6 +140,7 @@ static int open_core(struct train *t, struct pq_error *e)
     x.prompt_ids = t->prompt_ids;
     x.weight_decay = o->weight_decay;
     x.clip = o->clip;
+    x.neftune = o->neftune;
     return pq_train_open(t->model, &x, &t->core, e);
 }
 
@@ -157,6 +161,7 @@ static int read_data(struct train *t, struct pq_error *e)
         return pq_fail(e, PQ_EARG, "--seq-len: the model has %zu positions%s",
                        m.positions,
                        prompt ? ", the soft prompt's among them" : "");
+    t->data.ends = t->val.ends = !t->o->no_eos;
     if (train_data_read(&t->data, t->o->data, t->model->catalog, m.vocab,
                         length, m.positions - prompt, e))
         return -1;
@@ -213,52 +218,6 @@ static int set_order(struct train *t, struct pq_error *e)
     return 0;
 }
 
-/* ---- memory ------------------------------------------------------------- */
-
-void train_rows(const struct train *t, size_t *rows, size_t *longest)
-{
-    const size_t prompt = (size_t)t->o->prompt_tokens;
-    const size_t of_val = t->val.longest;
-    size_t most = 0;
-
-    *longest = t->data.longest > of_val ? t->data.longest : of_val;
-    *longest += prompt;
-    if (t->order.room)
-        most = t->order.room + train_most(&t->order) * prompt;
-    *rows = (size_t)t->o->batch * *longest;
-    *rows = *rows > most ? *rows : most;
-}
-
-/* --memory: what is too much is run again, or refused. */
-static int fit(struct train *t, struct pq_error *e)
-{
-    const uint64_t budget = t->c->memory / 3 * 4;
-    size_t rows, longest;
-    uint64_t bytes;
-
-    if (!t->c->memory_given)
-        return 0;
-    train_rows(t, &rows, &longest);
-    if (pq_train_bytes(t->core, rows, longest, &bytes, e))
-        return -1;
-    if (bytes > budget && !t->o->recompute) {
-        t->o->recompute = true;
-        pq_train_free(t->core);
-        t->core = NULL;
-        if (open_core(t, e) ||
-            pq_train_bytes(t->core, rows, longest, &bytes, e))
-            return -1;
-        if (t->c->verbose > 0 && bytes <= budget)
-            cmd_msg(t->c, "recomputes, or it would not fit into --memory");
-    }
-    return bytes <= budget
-               ? 0
-               : pq_fail(e, PQ_ELIMIT,
-                         "training takes %llu MiB, more than --memory: a "
-                         "smaller --batch or --seq-len takes less",
-                         (unsigned long long)(bytes >> 20) + 1);
-}
-
 /* ---- sparsity ----------------------------------------------------------- */
 
 /* New masks at forty times, the last when three quarters are done. */
@@ -272,7 +231,41 @@ static int sparsify(struct train *t, struct pq_error *e)
     s->every = last / 40 ? last / 40 : 1;
     s->begin = s->every < last ? s->every : last;
     s->updates = (last - s->begin) / s->every;
-    return pq_train_sparsify(t->core, s, e);
+    return pq_train_sparsify(t->core, s, e) ||
+                   (t->o->rounds &&
+                    pq_train_round(t->core, t->o->rounding.encoding,
+                                   t->o->rounding.dtype, e))
+               ? -1
+               : 0;
+}
+
+/* ---- memory ------------------------------------------------------------- */
+
+/* --memory: what is too much is run again, or refused. */
+static int fit(struct train *t, struct pq_error *e)
+{
+    const uint64_t budget = t->budget;
+    uint64_t bytes;
+
+    if (!t->c->memory_given)
+        return 0;
+    if (train_bytes(t, &bytes, e))
+        return -1;
+    if (bytes > budget && !t->o->recompute) {
+        t->o->recompute = true;
+        pq_train_free(t->core);
+        t->core = NULL;
+        if (open_core(t, e) || sparsify(t, e) || train_bytes(t, &bytes, e))
+            return -1;
+        if (t->c->verbose > 0 && bytes <= budget)
+            cmd_msg(t->c, "recomputes, or it would not fit into --memory");
+    }
+    return bytes <= budget
+               ? 0
+               : pq_fail(e, PQ_ELIMIT,
+                         "training takes %llu MiB, more than --memory: a "
+                         "smaller --batch or --seq-len takes less",
+                         (unsigned long long)(bytes >> 20) + 1);
 }
 
 /* ---- all of it ---------------------------------------------------------- */
@@ -281,15 +274,31 @@ static int prepare(struct train *t, struct pq_error *e)
 {
     return open_model(t, e) || train_start_open(t, e) || set_prompt(t, e) ||
                    open_core(t, e) || read_data(t, e) || set_order(t, e) ||
-                   fit(t, e) || sparsify(t, e) || train_start_read(t, e)
+                   sparsify(t, e) || fit(t, e) || train_start_read(t, e)
                ? -1
                : 0;
+}
+
+/* What has been copied to where it is trained, and is in memory twice. */
+static void let_go(struct train *t)
+{
+    pq_peft_release(&t->from);
+    pq_source_free(t->start_source);
+    t->start_source = NULL;
+    t->from_prompt = NULL;
+    if (!t->inner)
+        return;
+    pq_source_free(t->model);
+    t->model = t->inner;
+    t->inner = NULL;
+    t->data.file.model = t->val.file.model = t->model->catalog;
 }
 
 int train_open(struct train *t, struct pq_error *e)
 {
     if (prepare(t, e))
         return -1;
+    let_go(t);
     if (t->o->prompt_init == PROMPT_INIT_RANDOM)
         randomize(t);
     return 0;

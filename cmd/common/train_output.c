@@ -153,14 +153,14 @@ static int set_config(struct output *x, struct pq_error *e)
 /* ---- a dry run ---------------------------------------------------------- */
 
 /* What it will take: text, or members for the object of the plan. */
-static int put_plan(const struct train *t, struct pq_buf *b, struct pq_error *e)
+static int put_plan(struct train *t, struct pq_buf *b, struct pq_error *e)
 {
     const struct pq_train_info m = pq_train_about(t->core);
     size_t rows, longest;
     uint64_t bytes;
 
     train_rows(t, &rows, &longest);
-    if (pq_train_bytes(t->core, rows, longest, &bytes, e))
+    if (train_bytes(t, &bytes, e))
         return -1;
     const unsigned long long trained = m.trained, weights = m.weight_bytes,
                              steps = t->steps, all = bytes,
@@ -200,12 +200,13 @@ static int write_out(struct output *x, struct pq_error *e)
     return rc;
 }
 
-int train_save(struct train *t, struct pq_error *e)
+static int save(struct train *t, bool tries, struct pq_error *e)
 {
     struct output x = {.t = t,
                        .o = {.c = t->c,
+                             .tries = tries,
                              .method = t->o->method,
-                             .model = t->inner ? t->inner : t->model}};
+                             .model = t->model}};
 
     const int rc =
         set_tensors(&x, e) || set_config(&x, e) || write_out(&x, e) ? -1 : 0;
@@ -216,4 +217,16 @@ int train_save(struct train *t, struct pq_error *e)
     free((void *)x.targets);
     pq_arena_release(&x.arena);
     return rc;
+}
+
+int train_save(struct train *t, struct pq_error *e)
+{
+    return save(t, false, e);
+}
+
+int train_try(struct train *t, struct pq_error *e)
+{
+    const char *to = t->c->output;
+
+    return !to || cmd_is_standard(to) ? 0 : save(t, true, e);
 }

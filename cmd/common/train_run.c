@@ -8,7 +8,7 @@
  * the rate, that is a rate of its own.
  *
  * A loss that is no number stops the run before the update that it would
- * make; what was written before stays.
+ * make; what was written before stays, as it does when it cannot be replaced.
  */
 #include "training.h"
 
@@ -99,10 +99,11 @@ static int update(struct train *t, struct train_point *p, struct pq_error *e)
 {
     const bool plus = t->o->plus > 0;
 
-    if (!isfinite(p->loss))
+    if (!isfinite(p->loss)) /* printf() may say "-nan" */
         return pq_fail(e, PQ_EVALUE,
-                       "step %llu: the loss is %f: stopped before the update",
-                       (unsigned long long)p->step, p->loss);
+                       "step %llu: the loss is %s: stopped before the update",
+                       (unsigned long long)p->step,
+                       isnan(p->loss) ? "nan" : "inf");
     if (plus && train_snapshot(t, &t->before, is_b, e))
         return -1;
     if (pq_train_step(t->core, p->lr, &p->norm, e))
@@ -126,13 +127,20 @@ static int step(struct train *t, struct train_point *p, struct pq_error *e)
 
 /* ---- validation --------------------------------------------------------- */
 
+size_t train_val_batch(const struct train *t, size_t i)
+{
+    const size_t most = train_most(&t->order), left = t->val.n - i;
+    const size_t n = most < t->o->batch ? most : (size_t)t->o->batch;
+
+    return left < n ? left : n;
+}
+
 static int score(struct train *t, struct train_point *p, struct pq_error *e)
 {
     double nll, sum = 0;
 
     for (size_t i = 0, n; i < t->val.n; i += n) {
-        n = t->val.n - i < t->o->batch ? t->val.n - i : (size_t)t->o->batch;
-        n = n < train_most(&t->order) ? n : train_most(&t->order);
+        n = train_val_batch(t, i);
         for (size_t k = 0; k < n; k++)
             t->texts[k] = t->val.pieces[i + k].text;
         p->tokens += pq_train_labels(t->core, t->texts, n);
@@ -179,22 +187,50 @@ static void swap_best(struct train *t)
     pq_train_changed(t->core);
 }
 
-/* The output as it would be now, and what it takes to go on. */
-static int checkpoint(struct train *t, uint64_t at, uint64_t last,
-                      struct pq_error *e)
+/* The output as it would be now. */
+static int save_output(struct train *t, struct pq_error *e)
 {
-    const bool every = t->o->save_every && at % t->o->save_every == 0;
-
-    if (!every && !(at == last && (t->o->save_every || t->o->until)))
-        return 0;
-    if (train_state_save(t, e))
-        return -1;
-    if (at == last) /* the output follows at once */
-        return 0;
     swap_best(t);
     const int rc = train_save(t, e);
     swap_best(t);
     return rc;
+}
+
+/*
+ * A disk that is full, or any other call of the system that failed, takes
+ * nothing away: what was written before is still there, and training goes on.
+ */
+static int forgive(struct train *t, uint64_t at, struct pq_error *failed,
+                   struct pq_error *e)
+{
+    if (failed->code != PQ_EIO) {
+        *e = *failed;
+        return -1;
+    }
+    cmd_msg(t->c,
+            "step %llu: not saved: %s; what was saved before stays, training "
+            "goes on",
+            (unsigned long long)at, failed->msg);
+    return 0;
+}
+
+/* The output, and what it takes to go on. */
+static int checkpoint(struct train *t, uint64_t at, uint64_t last,
+                      struct pq_error *e)
+{
+    const bool every = t->o->save_every && at % t->o->save_every == 0;
+    struct pq_error failed = PQ_ERROR_INIT;
+
+    if (at == last) { /* the output follows at once, whatever becomes of it */
+        if ((t->o->save_every || t->o->until) &&
+            train_state_save(t, &t->unsaved))
+            pq_error_in(&t->unsaved, "step %llu: the state is not saved",
+                        (unsigned long long)at);
+        return 0;
+    }
+    if (!every || (!train_state_save(t, &failed) && !save_output(t, &failed)))
+        return 0;
+    return forgive(t, at, &failed, e);
 }
 
 /* ---- the run ------------------------------------------------------------ */

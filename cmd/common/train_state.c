@@ -3,7 +3,9 @@
  *
  * A file beside the output, OUT.state.safetensors: of every parameter NAME
  * the tensors w.NAME and AdamW's m.NAME and v.NAME; with --val best.NAME, the
- * best so far; and in the metadata how far the run is.
+ * best so far; of weights that become sparse mask.NAME, a byte a weight, 0
+ * where it is held at zero; of rounded ones exact.NAME, what they are rounded
+ * from; and in the metadata how far the run is.
  */
 #include "pq_json.h"
 #include "pq_made.h"
@@ -45,17 +47,20 @@ struct state {
     struct pq_catalog out;
 };
 
+/* Floats or, if there are none, bytes. */
 static int add(struct state *s, const char *prefix,
                const struct pq_train_param *p, const float *data,
-               struct pq_error *e)
+               const uint8_t *bytes, struct pq_error *e)
 {
     const uint64_t shape[2] = {p->rows, p->cols};
     const char *name = pq_arena_printf(&s->out.arena, "%s.%s", prefix, p->name);
+    const int rank = p->cols ? 2 : 1;
 
     if (!name)
         return pq_fail_nomem(e);
     const struct pq_tensor *from =
-        pq_lent_add(s->lent, name, shape, p->cols ? 2 : 1, data, e);
+        data ? pq_lent_add(s->lent, name, shape, rank, data, e)
+             : pq_lent_add_bytes(s->lent, name, shape, rank, bytes, e);
     return from && pq_tensor_copy(&s->out, from, e)
                ? pq_step_copy(&s->plan, s->lent, from, s->out.n_tensors - 1, e)
                : -1;
@@ -65,9 +70,11 @@ static int add_param(struct state *s, size_t i, struct pq_error *e)
 {
     const struct pq_train_param p = pq_train_param(s->t->core, i);
 
-    return add(s, "w", &p, p.w, e) || add(s, "m", &p, p.m, e) ||
-                   add(s, "v", &p, p.v, e) ||
-                   (s->t->best && add(s, "best", &p, s->t->best[i], e))
+    return add(s, "w", &p, p.w, NULL, e) || add(s, "m", &p, p.m, NULL, e) ||
+                   add(s, "v", &p, p.v, NULL, e) ||
+                   (p.mask && add(s, "mask", &p, NULL, p.mask, e)) ||
+                   (p.exact && add(s, "exact", &p, p.exact, NULL, e)) ||
+                   (s->t->best && add(s, "best", &p, s->t->best[i], NULL, e))
                ? -1
                : 0;
 }
@@ -105,7 +112,7 @@ static int write_state(struct state *s, const char *path, struct pq_error *e)
     struct cmd *c = s->t->c;
     const size_t n = pq_train_params(s->t->core);
 
-    if (pq_lent_new(path, 4 * n, &s->lent, e) || set_numbers(s, e))
+    if (pq_lent_new(path, 6 * n, &s->lent, e) || set_numbers(s, e))
         return -1;
     for (size_t i = 0; i < n; i++)
         if (add_param(s, i, e))
@@ -172,22 +179,33 @@ static const struct pq_tensor *find(const struct pq_source *s,
 }
 
 static int get(struct pq_source *s, const struct pq_names *names,
-               const char *prefix, const struct pq_train_param *p, float *to,
-               struct pq_error *e)
+               const char *prefix, const struct pq_train_param *p,
+               enum pq_dtype dtype, void *to, struct pq_error *e)
 {
     const struct pq_tensor *t = find(s, names, prefix, p->name, e);
     const int rank = p->cols ? 2 : 1;
 
     if (!t)
         return -1;
-    if (t->dtype != PQ_F32 || t->codec.encoding != PQ_PLAIN ||
-        t->rank != rank || t->shape[0] != p->rows ||
-        (rank == 2 && t->shape[1] != p->cols))
+    if (t->dtype != dtype || t->codec.encoding != PQ_PLAIN || t->rank != rank ||
+        t->shape[0] != p->rows || (rank == 2 && t->shape[1] != p->cols))
         return pq_fail(e, PQ_EFORMAT,
                        "%s: tensor %s: is the state of another training: "
                        "other shape or type",
                        s->name, t->name);
     return pq_source_read(s, t->parts, 0, to, (size_t)t->parts[0].bytes, e);
+}
+
+static int get_param(struct pq_source *s, const struct pq_names *names,
+                     const struct pq_train_param *p, struct pq_error *e)
+{
+    return get(s, names, "w", p, PQ_F32, p->w, e) ||
+                   get(s, names, "m", p, PQ_F32, p->m, e) ||
+                   get(s, names, "v", p, PQ_F32, p->v, e) ||
+                   (p->mask && get(s, names, "mask", p, PQ_U8, p->mask, e)) ||
+                   (p->exact && get(s, names, "exact", p, PQ_F32, p->exact, e))
+               ? -1
+               : 0;
 }
 
 static int get_best(struct train *t, struct pq_source *s,
@@ -202,7 +220,7 @@ static int get_best(struct train *t, struct pq_source *s,
         return -1;
     for (size_t i = 0; i < pq_train_params(t->core); i++) {
         const struct pq_train_param p = pq_train_param(t->core, i);
-        if (get(s, names, "best", &p, t->best[i], e))
+        if (get(s, names, "best", &p, PQ_F32, t->best[i], e))
             return -1;
     }
     return 0;
@@ -244,8 +262,7 @@ static int read_state(struct train *t, struct pq_source *s,
         return -1;
     for (size_t i = 0; i < pq_train_params(t->core); i++) {
         const struct pq_train_param p = pq_train_param(t->core, i);
-        if (get(s, names, "w", &p, p.w, e) || get(s, names, "m", &p, p.m, e) ||
-            get(s, names, "v", &p, p.v, e))
+        if (get_param(s, names, &p, e))
             return -1;
     }
     pq_train_changed(t->core);

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 struct writing {
     const struct train_output *o;
@@ -35,6 +36,19 @@ static void release(struct writing *w)
     pq_catalog_release(&w->out);
 }
 
+/* Opens the output and forgets it, but for a pipe, which would notice. */
+static int try(const struct cmd *c, struct pq_sink *k, struct pq_error *e)
+{
+    struct stat st;
+
+    if (stat(c->output, &st) == 0 && !S_ISREG(st.st_mode) &&
+        !S_ISDIR(st.st_mode))
+        return 0;
+    const int rc = k->ops->begin(k, e);
+    k->ops->abort(k, NULL);
+    return rc;
+}
+
 static int run(struct writing *w, const struct pq_catalog *like,
                struct pq_error *e)
 {
@@ -43,10 +57,9 @@ static int run(struct writing *w, const struct pq_catalog *like,
 
     w->plan.sources = sources;
     w->plan.n_sources = 2;
-    return cmd_make_sink(c, &w->out, NULL, like, &w->plan.sink, e) ||
-                   cmd_run_plan(c, &w->plan, e)
-               ? -1
-               : 0;
+    if (cmd_make_sink(c, &w->out, NULL, like, &w->plan.sink, e))
+        return -1;
+    return w->o->tries ? try(c, w->plan.sink, e) : cmd_run_plan(c, &w->plan, e);
 }
 
 /* ---- a model ------------------------------------------------------------ */
@@ -179,13 +192,16 @@ static int write_within(const struct train_output *o, const char *name,
     pq_buf_printf(&path, "%s%s%s/", dir, dir[strlen(dir) - 1] == '/' ? "" : "/",
                   name);
     int rc = path.failed ? pq_fail_nomem(e) : 0;
-    if (!rc && !o->c->dry_run && mkdir(dir, 0777) && errno != EEXIST)
+    const bool made = !rc && !o->c->dry_run && mkdir(dir, 0777) == 0;
+    if (!rc && !o->c->dry_run && !made && errno != EEXIST)
         rc = pq_fail_sys(e, errno, "%s", dir);
     if (!rc) {
         o->c->output = path.s;
         rc = write_with(o, f, e);
         o->c->output = dir;
     }
+    if (made && (rc || o->tries))
+        (void)rmdir(dir);
     pq_buf_release(&path);
     return rc;
 }

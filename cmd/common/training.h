@@ -1,8 +1,10 @@
 /*
  * pq-train: what its files share.
  *
+ *   train_end.c     the token that ends a text
  *   train_data.c    examples -> pieces of a length, their order, the batches
  *   train_open.c    the model and what of it is trained
+ *   train_memory.c  how much memory that takes
  *   train_run.c     the steps, validation, when to stop
  *   train_log.c     what is said of a step; the curve of losses
  *   train_write.c   the adapter or the model that comes out
@@ -20,6 +22,7 @@
 #include "cmd.h"
 #include "data.h"
 #include "pq_peft.h"
+#include "pq_quant.h"
 #include "pq_train.h"
 
 /* A text of one line, or a part of it that is not longer than asked for. */
@@ -30,6 +33,7 @@ struct train_piece {
 
 struct train_data {
     struct cmd_data file;
+    bool ends; /* texts get the token that ends them */
     int32_t **labels;           /* [file.n], NULL: all that follow count */
     struct train_piece *pieces; /* [n], each with a token to train on */
     size_t n, cap;
@@ -38,10 +42,15 @@ struct train_data {
 };
 
 /*
- * Reads and cuts a file.  Without a `length` an example longer than
- * `positions` (0: there is no end) fails, else it becomes several pieces that
- * share a token: the last of one is the first of the next, where it is not
- * trained on.
+ * Puts the tokenizer's EOS behind texts, unless it is there already or the
+ * tokenizer has none; not behind ids.
+ */
+PQ_MUST_USE int train_end_texts(struct cmd_data *d, struct pq_error *e);
+/*
+ * Reads and cuts a file; `ends` is the caller's to set.  Without a `length`
+ * an example longer than `positions` (0: there is no end) fails, else it
+ * becomes several pieces that share a token: the last of one is the first of
+ * the next, where it is not trained on.
  */
 PQ_MUST_USE int train_data_read(struct train_data *d, const char *path,
                                 const struct pq_catalog *model, size_t vocab,
@@ -112,6 +121,7 @@ struct train_tensor {
 
 struct train_output {
     struct cmd *c;
+    bool tries; /* nothing is written: is there a place for it? */
     enum train_method method;
     struct pq_source *model; /* what was trained, or is the base */
     const struct train_tensor *tensors; /* [n] of model or adapter */
@@ -142,7 +152,7 @@ struct train_options {
     uint64_t steps, epochs, batch, accumulate, length, rank;
     uint64_t warmup, decay, val_every, patience, prompt_tokens;
     uint64_t save_every, until; /* 0: not */
-    double alpha, lr, weight_decay, clip, plus, least;
+    double alpha, lr, weight_decay, clip, plus, least, neftune;
     enum pq_schedule_shape shape;
     const char *target_list; /* as given, or NULL */
     struct cmd_list targets;
@@ -150,16 +160,21 @@ struct train_options {
     const char *prompt_text; /* or NULL */
     int prompt_init;
     bool rslora, dora, pissa, pack, in_order, show_mask, recompute, resume;
+    bool no_eos;
     bool clip_given, shape_given;
     bool fresh; /* MODEL's weights are random ones */
+    bool rounds;
+    struct pq_spec rounding;
     struct pq_train_sparsity sparsity;
 };
 
 struct train {
     struct cmd *c;
     struct train_options *o; /* with defaults filled in */
-    struct pq_source *model; /* as it is in memory, to be read again */
-    struct pq_source *inner; /* of --method qlora: what that was made of */
+    struct pq_source *model; /* to be read again */
+    struct pq_source *inner; /* what that was made of, while both are there */
+    uint64_t budget; /* of memory, where one was given */
+    uint64_t kept;   /* the most that is kept of a pipe in memory */
     struct pq_train *core;
     struct pq_source *start_source; /* of --init-adapter */
     struct pq_peft from;            /* what that holds, if it is LoRA, */
@@ -178,6 +193,7 @@ struct train {
     float **best;   /* [params] with --val, the best so far */
     double best_loss;
     uint64_t best_step, waited; /* validations without a better one */
+    struct pq_error unsaved;    /* why the last state could not be written */
 };
 
 /* train_open.c: reads the data, opens the model, says what is too much. */
@@ -185,10 +201,15 @@ PQ_MUST_USE int train_open(struct train *t, struct pq_error *e);
 void train_close(struct train *t);
 /* train_quantize.c: t->model becomes one with 4-bit weights. */
 PQ_MUST_USE int train_quantize(struct train *t, struct pq_error *e);
+/* All that the run will take, as a part of resident memory. */
+PQ_MUST_USE int train_bytes(struct train *t, uint64_t *bytes,
+                            struct pq_error *e);
 /* The most tokens in a batch, soft prompts included, and in a text. */
-void train_rows(const struct train *t, size_t *rows, size_t *longest);
+void train_rows(struct train *t, size_t *rows, size_t *longest);
 /* train_run.c: the steps; leaves the best weights in the model. */
 PQ_MUST_USE int train_run(struct train *t, struct pq_error *e);
+/* How many pieces of --val are run together from number i on. */
+size_t train_val_batch(const struct train *t, size_t i);
 /* Copies all parameters, or those that `wants` is true for. */
 PQ_MUST_USE int train_snapshot(struct train *t, float ***all,
                                bool (*wants)(const char *name),
@@ -199,7 +220,11 @@ PQ_MUST_USE int train_state_load(struct train *t, struct pq_error *e);
 /* train_start.c: first what kind of adapter it is, then its numbers. */
 PQ_MUST_USE int train_start_open(struct train *t, struct pq_error *e);
 PQ_MUST_USE int train_start_read(struct train *t, struct pq_error *e);
-/* train_output.c: writes what is in the model now; -n: says what would be. */
+/*
+ * train_output.c: writes what is in the model now; -n: says what would be.
+ * train_try() fails where that would, before there is anything to lose.
+ */
+PQ_MUST_USE int train_try(struct train *t, struct pq_error *e);
 PQ_MUST_USE int train_save(struct train *t, struct pq_error *e);
 /* train_mask.c: prints what is trained on, a line a token. */
 PQ_MUST_USE int train_show_mask(struct train *t, struct pq_error *e);

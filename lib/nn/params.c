@@ -18,10 +18,34 @@ int nn_params_add(struct nn_params *p, const char *name, size_t rows,
     if (!pq_mul(rows, cols ? cols : 1, &n) || !pq_add(p->total, n, &total) ||
         total > SIZE_MAX)
         return pq_fail_nomem(e);
-    p->p[p->n++] =
-        (struct nn_param){name, rows, cols, p->total, (size_t)n, decays, false};
+    p->p[p->n++] = (struct nn_param){.name = name,
+                                     .rows = rows,
+                                     .cols = cols,
+                                     .at = p->total,
+                                     .n = (size_t)n,
+                                     .decays = decays};
     p->total = (size_t)total;
     return 0;
+}
+
+void nn_params_mask(struct nn_params *p, enum pq_dtype stored)
+{
+    struct nn_param *q = &p->p[p->n - 1];
+
+    q->masked = true;
+    q->masked_at = p->masked_total;
+    q->stored = stored;
+    p->masked_total += q->n;
+}
+
+size_t nn_params_largest(const struct nn_params *p)
+{
+    size_t most = 0;
+
+    for (size_t i = 0; i < p->n; i++)
+        if (p->p[i].masked && p->p[i].n > most)
+            most = p->p[i].n;
+    return most;
 }
 
 int nn_params_allocate(struct nn_params *p, struct pq_error *e)

@@ -17,24 +17,30 @@ extern "C" {
 #endif
 
 struct nn_param {
-    const char *name;  /* as files name it */
-    size_t rows, cols; /* cols is 0 for a vector */
-    size_t at, n;      /* w[at .. at + n) */
-    bool decays;       /* weight decay: not biases and norms */
-    bool masked;       /* may be made sparse: weights of linear layers */
+    const char *name;     /* as files name it */
+    size_t rows, cols;    /* cols is 0 for a vector */
+    size_t at, n;         /* w[at .. at + n) */
+    bool decays;          /* weight decay: not biases and norms */
+    bool masked;          /* may be made sparse: weights of linear layers */
+    size_t masked_at;     /* its place among those */
+    enum pq_dtype stored; /* its type in the model's file */
 };
 
 struct nn_params {
     struct nn_param *p; /* [n] */
     size_t n, cap;
     float *w, *g; /* [total] */
-    size_t total;
+    size_t total, masked_total;
 };
 
 /* Adds a parameter of rows x (cols or 1) numbers, zero until w is filled. */
 PQ_MUST_USE int nn_params_add(struct nn_params *p, const char *name,
                               size_t rows, size_t cols, bool decays,
                               struct pq_error *e);
+/* That the parameter added last is the weight of a linear layer. */
+void nn_params_mask(struct nn_params *p, enum pq_dtype stored);
+/* Numbers of the largest of those. */
+size_t nn_params_largest(const struct nn_params *p);
 /* Makes w and g, once all parameters are added. */
 PQ_MUST_USE int nn_params_allocate(struct nn_params *p, struct pq_error *e);
 void nn_params_release(struct nn_params *p);

@@ -173,6 +173,14 @@ int nn_pool_spare(struct nn_pool *p, size_t n, struct pq_error *e)
     return 0;
 }
 
+size_t nn_pool_bytes(const struct nn_pool *p, size_t n)
+{
+    const size_t has = p->workers->spare_floats;
+    const size_t each = (NN_PANELS + 1) * NN_BLOCK_K * NN_TILE_COLS;
+
+    return p->n_threads * (each + (n > has ? n : has)) * sizeof(float);
+}
+
 struct nn_pool *nn_pool_new(size_t n_threads, const struct pq_kernels *k,
                             struct pq_error *e)
 {

@@ -45,6 +45,9 @@ size_t nn_pool_threads(const struct nn_pool *p);
 /* Gives each worker a spare buffer of at least n floats. */
 PQ_MUST_USE int nn_pool_spare(struct nn_pool *p, size_t n, struct pq_error *e);
 
+/* Bytes of all its buffers, where each spare one has n floats. */
+size_t nn_pool_bytes(const struct nn_pool *p, size_t n);
+
 /* Runs tasks 0 .. n - 1 and returns when all are done. */
 void nn_pool_run(struct nn_pool *p, nn_task *f, void *arg, size_t n);
 /* The same where a task is little work, a row: several are drawn at a time. */

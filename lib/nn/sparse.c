@@ -18,20 +18,20 @@
 int nn_sparse_init(struct nn_sparse *x, const struct nn_params *p,
                    const struct pq_train_sparsity *s, struct pq_error *e)
 {
-    size_t most = 0;
-
-    for (size_t i = 0; i < p->n; i++)
-        if (p->p[i].masked && p->p[i].n > most)
-            most = p->p[i].n;
     x->s = *s;
     x->mask = pq_alloc(p->total, 1);
-    x->room = pq_alloc(most, sizeof *x->room);
+    x->room = pq_alloc(nn_params_largest(p), sizeof *x->room);
     if (!x->mask || !x->room) {
         nn_sparse_release(x);
         return pq_fail_nomem(e);
     }
     memset(x->mask, 1, p->total);
     return 0;
+}
+
+size_t nn_sparse_bytes(const struct nn_sparse *x, const struct nn_params *p)
+{
+    return x->mask ? p->total + nn_params_largest(p) * sizeof *x->room : 0;
 }
 
 void nn_sparse_release(struct nn_sparse *x)

@@ -22,6 +22,8 @@ PQ_MUST_USE int nn_sparse_init(struct nn_sparse *x, const struct nn_params *p,
                                struct pq_error *e);
 void nn_sparse_release(struct nn_sparse *x);
 
+size_t nn_sparse_bytes(const struct nn_sparse *x, const struct nn_params *p);
+
 /* Gradients of what is held become 0. */
 void nn_sparse_gradient(const struct nn_sparse *x, const struct nn_params *p);
 /*

@@ -34,7 +34,8 @@ static int add_weights(struct pq_train *t, struct pq_error *e)
         if (nn_params_add(&t->params, s->name, s->rows, s->cols, s->cols > 0,
                           e))
             return -1;
-        t->params.p[i].masked = s->linears[0] != NULL;
+        if (s->linears[0])
+            nn_params_mask(&t->params, s->mats[0]->dtype);
     }
     t->lowest = 0;
     return 0;
@@ -156,6 +157,7 @@ void pq_train_free(struct pq_train *t)
     nn_tape_release(&t->tape);
     nn_adamw_release(&t->adamw);
     nn_sparse_release(&t->sparse);
+    nn_round_release(&t->round);
     nn_params_release(&t->params);
     nn_model_release(&t->m);
     pq_arena_release(&t->arena);
@@ -200,17 +202,32 @@ struct nn_tape_plan nn_train_plan(const struct pq_train *t, size_t rows,
     return p;
 }
 
+/* What PiSSA leaves of weights stands beside them. */
+static uint64_t pissa_bytes(const struct pq_train *t)
+{
+    uint64_t n = 0;
+
+    for (size_t i = 0; t->o.pissa && i < t->adapters.n; i++)
+        n += (uint64_t)t->adapters.x[i].in * t->adapters.x[i].out;
+    return n * sizeof(float);
+}
+
 int pq_train_bytes(const struct pq_train *t, size_t rows, size_t longest,
                    uint64_t *bytes, struct pq_error *e)
 {
     const struct nn_tape_plan plan = nn_train_plan(t, rows, longest);
-    uint64_t tape, arrays, spare;
+    const size_t forward = nn_attention_spare(longest);
+    const size_t back = nn_attention_back_spare(longest);
+    uint64_t tape, arrays, round;
 
     if (!nn_tape_bytes(&t->m, &plan, &tape) ||
         !pq_mul(t->params.total, 4 * sizeof(float), &arrays) ||
-        !pq_mul(nn_attention_back_spare(longest),
-                nn_pool_threads(t->pool) * sizeof(float), &spare) ||
-        !pq_add(tape, arrays, &tape) || !pq_add(tape, spare, &tape) ||
+        !nn_round_bytes(&t->round, &t->params, &round) ||
+        !pq_add(tape, arrays, &tape) || !pq_add(tape, round, &tape) ||
+        !pq_add(tape, pissa_bytes(t), &tape) ||
+        !pq_add(tape, nn_sparse_bytes(&t->sparse, &t->params), &tape) ||
+        !pq_add(tape, nn_pool_bytes(t->pool, forward > back ? forward : back),
+                &tape) ||
         !pq_add(tape, t->m.bytes, bytes))
         return pq_fail(e, PQ_ELIMIT, "%zu tokens are too many for a batch",
                        rows);
@@ -234,6 +251,8 @@ struct pq_train_param pq_train_param(struct pq_train *t, size_t i)
         .m = t->adamw.m + p->at,
         .v = t->adamw.v + p->at,
         .mask = t->sparse.mask && p->masked ? t->sparse.mask + p->at : NULL,
+        .exact =
+            t->round.exact && p->masked ? t->round.exact + p->masked_at : NULL,
     };
 
     return out;
@@ -255,12 +274,14 @@ int pq_train_step(struct pq_train *t, double lr, double *norm,
     if (!isfinite(all))
         return pq_fail(e, PQ_EVALUE, "step %llu: the gradient is not finite",
                        (unsigned long long)t->adamw.steps + 1);
+    nn_round_undo(&t->round, &t->params);
     if (t->sparse.mask) {
         nn_sparse_update(&t->sparse, &t->params, &t->adamw, t->adamw.steps);
         nn_sparse_gradient(&t->sparse, &t->params);
         n = nn_adamw_norm(&t->adamw, t->pool, &t->params);
     }
     nn_adamw_step(&t->adamw, t->pool, &t->params, lr, n);
+    nn_round(&t->round, &t->params, t->pool, t->o.kernels);
     t->rows_of_step = 0;
     pq_train_changed(t);
     if (norm)
@@ -297,4 +318,24 @@ int pq_train_sparsify(struct pq_train *t, const struct pq_train_sparsity *s,
                        "step apart");
     nn_sparse_release(&t->sparse);
     return nn_sparse_init(&t->sparse, &t->params, s, e);
+}
+
+int pq_train_round(struct pq_train *t, enum pq_encoding encoding,
+                   enum pq_dtype dtype, struct pq_error *e)
+{
+    const bool known = encoding == PQ_NF4 || encoding == PQ_INT8 ||
+                       (encoding == PQ_PLAIN && pq_dtype_is_float(dtype));
+
+    if (!(t->o.what & PQ_TRAIN_WEIGHTS))
+        return pq_fail(e, PQ_EARG, "only weights that are trained are rounded");
+    if (!known)
+        return pq_fail(e, PQ_EARG,
+                       "weights are rounded to floats, int8 or nf4 alone");
+    nn_round_undo(&t->round, &t->params);
+    nn_round_release(&t->round);
+    if (nn_round_init(&t->round, &t->params, t->pool, encoding, dtype,
+                      t->m.c.conv1d, e))
+        return -1;
+    nn_round(&t->round, &t->params, t->pool, t->o.kernels);
+    return 0;
 }

@@ -6,6 +6,7 @@
 
 #include "adamw.h"
 #include "adapters.h"
+#include "round.h"
 #include "sparse.h"
 #include "tape.h"
 
@@ -20,6 +21,7 @@ struct pq_train {
     struct nn_adapters adapters;
     struct nn_adamw adamw;
     struct nn_sparse sparse;
+    struct nn_round round;
     size_t lowest; /* layer with something to train */
     size_t prompt_rows; /* that stand before texts, the first of them all */
 

@@ -11,6 +11,16 @@ mean -log p over the labels of both.
   losses      before each of 20 steps of AdamW, by method; decay 0.1 (full:
               matrices only), clip 1, and the learning rate that is kept here
 
+Of the methods,
+
+  neftune     is LoRA with the noise of transformers on the embeddings, of
+              alpha 5 and the numbers of "neftune STEP"
+  sparse      is full with masks as torch.nn.utils.prune's l1_unstructured
+              finds them in the weights of all linear layers but the head,
+              before some steps (the cubic schedule); what is masked is also out of AdamW
+  sparse-T    runs with those weights rounded by bitsandbytes; the gradient
+              goes to floats beside them
+
 LoRA begins with A = (2 u - 1) / sqrt(inputs), u under the name that PEFT's
 files give the matrix, and B = 0; a soft prompt with the embeddings of some
 tokens.
@@ -18,6 +28,7 @@ tokens.
 import json
 import os
 
+import bitsandbytes.functional as bnb
 import numpy as np
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -31,7 +42,10 @@ TRAINED = "llama gpt2 qwen3".split()
 PROMPT = [3, 17, 8, 30, 5]
 STEPS = 20
 RATES = {"full": 1e-3, "lora": 1e-2, "rslora": 3e-3, "dora": 1e-2,
-         "prompt": 1e-1}
+         "prompt": 1e-1, "neftune": 1e-2, "sparse": 1e-3, "sparse-nf4": 1e-3,
+         "sparse-int8": 1e-3}
+NEFTUNE = 5
+HELD = {2 + 3 * i: 0.7 - 0.7 * (1 - i / 4) ** 3 for i in range(5)}
 LINEAR = {"gpt2": ["c_attn", "c_proj", "c_fc"]}
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
        "down_proj"]
@@ -83,8 +97,72 @@ def gradients(name):
         key: summary(key, p.grad) for key, p in model.named_parameters()})
 
 
+def add_noise(model, texts):
+    """NEFTune as transformers adds it; returns what tells it the step."""
+    at = dict(step=0, row=0)
+    rows = sum(len(t) for t in texts)
+
+    def hook(_, __, out):
+        n, h = out.shape[1:]
+        u = philox(f"neftune {at['step']}", rows * h).reshape(rows, h)
+        mag = NEFTUNE / torch.sqrt(torch.tensor(float(n * h)))
+        noise = torch.from_numpy(u[at["row"]:at["row"] + n] * 2 - 1)
+        at["row"] = (at["row"] + n) % rows
+        return out + noise * mag
+
+    model.get_input_embeddings().register_forward_hook(hook)
+    return at
+
+
+def linear_weights(kind, model):
+    names = LINEAR.get(kind, ALL)
+    return [m.weight for k, m in model.named_modules()
+            if k.split(".")[-1] in names]
+
+
+def rounded(w, encoding):
+    """[out][in] as bitsandbytes stores and reads it."""
+    if encoding == "nf4":  # flat: on CPU it misreads rows shorter than a block
+        return bnb.dequantize_4bit(*bnb.quantize_4bit(
+            w.reshape(-1), blocksize=64, quant_type="nf4")).reshape(w.shape)
+    q, scale, _ = bnb.int8_vectorwise_quant(w.half())
+    return bnb.int8_vectorwise_dequant(q, scale)
+
+
+class Sparse:
+    """Masks and rounding around the steps of an optimiser."""
+
+    def __init__(self, kind, model, encoding):
+        self.ws = linear_weights(kind, model)
+        self.turn = kind == "gpt2"
+        self.encoding = encoding
+        self.masks = [torch.ones_like(w) for w in self.ws]
+        self.round()
+
+    def round(self):
+        self.exact = [w.detach().clone() for w in self.ws]
+        for w in self.ws if self.encoding else []:
+            t = rounded(w.detach().T if self.turn else w.detach(),
+                        self.encoding)
+            w.data.copy_(t.T if self.turn else t)
+
+    def before_step(self, step, adamw):
+        for w, exact, mask in zip(self.ws, self.exact, self.masks):
+            w.data.copy_(exact)
+            if step in HELD:
+                n = int(HELD[step] * w.numel())
+                mask.fill_(1)
+                if n:
+                    mask.view(-1)[w.detach().abs().view(-1).topk(
+                        n, largest=False).indices] = 0
+                for x in (w.data, *(adamw.state[w][k] for k in
+                                    ("exp_avg", "exp_avg_sq"))):
+                    x.mul_(mask)
+            w.grad.mul_(mask)
+
+
 def with_adapter(kind, model, method):
-    if method == "full":
+    if method == "full" or method.startswith("sparse"):
         return model
     if method == "prompt":
         peft = get_peft_model(model, PromptTuningConfig(
@@ -108,20 +186,30 @@ def with_adapter(kind, model, method):
 
 def train(name, method):
     kind, model, texts = load(name)
+    noise = add_noise(model, texts) if method == "neftune" else {}
     model = with_adapter(kind, model, method).train()
+    sparse = None
+    if method.startswith("sparse"):
+        sparse = Sparse(kind, model, method[7:])
     ps = [(k, p) for k, p in model.named_parameters() if p.requires_grad]
-    decays = [p for k, p in ps if p.dim() == 2 or method != "full"]
-    rest = [p for k, p in ps if not (p.dim() == 2 or method != "full")]
+    adapts = method != "full" and not sparse
+    decays = [p for k, p in ps if p.dim() == 2 or adapts]
+    rest = [p for k, p in ps if not (p.dim() == 2 or adapts)]
     adamw = torch.optim.AdamW([dict(params=decays, weight_decay=0.1),
                                dict(params=rest, weight_decay=0.0)],
                               lr=RATES[method])
     losses = []
-    for _ in range(STEPS):
+    for step in range(STEPS):
+        noise["step"] = step
         adamw.zero_grad()
         loss = loss_of(model, texts, method == "prompt")
         loss.backward()
+        if sparse:
+            sparse.before_step(step, adamw)
         torch.nn.utils.clip_grad_norm_([p for _, p in ps], 1.0)
         adamw.step()
+        if sparse:
+            sparse.round()
         losses.append(loss.item())
     return losses
 
