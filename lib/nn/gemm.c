@@ -28,6 +28,12 @@ struct range {
     size_t from, to;
 };
 
+/* Of column j, counted from the first that is packed. */
+static float *panel_of(const struct nn_worker *w, size_t j)
+{
+    return w->panels + j / COLS * NN_PANEL;
+}
+
 /* Panel [kn][16] of columns j .. of a matrix that is stored by columns of c. */
 static void pack_rows(const struct nn_product *p, struct nn_worker *w,
                       struct range j, struct range k, float *panel)
@@ -49,6 +55,15 @@ static void pack_rows(const struct nn_product *p, struct nn_worker *w,
     w->nn->turn(w->rows, NN_BLOCK_K, kn, panel);
 }
 
+/* Fetches floats that are copied soon: a run is too short to be foreseen. */
+static void fetch(const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += 16)
+        __builtin_prefetch(x + i);
+}
+
+#define AHEAD 4 /* rows */
+
 /* All panels of columns j of a matrix that is stored by k. */
 static void pack_by_k(const struct nn_product *p, struct nn_worker *w,
                       struct range j, struct range k)
@@ -61,13 +76,14 @@ static void pack_by_k(const struct nn_product *p, struct nn_worker *w,
         if (!in) {
             nn_mat_decode(p->b, w->kernels, k.from + i, j.from, n, w->rows);
             in = w->rows;
+        } else if (k.from + i + AHEAD < p->k) {
+            fetch(in + AHEAD * p->b->row, n);
         }
-        for (size_t c = 0; c < whole; c += COLS)
-            memcpy(out + c * NN_BLOCK_K, in + c, COLS * sizeof *out);
+        for (size_t c = 0; c < whole; c += COLS, out += NN_PANEL)
+            memcpy(out, in + c, COLS * sizeof *out);
         if (whole < n) {
-            memset(out + whole * NN_BLOCK_K, 0, COLS * sizeof *out);
-            memcpy(out + whole * NN_BLOCK_K, in + whole,
-                   (n - whole) * sizeof *out);
+            memset(out, 0, COLS * sizeof *out);
+            memcpy(out, in + whole, (n - whole) * sizeof *out);
         }
     }
 }
@@ -81,7 +97,7 @@ static void pack(const struct nn_product *p, struct nn_worker *w,
     }
     for (size_t c = j.from; c < j.to; c += COLS) {
         const struct range cols = {c, c + COLS < j.to ? c + COLS : j.to};
-        pack_rows(p, w, cols, k, w->panels + (c - j.from) * NN_BLOCK_K);
+        pack_rows(p, w, cols, k, panel_of(w, c - j.from));
     }
 }
 
@@ -137,7 +153,7 @@ static void block(const struct nn_product *p, struct nn_worker *w,
         for (size_t c = j.from; c < end; c += COLS)
             w->nn->tile(rows, j.to - c < COLS ? j.to - c : COLS,
                         t.to - t.from, a + skip * a_col, a_row, a_col,
-                        w->panels + (c - j.from) * NN_BLOCK_K + skip * COLS,
+                        panel_of(w, c - j.from) + skip * COLS,
                         p->c + r * p->c_row + c, p->c_row, add);
     }
 }

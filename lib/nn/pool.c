@@ -152,7 +152,7 @@ static int worker_init(struct nn_worker *w, const struct pq_kernels *k,
 {
     w->kernels = k;
     w->nn = nn_kernels_for(k);
-    w->panels = aligned_floats(NN_PANELS * NN_BLOCK_K * NN_TILE_COLS);
+    w->panels = aligned_floats(NN_PANELS * NN_PANEL);
     w->strips = aligned_floats(NN_STRIPS * NN_BLOCK_K * NN_TILE_ROWS);
     w->rows = aligned_floats(NN_TILE_COLS * NN_BLOCK_K);
     return w->panels && w->strips && w->rows ? 0 : pq_fail_nomem(e);
@@ -176,7 +176,9 @@ int nn_pool_spare(struct nn_pool *p, size_t n, struct pq_error *e)
 size_t nn_pool_bytes(const struct nn_pool *p, size_t n)
 {
     const size_t has = p->workers->spare_floats;
-    const size_t each = (NN_PANELS + 1) * NN_BLOCK_K * NN_TILE_COLS;
+    const size_t each = NN_PANELS * NN_PANEL +
+                        NN_STRIPS * NN_BLOCK_K * NN_TILE_ROWS +
+                        NN_TILE_COLS * NN_BLOCK_K;
 
     return p->n_threads * (each + (n > has ? n : has)) * sizeof(float);
 }

@@ -16,6 +16,9 @@ extern "C" {
 #endif
 
 #define NN_PANELS 16 /* panels of a matrix that a worker holds packed */
+/* Floats from a panel to the next: lines side by side must not be a power of
+   two apart, or all would want the same few places in the cache. */
+#define NN_PANEL  (NN_BLOCK_K * NN_TILE_COLS + 16)
 #define NN_STRIPS 8 /* of NN_TILE_ROWS rows of the other one */
 
 struct nn_pool;
@@ -24,7 +27,7 @@ struct nn_pool;
 struct nn_worker {
     const struct nn_kernels *nn;
     const struct pq_kernels *kernels;
-    float *panels; /* [NN_PANELS][NN_BLOCK_K][NN_TILE_COLS], aligned */
+    float *panels; /* [NN_PANELS][NN_PANEL], aligned */
     float *strips; /* [NN_STRIPS][NN_BLOCK_K][NN_TILE_ROWS] */
     float *rows;   /* [NN_TILE_COLS][NN_BLOCK_K], decoded rows */
     float *spare;  /* [spare_floats], for the task itself */
