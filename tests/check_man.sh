@@ -146,7 +146,7 @@ check_readme() {
         n=$((n + 1))
         run_example README.md "$text"
     done < <(awk '/^```sh/ { b = 1; next } /^```/ && b { b = 0; printf "%c", 0; next } b { print }' README.md)
-    ((n == 8)) && ok || bad "README.md: $n pipelines, not 8"
+    ((n == 9)) && ok || bad "README.md: $n pipelines, not 9"
 }
 
 # PQ_CC and PQ_LIBS are command lines: split on purpose.
