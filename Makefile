@@ -55,7 +55,7 @@ all: $(PROGRAMS:%=$B/bin/%) $B/lib/libpq.a ## build everything into build/
 
 X86 := $(filter x86_64 amd64,$(shell uname -m))
 $B/obj/lib/kernels/avx2.o: ISA := $(X86:%=-mavx2 -mf16c)
-$(addprefix $B/obj/lib/kernels/nn_,fma.o fma_rows.o avx512.o): ISA := $(X86:%=-mavx2 -mf16c -mfma)
+$(addprefix $B/obj/lib/kernels/nn_,fma.o fma_rows.o avx512.o avx512_rows.o): ISA := $(X86:%=-mavx2 -mf16c -mfma)
 $B/obj/lib/%.o $B/obj/formats/%.o: WARN := $(STRICT)
 $B/obj/cmd/common/help.o: DEFS := -DPQ_BUILD_FLAGS='"$(strip $(CFLAGS) $(SAN))"'
 $B/obj/%.o: %.c $B/flags

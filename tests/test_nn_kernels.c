@@ -178,6 +178,48 @@ Test(nn_kernels, tiles_of_every_size)
                     check_tile(v[i], rows, cols, kn, cols % 2);
 }
 
+/* A run of each kind of rows, by both variants if there are two. */
+static void check_rows(const struct nn_kernels *const v[2], enum nn_rows_kind kind,
+                       unsigned bits, size_t kn, size_t block, bool add)
+{
+    static uint8_t w[NN_TILE_COLS * 2 * NN_BLOCK_K * 4];
+    static float scale[NN_TILE_COLS * 8];
+    const struct nn_rows r = {.kind = kind, .bits = bits, .w = w,
+                              .row_bytes = NN_BLOCK_K * bits / 4, .kn = kn,
+                              .scale = scale, .scale_row = 8,
+                              .map = y, .block = block, .a = x};
+
+    for (size_t i = 0; i < sizeof w; i++)
+        w[i] = (uint8_t)(next() >> 24);
+    fill(scale, sizeof scale / sizeof *scale, false);
+    fill(x, MAX, false);
+    fill(y, MAX, false);
+    memset(a, 0, sizeof a);
+    memcpy(b, a, sizeof b);
+    v[0]->rows(&r, a, add);
+    v[1]->rows(&r, b, add);
+    same("rows", NN_TILE_COLS);
+}
+
+Test(nn_kernels, rows_of_every_kind_and_length)
+{
+    static const struct {
+        enum nn_rows_kind kind;
+        unsigned bits;
+    } kinds[] = {{NN_ROWS_F32, 32}, {NN_ROWS_F16, 16}, {NN_ROWS_BF16, 16},
+                 {NN_ROWS_INT8, 8}, {NN_ROWS_CODES, 4}};
+    const struct nn_kernels *v[2];
+
+    if (variants(v) < 2)
+        cr_skip("one kind of vector kernels on this machine");
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        const size_t step = 256 / kinds[i].bits;
+        for (size_t kn = step; kn <= NN_BLOCK_K; kn += step)
+            for (size_t block = 64; block <= 256; block *= 2)
+                check_rows(v, kinds[i].kind, kinds[i].bits, kn, block, kn & 32);
+    }
+}
+
 static double off(double got, double want)
 {
     return want == 0 ? fabs(got) : fabs(got / want - 1);

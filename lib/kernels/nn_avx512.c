@@ -1,7 +1,7 @@
 /*
  * Tiles of the one product with registers of 16 floats: the same bits as
  * nn_scalar.c, as each element still is one chain of multiply-adds.  All else
- * is that of nn_fma.c.
+ * is that of nn_fma.c and nn_avx512_rows.c.
  *
  * A row of a tile is one register; a narrow tile loads and stores a part of
  * it.  Six chains are enough for one unit with a latency of four, which is
@@ -82,6 +82,7 @@ static void put_together(void)
     all = nn_kernels_fma;
     all.name = "avx512";
     all.tile = tile;
+    all.rows = nn_avx512_rows;
 }
 
 const struct nn_kernels *nn_kernels_avx512(void)

@@ -1,6 +1,6 @@
 /*
- * What the files of FMA kernels, nn_fma.c, nn_fma_rows.c and nn_avx512.c,
- * share.
+ * What the files of FMA kernels, nn_fma.c, nn_fma_rows.c, nn_avx512.c and
+ * nn_avx512_rows.c, share.
  */
 #ifndef PQ_NN_FMA_H
 #define PQ_NN_FMA_H
@@ -45,6 +45,7 @@ static inline void nn_turn_4x4(__m256 r[8])
 }
 
 void nn_fma_rows(const struct nn_rows *r, float *c, bool add);
+void nn_avx512_rows(const struct nn_rows *r, float *c, bool add);
 
 #endif
 #endif
