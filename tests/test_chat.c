@@ -199,6 +199,26 @@ static const struct refusal {
      "{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l|tojson|length }}",
      PQ_ELIMIT, "line 1"},
     {"{{ range(1000000) }}", PQ_ELIMIT, "100000"},
+    {"{{ ('a' * 1000000).strip('b' * 1000000 + 'a') }}", PQ_ELIMIT, "steps"},
+    {"{{ ('a' * 1000000)|trim('b' * 1000000 + 'a') }}", PQ_ELIMIT, "steps"},
+    {"{{ ('a' * 1000000).rsplit('a' * 500000 + 'b') }}", PQ_ELIMIT, "steps"},
+    {"{% set s = 'a' * 1000000 %}{% set d = {s + 'b': 1} %}"
+     "{% set t = s + 'c' %}"
+     "{% for a in range(99999) %}{{ '' if t in d }}{% endfor %}",
+     PQ_ELIMIT, "steps"},
+    {"{% set s = 'a' * 1000000 %}{% set t = s + 'c' %}"
+     "{% for a in range(99999) %}{{ '' if t.startswith(s) }}{% endfor %}",
+     PQ_ELIMIT, "steps"},
+    {"{% set s = 'a' * 6000 %}{{ ([s] * 100000)|join }}", PQ_ELIMIT,
+     "134217728 bytes"},
+    {"{% set s = 'a' * 6000 %}{{ ''.join([s] * 100000) }}", PQ_ELIMIT,
+     "134217728 bytes"},
+    {"{{ ('a' * 100000)|replace('a', 'b' * 6000) }}", PQ_ELIMIT,
+     "134217728 bytes"},
+    {"{{ 'aaaaaaaaaaaaaaa' * 16000000 }}", PQ_ELIMIT, "134217728 bytes"},
+    {"{% set s = 'aaaaaaaaaaaaaaa' * 1000000 %}{% macro f(n) %}{{ s }}"
+     "{{ f(n - 1) if n }}{% endmacro %}{{ f(9) }}",
+     PQ_ELIMIT, "134217728 bytes"},
     {"{{ 'a' * 9223372036854775807 }}", PQ_ELIMIT, "steps"},
     {"{{ 2 ** 9223372036854775807 }}", PQ_ELIMIT, "too large"},
 };

@@ -269,6 +269,11 @@ int chat_fail(struct chat_run *r, enum pq_code code, const char *fmt, ...)
     PQ_PRINTF(3, 4);
 /* n steps are about to be done. */
 PQ_MUST_USE int chat_spend(struct chat_run *r, uint64_t n);
+/* Bytes are about to be kept. */
+PQ_MUST_USE int chat_count(struct chat_run *r, uint64_t bytes);
+/* n steps on a text that will be kept, and grows meanwhile. */
+PQ_MUST_USE int chat_spend_on(struct chat_run *r, const struct pq_buf *b,
+                              uint64_t n);
 /* Memory of a run, zeroed; NULL when there is none, or too much was taken. */
 PQ_MUST_USE void *chat_take(struct chat_run *r, size_t n, size_t size);
 /* Makes room for one more of a growing array of a run. */
@@ -348,6 +353,10 @@ size_t chat_bytes(struct tok_text t, size_t k);
 size_t chat_search(struct tok_text t, struct tok_text of, size_t at);
 struct tok_text chat_strip(struct tok_text t, const struct tok_text *set,
                            bool left, bool right);
+/* The same for `what`, with the characters of `set` if it is a text. */
+PQ_MUST_USE int chat_strip_value(struct chat_run *r, const char *what,
+                                 struct tok_text t, struct chat_value set,
+                                 bool left, bool right, struct chat_value *out);
 enum chat_case { CHAT_UPPER, CHAT_LOWER, CHAT_TITLE, CHAT_CAPITAL, CHAT_WORDS };
 /* WORDS: as the filter title has it, TITLE: as the method. */
 PQ_MUST_USE int chat_case(struct chat_run *r, struct tok_text t,

@@ -11,9 +11,8 @@ static int read_string(struct chat_run *r, struct pq_json *j,
     const char *s;
     size_t n;
 
-    if (pq_json_string(j, &r->arena, &s, &n))
+    if (pq_json_string(j, &r->arena, &s, &n) || chat_count(r, n))
         return -1;
-    r->bytes += n;
     *out = chat_string(s, n);
     return 0;
 }

@@ -130,7 +130,7 @@ static int check_room(struct chat_run *r, unsigned depth,
     if (b->n > PQ_CHAT_TEXT)
         return chat_fail(r, PQ_ELIMIT, "writes more than %u bytes",
                          PQ_CHAT_TEXT);
-    return chat_spend(r, 1);
+    return chat_spend_on(r, b, 1);
 }
 
 static int repr(struct chat_run *r, struct chat_value v, unsigned depth,

@@ -31,6 +31,8 @@ static int write_text(struct chat_run *r, const char *s, size_t n)
     if (n > PQ_CHAT_TEXT || r->out->n > PQ_CHAT_TEXT - n)
         return chat_fail(r, PQ_ELIMIT, "writes more than %u bytes",
                          PQ_CHAT_TEXT);
+    if (r->inner && chat_count(r, n))
+        return -1;
     pq_buf_add(r->out, s, n);
     return r->out->failed ? pq_fail_nomem(r->e) : chat_spend(r, n / 64);
 }
@@ -49,6 +51,7 @@ static int capture(struct chat_run *r, const struct chat_node *body,
     const int rc = chat_run_body(r, body);
     r->out = before;
     r->inner = inner;
+    r->bytes -= b.n; /* chat_keep() counts it */
     if (!rc)
         return chat_keep(r, &b, out);
     pq_buf_release(&b);

@@ -30,16 +30,32 @@ int chat_spend(struct chat_run *r, uint64_t n)
                            PQ_CHAT_STEPS);
 }
 
+int chat_count(struct chat_run *r, uint64_t bytes)
+{
+    r->bytes += bytes < PQ_CHAT_MEMORY ? bytes : PQ_CHAT_MEMORY + 1;
+    return r->bytes <= PQ_CHAT_MEMORY
+               ? 0
+               : chat_fail(r, PQ_ELIMIT, "its values take more than %u bytes",
+                           PQ_CHAT_MEMORY);
+}
+
+int chat_spend_on(struct chat_run *r, const struct pq_buf *b, uint64_t n)
+{
+    const uint64_t before = r->bytes;
+
+    if (chat_count(r, b->n) || chat_spend(r, n))
+        return -1;
+    r->bytes = before;
+    return 0;
+}
+
 void *chat_take(struct chat_run *r, size_t n, size_t size)
 {
     uint64_t bytes;
 
-    if (!pq_mul(n, size, &bytes) || bytes > PQ_CHAT_MEMORY ||
-        (r->bytes += bytes + 16) > PQ_CHAT_MEMORY) {
-        chat_fail(r, PQ_ELIMIT, "its values take more than %u bytes",
-                  PQ_CHAT_MEMORY);
+    if (chat_count(r, pq_mul(n, size, &bytes) ? bytes : UINT64_MAX) ||
+        chat_count(r, 16))
         return NULL;
-    }
     void *const p = pq_arena_alloc(&r->arena, n, size);
     if (!p)
         pq_fail_nomem(r->e);
@@ -180,7 +196,11 @@ static size_t place_of(struct chat_run *r, const struct chat_dict *d,
     for (size_t i = 0; i < d->n; i++) {
         const struct chat_value k = d->p[i].key;
         if (k.type == CHAT_STRING && key.type == CHAT_STRING) {
-            if (k.s.n == key.s.n && memcmp(k.s.s, key.s.s, k.s.n) == 0)
+            if (k.s.n != key.s.n)
+                continue;
+            if (chat_spend(r, k.s.n / 64))
+                return SIZE_MAX;
+            if (memcmp(k.s.s, key.s.s, k.s.n) == 0)
                 return i;
         } else if (chat_equal(r, k, key, &equal)) {
             return SIZE_MAX;
