@@ -145,6 +145,9 @@ Test(chat, goldens)
 
 /* ---- what is refused ---------------------------------------------------- */
 
+#define L21 "aaaaaaaaaaaaaaaaaaaaa"
+#define L63 L21 L21 L21
+
 static const struct refusal {
     const char *template;
     enum pq_code code;
@@ -176,6 +179,11 @@ static const struct refusal {
     {"{{ 9223372036854775808 }}", PQ_EFORMAT, "too large"},
     {"{{ 9223372036854775807 + 1 }}", PQ_ELIMIT, "too large"},
     {"{{ -9223372036854775807 * 3 }}", PQ_ELIMIT, "too large"},
+    /* of a long name what there is room for, in whole characters */
+    {"{% s" L63 " %}", PQ_EUNSUPPORTED, "the statement \"s" L63 "\" is"},
+    {"{{ x | s" L63 "a }}", PQ_EUNSUPPORTED, "the filter \"s" L63 "\" is"},
+    {"{{ [1]|map('" L63 "\xc3\xa9')|list }}", PQ_EUNSUPPORTED,
+     "the filter \"" L63 "\" is"},
     /* bounds */
     {"{% set l = range(99999)|list %}{% for a in l %}{{ '' if -1 in l }}"
      "{% endfor %}",

@@ -306,6 +306,8 @@ PQ_MUST_USE int chat_put(struct chat_run *r, struct chat_dict *d,
 PQ_MUST_USE int chat_find(struct chat_run *r, const struct chat_dict *d,
                           struct chat_value key, struct chat_value *out);
 bool chat_is(struct tok_text t, const char *s);
+/* Bytes of a text that a message shows: whole characters, at most so many. */
+int chat_shown(struct tok_text t, size_t most);
 bool chat_truth(struct chat_value v);
 bool chat_is_number(struct chat_value v); /* bool among them */
 double chat_as_float(struct chat_value v);

@@ -34,7 +34,7 @@ int chat_apply(struct chat_run *r, struct tok_text filter, struct chat_value in,
     if (!f)
         return chat_fail(r, PQ_EUNSUPPORTED,
                          "the filter \"%.*s\" is not supported",
-                         (int)(filter.n & 63), filter.s);
+                         chat_shown(filter, 64), filter.s);
     if (f->params && chat_bind(r, f->name, f->params, a, bound))
         return -1;
     return f->f(r, in, bound, a, out);

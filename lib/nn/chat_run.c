@@ -93,7 +93,7 @@ static int set_attribute(struct chat_run *r, const struct chat_node *to,
     if (*to->text.s == '_')
         return chat_fail(r, PQ_EUNSUPPORTED,
                          "the attribute \"%.*s\" is not allowed",
-                         (int)(to->text.n & 63), to->text.s);
+                         chat_shown(to->text, 64), to->text.s);
     return chat_put(r, of.dict, chat_string(to->text.s, to->text.n), v);
 }
 
@@ -233,7 +233,7 @@ static int take_parameters(struct chat_run *r, const struct chat_node *x,
             return -1;
         if (found && at < a->n)
             return chat_fail(r, PQ_EARG, "the macro has \"%.*s\" twice",
-                             (int)(k->text.n & 63), k->text.s);
+                             chat_shown(k->text, 64), k->text.s);
         named += (size_t)found;
         if (at < a->n)
             v = a->v[at];
@@ -253,7 +253,7 @@ static int take_parameters(struct chat_run *r, const struct chat_node *x,
                ? 0
                : chat_fail(r, PQ_EARG,
                            "the macro \"%.*s\" has no such arguments",
-                           (int)(x->text.n & 63), x->text.s);
+                           chat_shown(x->text, 64), x->text.s);
 }
 
 int chat_call_macro(struct chat_run *r, const struct chat_macro *m,

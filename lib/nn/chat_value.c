@@ -250,6 +250,15 @@ bool chat_is(struct tok_text t, const char *s)
     return t.n == strlen(s) && memcmp(t.s, s, t.n) == 0;
 }
 
+int chat_shown(struct tok_text t, size_t most)
+{
+    size_t n = t.n < most ? t.n : most;
+
+    while (n > 0 && n < t.n && ((unsigned char)t.s[n] & 0xc0) == 0x80)
+        n--;
+    return (int)n;
+}
+
 bool chat_truth(struct chat_value v)
 {
     switch (v.type) {
@@ -313,7 +322,7 @@ int chat_defined(struct chat_run *r, struct chat_value v)
     return v.type != CHAT_UNDEFINED
                ? 0
                : chat_fail(r, PQ_EARG, "%.*s is undefined",
-                           (int)(v.s.n < 200 ? v.s.n : 200), v.s.s);
+                           chat_shown(v.s, 200), v.s.s);
 }
 
 /* ---- comparing ---------------------------------------------------------- */
