@@ -364,6 +364,21 @@ Test(chat, places)
     }
 }
 
+/* Digits before the dot are of a float, however many there are. */
+Test(chat, numbers)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_buf b = {0};
+
+    cr_assert_eq(render("{{ n }} {{ m }}",
+                        "{\"messages\":[],\"n\":-12345678901234567890.5,"
+                        "\"m\":9223372036854775807}",
+                        false, &b, NULL, &e),
+                 0, "%s", e.msg);
+    cr_expect_str_eq(b.s, "-1.2345678901234567e+19 9223372036854775807");
+    pq_buf_release(&b);
+}
+
 static const char *const inputs[][2] = {
     {"", "JSON"},
     {"[]", "JSON object"},

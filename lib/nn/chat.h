@@ -276,9 +276,6 @@ PQ_MUST_USE int chat_spend_on(struct chat_run *r, const struct pq_buf *b,
                               uint64_t n);
 /* Memory of a run, zeroed; NULL when there is none, or too much was taken. */
 PQ_MUST_USE void *chat_take(struct chat_run *r, size_t n, size_t size);
-/* Makes room for one more of a growing array of a run. */
-PQ_MUST_USE void *chat_grow(struct chat_run *r, void *p, size_t n, size_t *cap,
-                            size_t size);
 
 /* ---- chat_value.c ------------------------------------------------------- */
 
@@ -334,7 +331,6 @@ PQ_MUST_USE int chat_str(struct chat_run *r, struct chat_value v,
                          struct pq_buf *b);
 PQ_MUST_USE int chat_to_string(struct chat_run *r, struct chat_value v,
                                struct chat_value *out);
-void chat_put_float(struct pq_buf *b, double v);
 
 struct chat_json_style {
     int indent;                /* or -1 */
@@ -377,8 +373,6 @@ PQ_MUST_USE int chat_split_lines(struct chat_run *r, struct tok_text t,
 
 PQ_MUST_USE int chat_eval(struct chat_run *r, const struct chat_node *x,
                           struct chat_value *out);
-PQ_MUST_USE int chat_get(struct chat_run *r, struct chat_value of,
-                         struct tok_text name, struct chat_value *out);
 PQ_MUST_USE int chat_item(struct chat_run *r, struct chat_value of,
                           struct chat_value key, struct chat_value *out);
 PQ_MUST_USE int chat_args(struct chat_run *r, const struct chat_node *list,
@@ -453,6 +447,11 @@ PQ_MUST_USE int chat_test(struct chat_run *r, struct tok_text test,
 /* Are there such?  A template that names others is refused when read. */
 const struct chat_filter *chat_filter_named(struct tok_text name);
 bool chat_has_test(struct tok_text name);
+
+/* ---- chat_mask.c -------------------------------------------------------- */
+
+PQ_MUST_USE int chat_add_span(struct pq_chat_spans *s, size_t from, size_t to,
+                              struct pq_error *e);
 
 /* ---- chat_json.c -------------------------------------------------------- */
 

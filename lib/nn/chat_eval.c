@@ -131,8 +131,8 @@ static int attribute_of(struct chat_run *r, struct chat_value of,
     return found <= 0 ? found : bind_method(r, of, name, out) ? -1 : 1;
 }
 
-int chat_get(struct chat_run *r, struct chat_value of, struct tok_text name,
-             struct chat_value *out)
+static int get(struct chat_run *r, struct chat_value of, struct tok_text name,
+               struct chat_value *out)
 {
     if (chat_defined(r, of))
         return -1;
@@ -364,7 +364,7 @@ static int eval_one(struct chat_run *r, const struct chat_node *x,
         return -1;
     r->line = x->line;
     if (x->op == CHAT_GET)
-        return chat_get(r, v, x->text, out);
+        return get(r, v, x->text, out);
     if (x->op == CHAT_NOT) {
         *out = chat_bool(!chat_truth(v));
         return 0;

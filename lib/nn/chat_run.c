@@ -302,15 +302,7 @@ static int run_span(struct chat_run *r, const struct chat_node *x)
                          "supported");
     const int rc = chat_enter(r, outer) || chat_run_body(r, x->a) ? -1 : 0;
     r->scope = outer;
-    if (rc || !s)
-        return rc;
-    struct pq_chat_span *const grown =
-        pq_grow(s->list, s->n, &s->cap, sizeof *grown);
-    if (!grown)
-        return pq_fail_nomem(r->e);
-    s->list = grown;
-    s->list[s->n++] = (struct pq_chat_span){from, r->out->n};
-    return 0;
+    return rc || !s ? rc : chat_add_span(s, from, r->out->n, r->e);
 }
 
 /* ---- all of them -------------------------------------------------------- */

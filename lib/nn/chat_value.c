@@ -62,7 +62,9 @@ void *chat_take(struct chat_run *r, size_t n, size_t size)
     return p;
 }
 
-void *chat_grow(struct chat_run *r, void *p, size_t n, size_t *cap, size_t size)
+/* Makes room for one more of a growing array of a run. */
+static void *grow(struct chat_run *r, void *p, size_t n, size_t *cap,
+                  size_t size)
 {
     if (n < *cap)
         return p;
@@ -151,7 +153,7 @@ int chat_new_generator(struct chat_run *r, struct chat_value *out)
 int chat_add(struct chat_run *r, struct chat_list *l, struct chat_value v)
 {
     struct chat_value *const grown =
-        chat_grow(r, l->v, l->n, &l->cap, sizeof *grown);
+        grow(r, l->v, l->n, &l->cap, sizeof *grown);
 
     if (!grown || chat_spend(r, 1))
         return -1;
@@ -220,7 +222,7 @@ int chat_put(struct chat_run *r, struct chat_dict *d, struct chat_value key,
         return -1;
     if (at == d->n) {
         struct chat_pair *const grown =
-            chat_grow(r, d->p, d->n, &d->cap, sizeof *grown);
+            grow(r, d->p, d->n, &d->cap, sizeof *grown);
         if (!grown)
             return -1;
         d->p = grown;
