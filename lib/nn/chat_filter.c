@@ -157,8 +157,7 @@ FILTER(indent)
         return -1;
     for (size_t i = 0; i < lines.list->n; i++) {
         const struct tok_text line = lines.list->v[i].s;
-        if (chat_spend_on(r, &b,
-                          1 + (line.n + by.n + (size_t)width) / 64)) {
+        if (chat_spend_on(r, &b, 1 + (line.n + by.n + (size_t)width) / 64)) {
             pq_buf_release(&b);
             return -1;
         }

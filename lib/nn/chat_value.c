@@ -321,10 +321,9 @@ int chat_plain(struct chat_run *r, struct chat_value v)
 
 int chat_defined(struct chat_run *r, struct chat_value v)
 {
-    return v.type != CHAT_UNDEFINED
-               ? 0
-               : chat_fail(r, PQ_EARG, "%.*s is undefined",
-                           chat_shown(v.s, 200), v.s.s);
+    return v.type != CHAT_UNDEFINED ? 0
+                                    : chat_fail(r, PQ_EARG, "%.*s is undefined",
+                                                chat_shown(v.s, 200), v.s.s);
 }
 
 /* ---- comparing ---------------------------------------------------------- */
