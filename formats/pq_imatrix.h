@@ -11,6 +11,7 @@
 extern "C" {
 #endif
 
+/* All that these two point to is borrowed, for the call. */
 struct pq_imatrix_entry {
     const char *weight;    /* as Hugging Face calls it: pq_name_gguf() */
     size_t n;              /* inputs */
@@ -32,7 +33,8 @@ enum pq_imatrix_form {
 
 /*
  * Appends the whole file.  PQ_EARG: a weight that GGUF has no name for, or
- * none at all; PQ_EVALUE: a square that is not finite; PQ_ELIMIT.
+ * none at all; PQ_EVALUE: a square that is not finite; PQ_ELIMIT: counts that
+ * its 32 bits do not hold.  After a failure *b may have a part.
  */
 PQ_MUST_USE int pq_imatrix_put(struct pq_buf *b, enum pq_imatrix_form form,
                                const struct pq_imatrix *m, struct pq_error *e);

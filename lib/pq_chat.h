@@ -52,13 +52,17 @@ PQ_MUST_USE int pq_chat_parse(const char *text, size_t n, struct pq_chat **c,
  * chat_template.jinja, or else "chat_template" of tokenizer_config.json, a
  * text or a list of them, of which the one named "default" is taken.  Special
  * tokens that tokenizer_config.json names ("bos_token", ...) are variables.
- * Failures name the file; a model without a template is PQ_EARG.
+ * Failures name the file; a model without a template is PQ_EARG.  The
+ * catalogue may go afterwards.
  */
 PQ_MUST_USE int pq_chat_of_model(const struct pq_catalog *m, struct pq_chat **c,
                                  struct pq_error *e);
 void pq_chat_free(struct pq_chat *c);
 
-/* The text of a special token, "eos_token", its length in *n; or NULL. */
+/*
+ * The text of a special token, "eos_token", its length in *n; or NULL.  It
+ * lives as long as the template.
+ */
 const char *pq_chat_token(const struct pq_chat *c, const char *name, size_t *n);
 
 /* What a template is given. */

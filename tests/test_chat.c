@@ -145,6 +145,9 @@ Test(chat, goldens)
 
 /* ---- what is refused ---------------------------------------------------- */
 
+#define L21 "aaaaaaaaaaaaaaaaaaaaa"
+#define L63 L21 L21 L21
+
 static const struct refusal {
     const char *template;
     enum pq_code code;
@@ -176,6 +179,11 @@ static const struct refusal {
     {"{{ 9223372036854775808 }}", PQ_EFORMAT, "too large"},
     {"{{ 9223372036854775807 + 1 }}", PQ_ELIMIT, "too large"},
     {"{{ -9223372036854775807 * 3 }}", PQ_ELIMIT, "too large"},
+    /* of a long name what there is room for, in whole characters */
+    {"{% s" L63 " %}", PQ_EUNSUPPORTED, "the statement \"s" L63 "\" is"},
+    {"{{ x | s" L63 "a }}", PQ_EUNSUPPORTED, "the filter \"s" L63 "\" is"},
+    {"{{ [1]|map('" L63 "\xc3\xa9')|list }}", PQ_EUNSUPPORTED,
+     "the filter \"" L63 "\" is"},
     /* bounds */
     {"{% set l = range(99999)|list %}{% for a in l %}{{ '' if -1 in l }}"
      "{% endfor %}",
@@ -199,6 +207,26 @@ static const struct refusal {
      "{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l|tojson|length }}",
      PQ_ELIMIT, "line 1"},
     {"{{ range(1000000) }}", PQ_ELIMIT, "100000"},
+    {"{{ ('a' * 1000000).strip('b' * 1000000 + 'a') }}", PQ_ELIMIT, "steps"},
+    {"{{ ('a' * 1000000)|trim('b' * 1000000 + 'a') }}", PQ_ELIMIT, "steps"},
+    {"{{ ('a' * 1000000).rsplit('a' * 500000 + 'b') }}", PQ_ELIMIT, "steps"},
+    {"{% set s = 'a' * 1000000 %}{% set d = {s + 'b': 1} %}"
+     "{% set t = s + 'c' %}"
+     "{% for a in range(99999) %}{{ '' if t in d }}{% endfor %}",
+     PQ_ELIMIT, "steps"},
+    {"{% set s = 'a' * 1000000 %}{% set t = s + 'c' %}"
+     "{% for a in range(99999) %}{{ '' if t.startswith(s) }}{% endfor %}",
+     PQ_ELIMIT, "steps"},
+    {"{% set s = 'a' * 6000 %}{{ ([s] * 100000)|join }}", PQ_ELIMIT,
+     "134217728 bytes"},
+    {"{% set s = 'a' * 6000 %}{{ ''.join([s] * 100000) }}", PQ_ELIMIT,
+     "134217728 bytes"},
+    {"{{ ('a' * 100000)|replace('a', 'b' * 6000) }}", PQ_ELIMIT,
+     "134217728 bytes"},
+    {"{{ 'aaaaaaaaaaaaaaa' * 16000000 }}", PQ_ELIMIT, "134217728 bytes"},
+    {"{% set s = 'aaaaaaaaaaaaaaa' * 1000000 %}{% macro f(n) %}{{ s }}"
+     "{{ f(n - 1) if n }}{% endmacro %}{{ f(9) }}",
+     PQ_ELIMIT, "134217728 bytes"},
     {"{{ 'a' * 9223372036854775807 }}", PQ_ELIMIT, "steps"},
     {"{{ 2 ** 9223372036854775807 }}", PQ_ELIMIT, "too large"},
 };
@@ -334,6 +362,21 @@ Test(chat, places)
                   p->want);
         pq_buf_release(&b);
     }
+}
+
+/* Digits before the dot are of a float, however many there are. */
+Test(chat, numbers)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_buf b = {0};
+
+    cr_assert_eq(render("{{ n }} {{ m }}",
+                        "{\"messages\":[],\"n\":-12345678901234567890.5,"
+                        "\"m\":9223372036854775807}",
+                        false, &b, NULL, &e),
+                 0, "%s", e.msg);
+    cr_expect_str_eq(b.s, "-1.2345678901234567e+19 9223372036854775807");
+    pq_buf_release(&b);
 }
 
 static const char *const inputs[][2] = {

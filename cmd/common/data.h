@@ -13,8 +13,9 @@
  * follows it are tokenized together; what counts are the tokens behind those
  * that the prompt alone has, too.  An example with choices becomes one for
  * each.  Messages go through the chat template of the model, see data_chat.c;
- * what counts are the assistant's turns.  Of a line with several kinds the first of this list is taken; other
- * keys are left alone; empty lines are skipped.
+ * what counts are the assistant's turns.  Of a line with several kinds the
+ * first of this list is taken; other keys are left alone; empty lines are
+ * skipped.
  */
 #ifndef CMD_DATA_H
 #define CMD_DATA_H
@@ -64,13 +65,12 @@ PQ_MUST_USE int cmd_data_add_messages(struct cmd_data *d, const char *json,
 /* Adds what a user says, behind d->system, as a conversation. */
 PQ_MUST_USE int cmd_data_add_user(struct cmd_data *d, const char *text,
                                   size_t n, size_t line, struct pq_error *e);
-/* Adds ids, which are the data's from then on, or are freed. */
-struct cmd_example *cmd_data_add(struct cmd_data *d, struct pq_ids *ids,
-                                 size_t line, struct pq_error *e);
+/* Adds ids, which are the data's from then on, or are freed; or NULL. */
+PQ_MUST_USE struct cmd_example *cmd_data_add(struct cmd_data *d,
+                                             struct pq_ids *ids, size_t line,
+                                             struct pq_error *e);
 /* Does token k of an example count? */
 bool cmd_data_counts(const struct cmd_example *x, size_t k);
-/* The chat template of the model, which is read when it is first needed. */
-PQ_MUST_USE int cmd_data_template(struct cmd_data *d, struct pq_error *e);
 /* Has the model any tokenizer? */
 bool cmd_data_speaks(const struct pq_catalog *model);
 /* The tokenizer of the model, which is read when it is first needed. */

@@ -18,23 +18,25 @@
 #include <string.h>
 #include <time.h>
 
+#define LAST_SECOND 253402300799 /* of the year 9999 */
+
 /* SOURCE_DATE_EPOCH, in UTC, or the time that it is here. */
 static int find_time(struct tm *now, struct pq_error *e)
 {
     const char *const s = getenv("SOURCE_DATE_EPOCH");
     time_t t = time(NULL);
-    char *end;
+    uint64_t seconds;
 
     if (!s || !*s)
         return localtime_r(&t, now) ? 0 : pq_fail_sys(e, errno, "the time");
-    errno = 0;
-    t = (time_t)strtoll(s, &end, 10);
-    if (errno || *end || !gmtime_r(&t, now))
-        return pq_fail(e, PQ_EARG, "SOURCE_DATE_EPOCH is no time");
-    return 0;
+    if (cmd_number(s, 0, LAST_SECOND, &seconds, e))
+        return pq_error_in(e, "SOURCE_DATE_EPOCH");
+    t = (time_t)seconds;
+    return gmtime_r(&t, now) ? 0 : pq_fail_sys(e, errno, "SOURCE_DATE_EPOCH");
 }
 
-int cmd_data_template(struct cmd_data *d, struct pq_error *e)
+/* The chat template of the model, which is read when it is first needed. */
+static int read_template(struct cmd_data *d, struct pq_error *e)
 {
     if (d->template)
         return 0;
@@ -60,7 +62,7 @@ int cmd_data_add_messages(struct cmd_data *d, const char *json, size_t n,
     unsigned char *counts = NULL;
     struct cmd_example *x;
 
-    if (cmd_data_template(d, e) || cmd_data_tokenizer(d, e))
+    if (read_template(d, e) || cmd_data_tokenizer(d, e))
         return -1;
     const struct pq_chat_input in = {json, n, SIZE_MAX, d->prompts, &d->now};
     if (pq_chat_encode(d->template, d->tokenizer, &in, &ids,

@@ -10,8 +10,6 @@
 #include "pq_json.h"
 #include "training.h"
 
-#include <stdlib.h>
-
 struct eos {
     struct pq_arena arena;
     const char *text; /* [n], or NULL: there is none */
@@ -80,7 +78,7 @@ static int add(struct cmd_example *x, int32_t id, struct pq_error *e)
 {
     if (!x->tokenized || x->n == 0 || x->ids[x->n - 1] == id)
         return 0;
-    int32_t *grown = realloc(x->ids, (x->n + 1) * sizeof *grown);
+    int32_t *grown = pq_resize(x->ids, x->n + 1, sizeof *grown);
     if (!grown)
         return pq_fail_nomem(e);
     x->ids = grown;

@@ -20,8 +20,8 @@
 /* ---- tiles ---- */
 
 /*
- * A row i of sums and its element of a (ROW_OF_A), for tiles of 16 columns and of 8,
- * which do not look at the second half of b.
+ * A row i of sums and its element of a (ROW_OF_A), for tiles of 16 columns
+ * and of 8, which do not look at the second half of b.
  */
 #define ROW_OF_B_16 \
     const __m256 b0 = _mm256_load_ps(b), b1 = _mm256_load_ps(b + 8)

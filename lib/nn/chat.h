@@ -269,11 +269,13 @@ int chat_fail(struct chat_run *r, enum pq_code code, const char *fmt, ...)
     PQ_PRINTF(3, 4);
 /* n steps are about to be done. */
 PQ_MUST_USE int chat_spend(struct chat_run *r, uint64_t n);
+/* Bytes are about to be kept. */
+PQ_MUST_USE int chat_count(struct chat_run *r, uint64_t bytes);
+/* n steps on a text that will be kept, and grows meanwhile. */
+PQ_MUST_USE int chat_spend_on(struct chat_run *r, const struct pq_buf *b,
+                              uint64_t n);
 /* Memory of a run, zeroed; NULL when there is none, or too much was taken. */
 PQ_MUST_USE void *chat_take(struct chat_run *r, size_t n, size_t size);
-/* Makes room for one more of a growing array of a run. */
-PQ_MUST_USE void *chat_grow(struct chat_run *r, void *p, size_t n, size_t *cap,
-                            size_t size);
 
 /* ---- chat_value.c ------------------------------------------------------- */
 
@@ -301,6 +303,8 @@ PQ_MUST_USE int chat_put(struct chat_run *r, struct chat_dict *d,
 PQ_MUST_USE int chat_find(struct chat_run *r, const struct chat_dict *d,
                           struct chat_value key, struct chat_value *out);
 bool chat_is(struct tok_text t, const char *s);
+/* Bytes of a text that a message shows: whole characters, at most so many. */
+int chat_shown(struct tok_text t, size_t most);
 bool chat_truth(struct chat_value v);
 bool chat_is_number(struct chat_value v); /* bool among them */
 double chat_as_float(struct chat_value v);
@@ -327,7 +331,6 @@ PQ_MUST_USE int chat_str(struct chat_run *r, struct chat_value v,
                          struct pq_buf *b);
 PQ_MUST_USE int chat_to_string(struct chat_run *r, struct chat_value v,
                                struct chat_value *out);
-void chat_put_float(struct pq_buf *b, double v);
 
 struct chat_json_style {
     int indent;                /* or -1 */
@@ -348,6 +351,10 @@ size_t chat_bytes(struct tok_text t, size_t k);
 size_t chat_search(struct tok_text t, struct tok_text of, size_t at);
 struct tok_text chat_strip(struct tok_text t, const struct tok_text *set,
                            bool left, bool right);
+/* The same for `what`, with the characters of `set` if it is a text. */
+PQ_MUST_USE int chat_strip_value(struct chat_run *r, const char *what,
+                                 struct tok_text t, struct chat_value set,
+                                 bool left, bool right, struct chat_value *out);
 enum chat_case { CHAT_UPPER, CHAT_LOWER, CHAT_TITLE, CHAT_CAPITAL, CHAT_WORDS };
 /* WORDS: as the filter title has it, TITLE: as the method. */
 PQ_MUST_USE int chat_case(struct chat_run *r, struct tok_text t,
@@ -366,8 +373,6 @@ PQ_MUST_USE int chat_split_lines(struct chat_run *r, struct tok_text t,
 
 PQ_MUST_USE int chat_eval(struct chat_run *r, const struct chat_node *x,
                           struct chat_value *out);
-PQ_MUST_USE int chat_get(struct chat_run *r, struct chat_value of,
-                         struct tok_text name, struct chat_value *out);
 PQ_MUST_USE int chat_item(struct chat_run *r, struct chat_value of,
                           struct chat_value key, struct chat_value *out);
 PQ_MUST_USE int chat_args(struct chat_run *r, const struct chat_node *list,
@@ -442,6 +447,11 @@ PQ_MUST_USE int chat_test(struct chat_run *r, struct tok_text test,
 /* Are there such?  A template that names others is refused when read. */
 const struct chat_filter *chat_filter_named(struct tok_text name);
 bool chat_has_test(struct tok_text name);
+
+/* ---- chat_mask.c -------------------------------------------------------- */
+
+PQ_MUST_USE int chat_add_span(struct pq_chat_spans *s, size_t from, size_t to,
+                              struct pq_error *e);
 
 /* ---- chat_json.c -------------------------------------------------------- */
 

@@ -59,7 +59,7 @@ int chat_bind(struct chat_run *r, const char *what, const char *params,
             return chat_fail(r, at < 0 ? PQ_EUNSUPPORTED : PQ_EARG,
                              at < 0 ? "%s has no argument \"%.*s\""
                                     : "%s has twice the argument \"%.*s\"",
-                             what, (int)(name.n & 63), name.s);
+                             what, chat_shown(name, 64), name.s);
         out[at] = a->named.p[i].value;
     }
     return 0;
@@ -152,7 +152,7 @@ static int refuse(struct chat_run *r, const struct chat_args *a)
         chat_to_string(r, v[0].type ? v[0] : chat_word(""), &text))
         return -1;
     return chat_fail(r, PQ_EARG, "the template says: %.*s",
-                     (int)(text.s.n < 300 ? text.s.n : 300), text.s.s);
+                     chat_shown(text.s, 300), text.s.s);
 }
 
 /* The format is the template's. */

@@ -57,7 +57,7 @@ static int loop_attribute(struct chat_run *r, const struct chat_loop *l,
         *out = at + 1 < n ? l->of->v[at + 1] : chat_undefined("nextitem", 8);
     else
         return chat_fail(r, PQ_EUNSUPPORTED, "loop.%.*s is not supported",
-                         (int)(name.n & 63), name.s);
+                         chat_shown(name, 64), name.s);
     return 0;
 }
 
@@ -67,7 +67,7 @@ static int missing(struct chat_run *r, struct chat_value of,
 {
     struct pq_buf b = {0};
 
-    pq_buf_printf(&b, "%.*s of a %s", (int)(name.n < 64 ? name.n : 64), name.s,
+    pq_buf_printf(&b, "%.*s of a %s", chat_shown(name, 64), name.s,
                   chat_type_name(of));
     if (chat_keep(r, &b, out))
         return -1;
@@ -121,7 +121,7 @@ static int attribute_of(struct chat_run *r, struct chat_value of,
     if (name.n > 0 && *name.s == '_')
         return chat_fail(r, PQ_EUNSUPPORTED,
                          "the attribute \"%.*s\" is not allowed",
-                         (int)(name.n & 63), name.s);
+                         chat_shown(name, 64), name.s);
     if (of.type == CHAT_LOOP && !chat_is(name, "cycle") &&
         !chat_is(name, "changed"))
         return loop_attribute(r, of.loop, name, out) ? -1 : 1;
@@ -131,8 +131,8 @@ static int attribute_of(struct chat_run *r, struct chat_value of,
     return found <= 0 ? found : bind_method(r, of, name, out) ? -1 : 1;
 }
 
-int chat_get(struct chat_run *r, struct chat_value of, struct tok_text name,
-             struct chat_value *out)
+static int get(struct chat_run *r, struct chat_value of, struct tok_text name,
+               struct chat_value *out)
 {
     if (chat_defined(r, of))
         return -1;
@@ -364,7 +364,7 @@ static int eval_one(struct chat_run *r, const struct chat_node *x,
         return -1;
     r->line = x->line;
     if (x->op == CHAT_GET)
-        return chat_get(r, v, x->text, out);
+        return get(r, v, x->text, out);
     if (x->op == CHAT_NOT) {
         *out = chat_bool(!chat_truth(v));
         return 0;

@@ -30,7 +30,7 @@ static struct chat_node *wrap(struct chat_parser *p, struct chat_node *in)
 static int unknown(struct chat_parser *p, const char *what, struct tok_text t)
 {
     pq_fail(p->e, PQ_EUNSUPPORTED, "the %s \"%.*s\" is not supported", what,
-            (int)(t.n & 63), t.s);
+            chat_shown(t, 64), t.s);
     return pq_error_in(p->e, "line %u", p->x.line);
 }
 

@@ -34,7 +34,7 @@ int chat_apply(struct chat_run *r, struct tok_text filter, struct chat_value in,
     if (!f)
         return chat_fail(r, PQ_EUNSUPPORTED,
                          "the filter \"%.*s\" is not supported",
-                         (int)(filter.n & 63), filter.s);
+                         chat_shown(filter, 64), filter.s);
     if (f->params && chat_bind(r, f->name, f->params, a, bound))
         return -1;
     return f->f(r, in, bound, a, out);
@@ -63,19 +63,13 @@ static int text_of(struct chat_run *r, struct chat_value in, struct tok_text *t)
 
 FILTER(trim)
 {
-    struct tok_text t, set, *by = NULL;
+    struct tok_text t;
 
     (void)all;
-    if (text_of(r, in, &t))
-        return -1;
-    if (a[0].type != CHAT_ABSENT && a[0].type != CHAT_NONE) {
-        if (chat_want_text(r, "trim", a[0], &set))
-            return -1;
-        by = &set;
-    }
-    t = chat_strip(t, by, true, true);
-    *out = chat_string(t.s, t.n);
-    return chat_spend(r, t.n / 64);
+    return text_of(r, in, &t) ||
+                   chat_strip_value(r, "trim", t, a[0], true, true, out)
+               ? -1
+               : 0;
 }
 
 static int change_case(struct chat_run *r, struct chat_value in,
@@ -163,7 +157,7 @@ FILTER(indent)
         return -1;
     for (size_t i = 0; i < lines.list->n; i++) {
         const struct tok_text line = lines.list->v[i].s;
-        if (chat_spend(r, 1 + (line.n + by.n + (size_t)width) / 64)) {
+        if (chat_spend_on(r, &b, 1 + (line.n + by.n + (size_t)width) / 64)) {
             pq_buf_release(&b);
             return -1;
         }

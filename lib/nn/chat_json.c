@@ -11,9 +11,8 @@ static int read_string(struct chat_run *r, struct pq_json *j,
     const char *s;
     size_t n;
 
-    if (pq_json_string(j, &r->arena, &s, &n))
+    if (pq_json_string(j, &r->arena, &s, &n) || chat_count(r, n))
         return -1;
-    r->bytes += n;
     *out = chat_string(s, n);
     return 0;
 }
@@ -27,18 +26,18 @@ static int read_number(struct chat_run *r, struct pq_json *j,
     uint64_t v = 0;
     double f;
 
-    for (size_t i = minus; i < t.n; i++) {
+    for (size_t i = minus; i < t.n; i++)
         if (t.s[i] < '0' || t.s[i] > '9') {
             if (pq_json_double(j, &f))
                 return -1;
             *out = chat_float(f);
             return 0;
         }
+    for (size_t i = minus; i < t.n; i++)
         if (!pq_mul(v, 10, &v) || !pq_add(v, (uint64_t)(t.s[i] - '0'), &v) ||
             v > INT64_MAX)
             return pq_fail(r->e, PQ_ELIMIT, "byte %zu: an integer is too large",
                            j->start);
-    }
     *out = chat_int(minus ? -(int64_t)v : (int64_t)v);
     return 0;
 }

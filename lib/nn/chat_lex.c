@@ -305,7 +305,7 @@ static bool lex_end(struct chat_lexer *x)
 int chat_lex(struct chat_lexer *x)
 {
     if (x->inside == CHAT_T_TEXT)
-        return find_tag(x) == x->at && x->at < x->n ? lex_tag(x) : lex_text(x);
+        return lex_text(x);
     move(x, skip_space(x, x->at));
     if (x->at >= x->n)
         return wrong(x, "a tag has no end");

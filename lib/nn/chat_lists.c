@@ -236,7 +236,7 @@ FILTER(join)
         v = l->v[i];
         if ((a[1].type != CHAT_ABSENT && a[1].type != CHAT_NONE &&
              attribute(r, l->v[i], a[1], &v)) ||
-            chat_spend(r, 1 + by.s.n / 16)) {
+            chat_spend_on(r, &b, 1 + by.s.n / 16)) {
             pq_buf_release(&b);
             return -1;
         }

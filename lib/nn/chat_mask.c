@@ -18,8 +18,8 @@
 
 /* ---- spans of a text ---------------------------------------------------- */
 
-static int add_span(struct pq_chat_spans *s, size_t from, size_t to,
-                    struct pq_error *e)
+int chat_add_span(struct pq_chat_spans *s, size_t from, size_t to,
+                  struct pq_error *e)
 {
     struct pq_chat_span *const grown =
         pq_grow(s->list, s->n, &s->cap, sizeof *grown);
@@ -40,12 +40,12 @@ static bool begins(const struct pq_buf *text, const struct pq_buf *with)
 static void drop_eos(const struct pq_chat *c, const struct pq_buf *text,
                      struct pq_buf *upto)
 {
-    for (size_t i = 0; i < c->n_names; i++) {
-        const struct tok_text t = c->texts[i];
-        if (chat_is(c->names[i], "eos_token") && !begins(text, upto) &&
-            t.n <= upto->n && memcmp(upto->s + upto->n - t.n, t.s, t.n) == 0)
-            upto->n -= t.n;
-    }
+    size_t n;
+    const char *const eos = pq_chat_token(c, "eos_token", &n);
+
+    if (eos && !begins(text, upto) && n <= upto->n &&
+        memcmp(upto->s + upto->n - n, eos, n) == 0)
+        upto->n -= n;
 }
 
 /* The span of message k, which is the assistant's. */
@@ -76,7 +76,7 @@ static int find_span(const struct pq_chat *c, const struct pq_chat_input *in,
                      "only {%% generation %%} could say",
                      k);
     if (!rc)
-        rc = add_span(spans, before.n, upto.n, e);
+        rc = chat_add_span(spans, before.n, upto.n, e);
     pq_buf_release(&before);
     pq_buf_release(&upto);
     return rc;
@@ -187,28 +187,44 @@ static int tokens_before(const struct places *p, size_t at, size_t *n,
     return rc;
 }
 
-static bool is_blank(const struct places *p, size_t i)
+/* Is token i white space, and not special? */
+static int is_blank(const struct places *p, size_t i, bool *blank,
+                    struct pq_error *e)
 {
     struct pq_buf b = {0};
-    bool blank = false;
+    int rc;
 
-    if (pq_tokenizer_decode(p->t, p->ids + i, 1, 0, &b, NULL) == 0)
-        blank = !b.failed && chat_strip((struct tok_text){b.s ? b.s : "", b.n},
-                                        NULL, true, false)
-                                     .n == 0;
+    *blank = false;
+    if (pq_tokenizer_special(p->t, p->ids[i]))
+        return 0;
+    rc = pq_tokenizer_decode(p->t, p->ids + i, 1, 0, &b, e);
+    pq_buf_add(&b, "", 0);
+    if (!rc && b.failed)
+        rc = pq_fail_nomem(e);
+    if (!rc)
+        *blank =
+            chat_strip((struct tok_text){b.s, b.n}, NULL, true, false).n == 0;
     pq_buf_release(&b);
-    return blank;
+    return rc;
 }
 
-/* Leaves out white space behind a special token that ends [from, to). */
-static size_t trim_end(const struct places *p, size_t from, size_t to)
+/* Leaves out white space behind a special token that ends [from, *to). */
+static int trim_end(const struct places *p, size_t from, size_t *to,
+                    struct pq_error *e)
 {
-    size_t end = to;
+    size_t end = *to;
+    bool blank = true;
 
-    while (end > from && !pq_tokenizer_special(p->t, p->ids[end - 1]) &&
-           is_blank(p, end - 1))
+    while (end > from) {
+        if (is_blank(p, end - 1, &blank, e))
+            return -1;
+        if (!blank)
+            break;
         end--;
-    return end > from && pq_tokenizer_special(p->t, p->ids[end - 1]) ? end : to;
+    }
+    if (end > from && pq_tokenizer_special(p->t, p->ids[end - 1]))
+        *to = end;
+    return 0;
 }
 
 static int mark(const struct places *p, const struct pq_chat_spans *spans,
@@ -224,8 +240,8 @@ static int mark(const struct places *p, const struct pq_chat_spans *spans,
             tokens_before(p, s.to, &to, &exact, e))
             return -1;
         to += !exact && to < p->n;
-        if (trims)
-            to = trim_end(p, from, to);
+        if (trims && trim_end(p, from, &to, e))
+            return -1;
         for (size_t k = from; k < to; k++)
             mask[k] = 1;
     }

@@ -148,7 +148,8 @@ static int repeat(struct chat_run *r, struct chat_value v, int64_t n,
     if (v.type != CHAT_STRING && chat_new_list(r, v.type, out))
         return -1;
     for (int64_t i = 0; i < n; i++) {
-        if (chat_spend(r, 1 + (v.type == CHAT_STRING ? v.s.n / 16 : 0)) ||
+        if (chat_spend_on(r, &b,
+                          1 + (v.type == CHAT_STRING ? v.s.n / 16 : 0)) ||
             (v.type != CHAT_STRING && add_all(r, out->list, v.list))) {
             pq_buf_release(&b);
             return -1;

@@ -26,17 +26,8 @@ struct method {
 /* strip, lstrip, rstrip: by the first letter. */
 static int strip(struct call *c)
 {
-    struct tok_text set, *by = NULL;
-
-    if (c->a[0].type != CHAT_ABSENT && c->a[0].type != CHAT_NONE) {
-        if (chat_want_text(c->r, c->name, c->a[0], &set))
-            return -1;
-        by = &set;
-    }
-    const struct tok_text t =
-        chat_strip(c->of.s, by, *c->name != 'r', *c->name != 'l');
-    *c->out = chat_string(t.s, t.n);
-    return chat_spend(c->r, c->of.s.n / 64);
+    return chat_strip_value(c->r, c->name, c->of.s, c->a[0], *c->name != 'r',
+                            *c->name != 'l', c->out);
 }
 
 static int split(struct call *c)
@@ -75,7 +66,8 @@ static int edge(struct call *c)
 
     for (size_t i = 0; !yes && i < n; i++) {
         if (chat_want_text(c->r, c->name, many ? c->a[0].list->v[i] : c->a[0],
-                           &part))
+                           &part) ||
+            chat_spend(c->r, 1 + part.n / 64))
             return -1;
         yes = has_edge(c->of.s, part, end);
     }
@@ -89,7 +81,8 @@ static int remove_edge(struct call *c)
     const bool end = c->name[6] == 's';
     struct tok_text part, t = c->of.s;
 
-    if (chat_want_text(c->r, c->name, c->a[0], &part))
+    if (chat_want_text(c->r, c->name, c->a[0], &part) ||
+        chat_spend(c->r, part.n / 64))
         return -1;
     if (has_edge(t, part, end))
         t = (struct tok_text){t.s + (end ? 0 : part.n), t.n - part.n};
@@ -129,7 +122,7 @@ static int join(struct call *c)
         return -1;
     for (size_t i = 0; i < l->n; i++) {
         if (chat_want_text(c->r, c->name, l->v[i], &t) ||
-            chat_spend(c->r, 1 + c->of.s.n / 16 + t.n / 64)) {
+            chat_spend_on(c->r, &b, 1 + c->of.s.n / 16 + t.n / 64)) {
             pq_buf_release(&b);
             return -1;
         }

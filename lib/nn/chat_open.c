@@ -89,14 +89,6 @@ static int parse_file(const struct pq_catalog *m, const cJSON *config,
 
 /* ---- its special tokens ------------------------------------------------- */
 
-static bool is_known(const struct pq_chat *c, const char *key)
-{
-    for (size_t i = 0; i < c->n_names; i++)
-        if (chat_is(c->names[i], key))
-            return true;
-    return false;
-}
-
 static int add_token(struct pq_chat *c, const char *key, const char *text,
                      struct pq_error *e)
 {
@@ -122,11 +114,11 @@ static int add_tokens(struct pq_chat *c, const cJSON *config,
                                        "sep_token", "pad_token", "cls_token",
                                        "mask_token"};
 
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+    for (size_t i = 0, n; i < sizeof keys / sizeof *keys; i++) {
         const cJSON *x = get(config, keys[i]);
         if (cJSON_IsObject(x))
             x = get(x, "content");
-        if (cJSON_IsString(x) && !is_known(c, keys[i]) &&
+        if (cJSON_IsString(x) && !pq_chat_token(c, keys[i], &n) &&
             add_token(c, keys[i], x->valuestring, e))
             return -1;
     }

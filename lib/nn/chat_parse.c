@@ -58,7 +58,7 @@ int chat_need(struct chat_parser *p, enum chat_token kind, const char *s)
         return chat_step(p);
     if (p->x.kind >= CHAT_T_NAME && p->x.kind < CHAT_T_END)
         return chat_wrong(p, "expected %s, found \"%.*s\"", s ? s : kinds[kind],
-                          (int)(p->x.text.n & 63), p->x.text.s);
+                          chat_shown(p->x.text, 64), p->x.text.s);
     return chat_wrong(p, "expected %s, found %s", s ? s : kinds[kind],
                       kinds[p->x.kind]);
 }
@@ -370,7 +370,7 @@ static int parse_statement(struct chat_parser *p, struct chat_node **out)
     if (p->x.kind != CHAT_T_NAME)
         return chat_need(p, CHAT_T_NAME, NULL);
     pq_fail(p->e, PQ_EUNSUPPORTED, "the statement \"%.*s\" is not supported",
-            (int)(p->x.text.n & 63), p->x.text.s);
+            chat_shown(p->x.text, 64), p->x.text.s);
     return pq_error_in(p->e, "line %u", p->x.line);
 }
 

@@ -14,7 +14,7 @@
  * The shortest digits that read back: 1e16 and more, and less than 1e-4, with
  * an exponent of two digits.
  */
-void chat_put_float(struct pq_buf *b, double v)
+static void put_float(struct pq_buf *b, double v)
 {
     char s[40], digits[40];
     int precision = 0, exponent, k = 0;
@@ -130,7 +130,7 @@ static int check_room(struct chat_run *r, unsigned depth,
     if (b->n > PQ_CHAT_TEXT)
         return chat_fail(r, PQ_ELIMIT, "writes more than %u bytes",
                          PQ_CHAT_TEXT);
-    return chat_spend(r, 1);
+    return chat_spend_on(r, b, 1);
 }
 
 static int repr(struct chat_run *r, struct chat_value v, unsigned depth,
@@ -149,7 +149,7 @@ static int repr(struct chat_run *r, struct chat_value v, unsigned depth,
         pq_buf_printf(b, "%lld", (long long)v.i);
         return 0;
     case CHAT_FLOAT:
-        chat_put_float(b, v.f);
+        put_float(b, v.f);
         return 0;
     case CHAT_STRING:
         repr_text(v.s, b);
@@ -315,7 +315,7 @@ static void json_float(double f, struct pq_buf *b)
     else if (isinf(f))
         pq_buf_puts(b, f < 0 ? "-Infinity" : "Infinity");
     else
-        chat_put_float(b, f);
+        put_float(b, f);
 }
 
 int chat_to_json(struct chat_run *r, struct chat_value v,

@@ -31,6 +31,8 @@ static int write_text(struct chat_run *r, const char *s, size_t n)
     if (n > PQ_CHAT_TEXT || r->out->n > PQ_CHAT_TEXT - n)
         return chat_fail(r, PQ_ELIMIT, "writes more than %u bytes",
                          PQ_CHAT_TEXT);
+    if (r->inner && chat_count(r, n))
+        return -1;
     pq_buf_add(r->out, s, n);
     return r->out->failed ? pq_fail_nomem(r->e) : chat_spend(r, n / 64);
 }
@@ -49,6 +51,7 @@ static int capture(struct chat_run *r, const struct chat_node *body,
     const int rc = chat_run_body(r, body);
     r->out = before;
     r->inner = inner;
+    r->bytes -= b.n; /* chat_keep() counts it */
     if (!rc)
         return chat_keep(r, &b, out);
     pq_buf_release(&b);
@@ -90,7 +93,7 @@ static int set_attribute(struct chat_run *r, const struct chat_node *to,
     if (*to->text.s == '_')
         return chat_fail(r, PQ_EUNSUPPORTED,
                          "the attribute \"%.*s\" is not allowed",
-                         (int)(to->text.n & 63), to->text.s);
+                         chat_shown(to->text, 64), to->text.s);
     return chat_put(r, of.dict, chat_string(to->text.s, to->text.n), v);
 }
 
@@ -230,7 +233,7 @@ static int take_parameters(struct chat_run *r, const struct chat_node *x,
             return -1;
         if (found && at < a->n)
             return chat_fail(r, PQ_EARG, "the macro has \"%.*s\" twice",
-                             (int)(k->text.n & 63), k->text.s);
+                             chat_shown(k->text, 64), k->text.s);
         named += (size_t)found;
         if (at < a->n)
             v = a->v[at];
@@ -250,7 +253,7 @@ static int take_parameters(struct chat_run *r, const struct chat_node *x,
                ? 0
                : chat_fail(r, PQ_EARG,
                            "the macro \"%.*s\" has no such arguments",
-                           (int)(x->text.n & 63), x->text.s);
+                           chat_shown(x->text, 64), x->text.s);
 }
 
 int chat_call_macro(struct chat_run *r, const struct chat_macro *m,
@@ -299,15 +302,7 @@ static int run_span(struct chat_run *r, const struct chat_node *x)
                          "supported");
     const int rc = chat_enter(r, outer) || chat_run_body(r, x->a) ? -1 : 0;
     r->scope = outer;
-    if (rc || !s)
-        return rc;
-    struct pq_chat_span *const grown =
-        pq_grow(s->list, s->n, &s->cap, sizeof *grown);
-    if (!grown)
-        return pq_fail_nomem(r->e);
-    s->list = grown;
-    s->list[s->n++] = (struct pq_chat_span){from, r->out->n};
-    return 0;
+    return rc || !s ? rc : chat_add_span(s, from, r->out->n, r->e);
 }
 
 /* ---- all of them -------------------------------------------------------- */

@@ -281,7 +281,7 @@ int chat_test(struct chat_run *r, struct tok_text test, struct chat_value in,
     if (i == TESTS)
         return chat_fail(r, PQ_EUNSUPPORTED,
                          "the test \"%.*s\" is not supported",
-                         (int)(test.n & 63), test.s);
+                         chat_shown(test, 64), test.s);
     if (a->n != tests[i].arguments || a->named.n > 0)
         return chat_fail(r, PQ_EARG, "the test %s has %zu arguments",
                          tests[i].name, tests[i].arguments);

@@ -63,6 +63,25 @@ struct tok_text chat_strip(struct tok_text t, const struct tok_text *set,
     return t;
 }
 
+int chat_strip_value(struct chat_run *r, const char *what, struct tok_text t,
+                     struct chat_value set, bool left, bool right,
+                     struct chat_value *out)
+{
+    struct tok_text characters, *by = NULL;
+
+    if (set.type != CHAT_ABSENT && set.type != CHAT_NONE) {
+        if (chat_want_text(r, what, set, &characters))
+            return -1;
+        by = &characters;
+    }
+    /* each character may be compared with all of the set */
+    if (chat_spend(r, t.n * (by ? 1 + by->n : 1) / 64))
+        return -1;
+    t = chat_strip(t, by, left, right);
+    *out = chat_string(t.s, t.n);
+    return 0;
+}
+
 /* ---- upper and lower case ----------------------------------------------- */
 
 /*
@@ -138,7 +157,7 @@ int chat_replace(struct chat_run *r, struct tok_text t, struct tok_text from,
         const size_t next = chat_search(t, from, at);
         if (next > t.n)
             break;
-        if (chat_spend(r, 1 + (next - at + to.n) / 64)) {
+        if (chat_spend_on(r, &b, 1 + (next - at + to.n) / 64)) {
             pq_buf_release(&b);
             return -1;
         }
@@ -210,6 +229,8 @@ static int split_right(struct chat_run *r, struct tok_text t,
     size_t end = t.n, at = t.n;
 
     while (most != 0 && at >= by.n && at > 0) {
+        if (chat_spend(r, by.n / 64))
+            return -1;
         if (memcmp(t.s + at - by.n, by.s, by.n) != 0) {
             at--;
             continue;

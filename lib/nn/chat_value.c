@@ -30,23 +30,41 @@ int chat_spend(struct chat_run *r, uint64_t n)
                            PQ_CHAT_STEPS);
 }
 
+int chat_count(struct chat_run *r, uint64_t bytes)
+{
+    r->bytes += bytes < PQ_CHAT_MEMORY ? bytes : PQ_CHAT_MEMORY + 1;
+    return r->bytes <= PQ_CHAT_MEMORY
+               ? 0
+               : chat_fail(r, PQ_ELIMIT, "its values take more than %u bytes",
+                           PQ_CHAT_MEMORY);
+}
+
+int chat_spend_on(struct chat_run *r, const struct pq_buf *b, uint64_t n)
+{
+    const uint64_t before = r->bytes;
+
+    if (chat_count(r, b->n) || chat_spend(r, n))
+        return -1;
+    r->bytes = before;
+    return 0;
+}
+
 void *chat_take(struct chat_run *r, size_t n, size_t size)
 {
     uint64_t bytes;
 
-    if (!pq_mul(n, size, &bytes) || bytes > PQ_CHAT_MEMORY ||
-        (r->bytes += bytes + 16) > PQ_CHAT_MEMORY) {
-        chat_fail(r, PQ_ELIMIT, "its values take more than %u bytes",
-                  PQ_CHAT_MEMORY);
+    if (chat_count(r, pq_mul(n, size, &bytes) ? bytes : UINT64_MAX) ||
+        chat_count(r, 16))
         return NULL;
-    }
     void *const p = pq_arena_alloc(&r->arena, n, size);
     if (!p)
         pq_fail_nomem(r->e);
     return p;
 }
 
-void *chat_grow(struct chat_run *r, void *p, size_t n, size_t *cap, size_t size)
+/* Makes room for one more of a growing array of a run. */
+static void *grow(struct chat_run *r, void *p, size_t n, size_t *cap,
+                  size_t size)
 {
     if (n < *cap)
         return p;
@@ -135,7 +153,7 @@ int chat_new_generator(struct chat_run *r, struct chat_value *out)
 int chat_add(struct chat_run *r, struct chat_list *l, struct chat_value v)
 {
     struct chat_value *const grown =
-        chat_grow(r, l->v, l->n, &l->cap, sizeof *grown);
+        grow(r, l->v, l->n, &l->cap, sizeof *grown);
 
     if (!grown || chat_spend(r, 1))
         return -1;
@@ -180,7 +198,11 @@ static size_t place_of(struct chat_run *r, const struct chat_dict *d,
     for (size_t i = 0; i < d->n; i++) {
         const struct chat_value k = d->p[i].key;
         if (k.type == CHAT_STRING && key.type == CHAT_STRING) {
-            if (k.s.n == key.s.n && memcmp(k.s.s, key.s.s, k.s.n) == 0)
+            if (k.s.n != key.s.n)
+                continue;
+            if (chat_spend(r, k.s.n / 64))
+                return SIZE_MAX;
+            if (memcmp(k.s.s, key.s.s, k.s.n) == 0)
                 return i;
         } else if (chat_equal(r, k, key, &equal)) {
             return SIZE_MAX;
@@ -200,7 +222,7 @@ int chat_put(struct chat_run *r, struct chat_dict *d, struct chat_value key,
         return -1;
     if (at == d->n) {
         struct chat_pair *const grown =
-            chat_grow(r, d->p, d->n, &d->cap, sizeof *grown);
+            grow(r, d->p, d->n, &d->cap, sizeof *grown);
         if (!grown)
             return -1;
         d->p = grown;
@@ -228,6 +250,15 @@ int chat_find(struct chat_run *r, const struct chat_dict *d,
 bool chat_is(struct tok_text t, const char *s)
 {
     return t.n == strlen(s) && memcmp(t.s, s, t.n) == 0;
+}
+
+int chat_shown(struct tok_text t, size_t most)
+{
+    size_t n = t.n < most ? t.n : most;
+
+    while (n > 0 && n < t.n && ((unsigned char)t.s[n] & 0xc0) == 0x80)
+        n--;
+    return (int)n;
 }
 
 bool chat_truth(struct chat_value v)
@@ -290,10 +321,9 @@ int chat_plain(struct chat_run *r, struct chat_value v)
 
 int chat_defined(struct chat_run *r, struct chat_value v)
 {
-    return v.type != CHAT_UNDEFINED
-               ? 0
-               : chat_fail(r, PQ_EARG, "%.*s is undefined",
-                           (int)(v.s.n < 200 ? v.s.n : 200), v.s.s);
+    return v.type != CHAT_UNDEFINED ? 0
+                                    : chat_fail(r, PQ_EARG, "%.*s is undefined",
+                                                chat_shown(v.s, 200), v.s.s);
 }
 
 /* ---- comparing ---------------------------------------------------------- */

@@ -51,6 +51,14 @@ static inline const float *nn_mat_floats(const struct nn_mat *m, size_t row,
     return (const float *)m->data + (m->row0 + row) * m->row + m->col0 + col;
 }
 
+/* What of a product is a triangle. */
+enum nn_shape {
+    NN_WHOLE,
+    NN_C_LOWER, /* c[i][j] is not wanted where j > shift + i */
+    NN_A_LOWER, /* a[i][k] is 0 where k > shift + i */
+    NN_A_UPPER  /* a[i][k] is 0 where i > shift + k */
+};
+
 /*
  * c = a b, or c + a b, then plus bias:
  *
@@ -62,13 +70,6 @@ static inline const float *nn_mat_floats(const struct nn_mat *m, size_t row,
  * blocks are added in order, to nothing or (`add`) to what c held; then the
  * bias.  So a row of c does not depend on how many others are asked for.
  */
-enum nn_shape {
-    NN_WHOLE,
-    NN_C_LOWER, /* c[i][j] is not wanted where j > shift + i */
-    NN_A_LOWER, /* a[i][k] is 0 where k > shift + i */
-    NN_A_UPPER  /* a[i][k] is 0 where i > shift + k */
-};
-
 struct nn_product {
     size_t m, n, k;
     const float *a; /* [m][k]: element [i][k] at i * a_row + k * a_col */
