@@ -60,13 +60,17 @@ static bool rows_differ(const struct pq_tensor *a, const struct pq_tensor *b)
                   (size_t)(a->rank - 1) * sizeof *a->shape) != 0;
 }
 
-/* What model i has where the first one has table `a`; NULL: it is none. */
+/*
+ * What model i has where the first one has table `a` of so many rows; NULL: it
+ * is none.
+ */
 static const struct pq_tensor *other_table(const struct merge_models *m,
-                                           size_t i, const struct pq_tensor *a)
+                                           size_t i, const struct pq_tensor *a,
+                                           uint64_t rows)
 {
     const size_t at = pq_names_find(&m->list[i].index, a->name);
 
-    return at != SIZE_MAX && is_table(a, merge_model_rows(&m->list[0]))
+    return at != SIZE_MAX && is_table(a, rows)
                ? &m->list[i].plain->catalog->tensors[at]
                : NULL;
 }
@@ -76,11 +80,12 @@ static int check_sizes(const struct merge_models *m, size_t i,
                        struct pq_error *e)
 {
     const struct pq_catalog *c = m->list[0].plain->catalog;
+    const uint64_t rows = merge_model_rows(&m->list[0]);
     char x[64], y[64];
 
     for (size_t k = 0; k < c->n_tensors; k++) {
         const struct pq_tensor *a = &c->tensors[k];
-        const struct pq_tensor *b = other_table(m, i, a);
+        const struct pq_tensor *b = other_table(m, i, a, rows);
         if (!b || !rows_differ(a, b))
             continue;
         cmd_shape_text(a, x, sizeof x);
@@ -109,11 +114,12 @@ static int compare_tables(struct merge_models *m, size_t i,
                           struct pq_error *e)
 {
     const struct pq_catalog *c = m->list[0].plain->catalog;
+    const uint64_t rows = merge_model_rows(&m->list[0]);
     char how[200], x[64], y[64];
 
     for (size_t k = 0; k < c->n_tensors; k++) {
         const struct pq_tensor *a = &c->tensors[k];
-        const struct pq_tensor *b = other_table(m, i, a);
+        const struct pq_tensor *b = other_table(m, i, a, rows);
         if (!b || (b->rank == a->rank && b->shape[0] == a->shape[0]))
             continue;
         cmd_shape_text(a, x, sizeof x);
