@@ -41,7 +41,7 @@ static int print_line(struct pq_buf *b, struct pq_error *e)
 {
     const int rc = cmd_print_buf(b, e);
 
-    fflush(stdout); /* people watch it */
+    cmd_flush(); /* people watch it */
     return rc;
 }
 
@@ -121,16 +121,28 @@ static double at_y(const struct scale *s, double loss)
            (HEIGHT - TOP - BOTTOM) * (s->most - loss) / (s->most - s->least);
 }
 
+/* How many decimals tell a quarter of the scale from the next. */
+static int decimals(const struct scale *s)
+{
+    int n = 0;
+
+    for (double part = (s->most - s->least) / 4; part < 10 && n < 6; part *= 10)
+        n++;
+    return n;
+}
+
 static void put_axes(struct pq_buf *b, const struct scale *s)
 {
+    const int places = decimals(s);
+
     for (int i = 0; i <= 4; i++) {
         const double loss = s->least + (s->most - s->least) * i / 4;
         const double y = at_y(s, loss);
         pq_buf_printf(b,
                       "<path d=\"M%d %.1fH%d\" stroke=\"#ddd\"/>\n"
-                      "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.3g"
+                      "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.*f"
                       "</text>\n",
-                      LEFT, y, WIDTH - RIGHT, LEFT - 6, y + 4, loss);
+                      LEFT, y, WIDTH - RIGHT, LEFT - 6, y + 4, places, loss);
     }
     pq_buf_printf(b,
                   "<text x=\"%d\" y=\"%d\">step %.0f</text>\n"

@@ -347,6 +347,11 @@ plan() {
     run pq-train -d ids.jsonl --steps 1 --batch 200 --memory 27M -o r/ llama; refused -- '--memory'
     run pq-train -q -d few.jsonl --steps 3 --plot p.svg -o f/ llama; done_well
     grep -q '</svg>' p.svg || bad "no picture: $RAN"
+    rm -rf f
+    run pq-train -q -d few.jsonl --steps 3 --plot f/p.svg -o f/ llama; done_well # where f is yet to be
+    same f/p.svg p.svg
+    run pq-train -q -d few.jsonl --steps 3 --plot none/p.svg -o none-yet/ llama; refused 'none/p.svg: No such'
+    absent none-yet # told before the work
     run pq-train -q -d few.jsonl --steps 2 -r 1 -o g/ gpt2; done_well
     grep -q '"fan_in_fan_out": true' g/adapter_config.json || bad "$(cat g/adapter_config.json): $RAN"
     run pq-eval -d few.jsonl --adapter g gpt2; done_well
