@@ -272,7 +272,7 @@ int train_run(struct train *t, struct pq_error *e)
         return -1;
     swap_best(t);
     if (t->best && t->c->verbose > 0)
-        cmd_msg(t->c, "the best validation loss is that of step %llu",
-                (unsigned long long)t->best_step);
+        cmd_msg(t->c, "the best validation loss is that of step %llu: %.6f",
+                (unsigned long long)t->best_step, t->best_loss);
     return 0;
 }
