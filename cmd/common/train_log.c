@@ -174,6 +174,14 @@ static void put_curve(struct pq_buf *b, const struct train_log *l,
                           at_y(s, l->points[i].loss));
 }
 
+static bool has_dots(const struct train_log *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        if (l->points[i].val)
+            return true;
+    return false;
+}
+
 static void draw(struct pq_buf *b, const struct train_log *l)
 {
     const struct scale s = scale_of(l);
@@ -184,8 +192,8 @@ static void draw(struct pq_buf *b, const struct train_log *l)
                   "font-size=\"11\" fill=\"#222\">\n"
                   "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n"
                   "<text x=\"12\" y=\"24\" font-size=\"14\">loss a token, in "
-                  "nats; dots: validation</text>\n",
-                  WIDTH, HEIGHT);
+                  "nats%s</text>\n",
+                  WIDTH, HEIGHT, has_dots(l) ? "; dots: validation" : "");
     put_axes(b, &s);
     put_curve(b, l, &s);
     pq_buf_puts(b, "</svg>\n");
