@@ -266,6 +266,8 @@ int train_run(struct train *t, struct pq_error *e)
     if ((t->o->pissa && train_snapshot(t, &t->start, is_factor, e)) ||
         (t->o->resume && train_state_load(t, e)))
         return -1;
+    if (!t->o->resume && (t->o->save_every || t->o->until))
+        train_state_warn(t);
     const int rc = run_steps(t, e);
     cmd_progress_end();
     if (rc)

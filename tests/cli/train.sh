@@ -120,10 +120,11 @@ resumed() {
         'lora -r 2 --val ids.jsonl --val-every 3' 'lora -r 2 --pack --seq-len 40 --accumulate 2' \
         'sparse -s 0.6 --regrow 0.3' 'sparse -s 0.6 --round nf4 --val ids.jsonl --val-every 3' \
         'lora -r 2 --neftune 5 --accumulate 2'; do
-        rm -rf a b ./*.state.safetensors
+        rm -rf a b c ./*.state.safetensors
         set -- pq-train --json -d ids.jsonl --batch 4 --lr 1e-3 --steps 7 --seed 3 --method $m
         run "$@" -T1 -o a/ llama; done_well; cp "$out" a.json
         run "$@" --until 4 -o b llama; done_well; cp "$out" b.json
+        cp -r b c && cp b.state.safetensors c.state.safetensors
         run "$@" --resume -T3 -o b llama; done_well; cat "$out" >> b.json
         same a.json b.json
         for f in a/*; do same "$f" "b/${f#a/}"; done
@@ -132,7 +133,10 @@ resumed() {
     run "${@/ids.jsonl/few.jsonl}" --resume -o b llama; refused 'other data'
     run "$@" --resume -r 3 -o b llama; refused 'another training'
     run "$@" --resume -o never llama; refused 'never.state.safetensors'
-    run "$@" --save-every 2 -o c llama; done_well
+    run "$@" --save-every 2 -o c llama # as who forgets --resume
+    [ "$RC" = 0 ] || bad "rc $RC: $RAN"
+    grep -q '^pq-train: warning: c.state.safetensors, at step 4, will be replaced' "$err" || bad "$(cat "$err"): $RAN"
+    run "$@" --save-every 2 -o c llama; done_well # that of a finished run
     [ -s c.state.safetensors ] || bad "no state: $RAN"
     same c/adapter_model.safetensors a/adapter_model.safetensors
 }
