@@ -341,12 +341,26 @@ static bool is_blank(const char *s, size_t n)
     return strspn(s, blank) >= n;
 }
 
+/* "{ ...", and the rest on the lines behind it? */
+static bool is_cut(const char *s, size_t n)
+{
+    const size_t at = strspn(s, blank);
+
+    while (n > 0 && strchr(blank, s[n - 1]))
+        n--;
+    return at < n && s[at] == '{' && s[n - 1] != '}';
+}
+
 static int take_line(struct cmd_data *d, const char *s, size_t n, size_t line,
                      struct pq_error *e)
 {
     struct line l = {.answer_number = UINT64_MAX};
 
-    const int rc = read_line(s, n, &l, e) || add_line(d, &l, line, e);
+    const int rc = is_cut(s, n)
+                       ? pq_fail(e, PQ_EFORMAT,
+                                 "does not end with a brace: all of an example "
+                                 "stands on one line")
+                       : read_line(s, n, &l, e) || add_line(d, &l, line, e);
     free(l.ids);
     free(l.choices);
     pq_arena_release(&l.arena);

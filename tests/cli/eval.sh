@@ -279,6 +279,8 @@ refusals() {
 [1,2]
 ids
 EOT
+    printf '{\n  "ids": [1, 2]\n}\n' > bad.jsonl
+    run pq-eval -d bad.jsonl llama; refused 'bad.jsonl: line 1: does not end with a brace'
     : > empty.jsonl
     run pq-eval -d empty.jsonl llama; refused 'no token to score'
     echo '{"ids":[1]}' > one.jsonl

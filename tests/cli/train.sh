@@ -402,7 +402,8 @@ refusals() {
     run pq-train -d few.jsonl --patience 3 -o x/ llama; misused
     run pq-train -d few.jsonl --resume llama; misused
     run pq-train -d few.jsonl --target-modules q_proj,, -o x/ llama; misused
-    run pq-train -d few.jsonl --target-modules nope -o x/ llama; refused nope
+    run pq-train -d few.jsonl --target-modules nope -o x/ llama
+    refused 'called nope, but q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj'
     : > empty.jsonl
     run pq-train -d empty.jsonl -o x/ llama; refused 'empty.jsonl: holds no example'
     echo '{"ids":[1]}' > one.jsonl
