@@ -245,7 +245,7 @@ static void print_new(struct text *t, size_t end)
         return;
     if (!t->j->c->json) {
         cmd_print_n(t->new.s + t->told, end - t->told);
-        fflush(stdout);
+        cmd_flush();
     }
     t->told = end;
 }

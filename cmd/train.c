@@ -30,7 +30,7 @@ enum {
 static const struct cmd_option options[] = {
     {'d', "data", "FILE", "what to train on: text, or JSONL", NULL,
      CMD_CHANGES_OUTPUT | CMD_ARG_FILE, OPT_DATA},
-    {0, "method", "M", "what is trained (default: lora)",
+    {0, "method", "M", "lora (default), qlora, full, sparse, prompt, hybrid",
      METHODS, CMD_CHANGES_OUTPUT, OPT_METHOD},
     {0, "steps", "N", "updates of the weights", "100 1000",
      CMD_CHANGES_OUTPUT, OPT_STEPS},
@@ -50,7 +50,7 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_IN_ORDER},
     {0, "lr", "X", "learning rate (default: by the method)",
      "5e-5 2e-4 1e-2", CMD_CHANGES_OUTPUT, OPT_LR},
-    {0, "schedule", "S", "how the rate falls (default: linear)",
+    {0, "schedule", "S", "linear (default), cosine, constant or wsd",
      SCHEDULES, CMD_CHANGES_OUTPUT, OPT_SCHEDULE},
     {0, "warmup", "N", "steps in which the rate rises (default: 0)", "10 100",
      CMD_CHANGES_OUTPUT, OPT_WARMUP},
@@ -75,8 +75,8 @@ static const struct cmd_option options[] = {
      CMD_CHANGES_OUTPUT, OPT_DORA},
     {0, "rslora", NULL, "scale by A / sqrt(R)", NULL,
      CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_RSLORA},
-    {0, "init", "I", "how LoRA begins, or a model (default: zero)", INITS,
-     CMD_CHANGES_OUTPUT, OPT_INIT},
+    {0, "init", "I", "zero (default) or pissa for LoRA; random: a new model",
+     INITS, CMD_CHANGES_OUTPUT, OPT_INIT},
     {0, "init-adapter", "DIR", "go on from this adapter", NULL,
      CMD_CHANGES_OUTPUT | CMD_ARG_FILE, OPT_INIT_ADAPTER},
     {0, "lora-plus", "X", "rate of B in LoRA, as a multiple of that of A",
@@ -91,8 +91,8 @@ static const struct cmd_option options[] = {
      "0.5 0.8", CMD_CHANGES_OUTPUT, OPT_SPARSITY},
     {0, "regrow", "F", "part of the rest that is chosen anew each time",
      "0.1 0.3", CMD_CHANGES_OUTPUT | CMD_BRIEF, OPT_REGROW},
-    {0, "round", "T", "train weights that are of this type", ROUNDINGS,
-     CMD_CHANGES_OUTPUT, OPT_ROUND},
+    {0, "round", "T", "train for weights of type f16, bf16, int8 or nf4",
+     ROUNDINGS, CMD_CHANGES_OUTPUT, OPT_ROUND},
     {0, "val", "FILE", "write the weights that are best on this", NULL,
      CMD_CHANGES_OUTPUT | CMD_ARG_FILE, OPT_VAL},
     {0, "val-every", "N", "steps between looks at it (default: a tenth)",
@@ -280,6 +280,11 @@ static bool has_lora(const struct train_options *o)
            o->method == TRAIN_HYBRID;
 }
 
+static bool whole(const struct train_options *o)
+{
+    return o->method == TRAIN_FULL || o->method == TRAIN_SPARSE;
+}
+
 static bool has_prompt(const struct train_options *o)
 {
     return o->method == TRAIN_PROMPT || o->method == TRAIN_HYBRID;
@@ -290,7 +295,7 @@ static int check_fresh(struct cmd *c, const struct train_options *o)
 {
     if (!o->fresh)
         return CMD_OK;
-    if (o->method != TRAIN_FULL && o->method != TRAIN_SPARSE)
+    if (!whole(o))
         return cmd_usage(c, "--init random is of methods full and sparse: "
                             "there is nothing yet to add an adapter to");
     if (c->n_operands == 0 || cmd_is_standard(c->operands[0]))
@@ -321,15 +326,15 @@ static int check_method(struct cmd *c, const struct train_options *o)
         (o->sparsity.to > 0 || o->sparsity.regrow > 0 || o->rounds))
         return cmd_usage(c, "--sparsity, --regrow and --round are of --method "
                             "sparse");
-    if (o->init_adapter && !has_lora(o) && o->method != TRAIN_PROMPT)
+    if (o->init_adapter && (whole(o) || o->method == TRAIN_HYBRID))
         return cmd_usage(c, "--init-adapter is of methods lora, qlora and "
                             "prompt");
     if (o->init_adapter &&
-        (o->method == TRAIN_HYBRID || o->rank || o->alpha > 0 ||
-         o->target_list || o->dora || o->rslora || o->pissa ||
-         o->prompt_tokens || o->prompt_init))
-        return cmd_usage(c, "--init-adapter says already what is trained, "
-                            "and there is none for hybrid");
+        (o->rank || o->alpha > 0 || o->target_list || o->dora || o->rslora ||
+         o->pissa || o->prompt_tokens || o->prompt_init))
+        return cmd_usage(c, "--init-adapter already says the rank, the scale, "
+                            "the layers and the rows: leave those options "
+                            "out");
     if (o->dora && o->pissa)
         return cmd_usage(c, "--dora and --init pissa do not go together");
     return CMD_OK;
@@ -386,15 +391,13 @@ static int set_targets(struct cmd *c, struct train_options *o,
 
 static void set_defaults(struct train_options *o)
 {
-    const bool whole = o->method == TRAIN_FULL || o->method == TRAIN_SPARSE;
-
     o->epochs = o->epochs || o->steps ? o->epochs : 1;
     o->batch = o->batch ? o->batch : 8;
     o->accumulate = o->accumulate ? o->accumulate : 1;
     o->rank = o->rank ? o->rank : 8;
     o->alpha = o->alpha > 0 ? o->alpha : 2 * (double)o->rank;
     if (!(o->lr > 0))
-        o->lr = whole                         ? 5e-5
+        o->lr = whole(o)                      ? 5e-5
                 : o->method == TRAIN_PROMPT ? 1e-2
                                             : 2e-4;
     o->shape = o->shape_given ? o->shape : PQ_SCHEDULE_LINEAR;

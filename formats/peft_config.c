@@ -214,6 +214,12 @@ int peft_config_read(struct peft_config *c, const char *text, size_t n,
     if (!type)
         return pq_fail(e, PQ_EFORMAT, "peft_type is missing");
     c->lora = strcmp(type, "LORA") == 0;
+    if (strcmp(type, "PROMPT_TUNING") == 0 || strcmp(type, "P_TUNING") == 0)
+        return pq_fail(e, PQ_EUNSUPPORTED,
+                       "peft_type %s cannot be merged: a soft prompt has no "
+                       "place in weights (pq-prompt --export-tokens makes "
+                       "tokens of it)",
+                       type);
     if (!c->lora && strcmp(type, "TRAINABLE_TOKENS") != 0)
         return pq_fail(e, PQ_EUNSUPPORTED,
                        "peft_type %.40s cannot be merged", type);

@@ -223,6 +223,7 @@ int cmd_usage(const struct cmd *c, const char *fmt, ...) PQ_PRINTF(2, 3);
 /* Text on stdout; a write error is remembered and makes the exit status 2. */
 void cmd_print(const char *fmt, ...) PQ_PRINTF(1, 2);
 void cmd_print_n(const char *s, size_t n);
+void cmd_flush(void); /* what was printed is to be seen now */
 /* The same of a buffer, which is released; fails where memory was short. */
 PQ_MUST_USE int cmd_print_buf(struct pq_buf *b, struct pq_error *e);
 /* Control characters in s[0..n) become '?'. */
@@ -338,7 +339,7 @@ PQ_MUST_USE int cmd_check_outside(const struct cmd *c, const char *path,
 
 /*
  * The same for what is no model and goes beside the output, a picture or a
- * mask: fails as well where it is an operand itself.
+ * mask: fails as well where it is an operand itself, and where no file can be.
  */
 PQ_MUST_USE int cmd_check_beside(const struct cmd *c, const char *path,
                                  struct pq_error *e);

@@ -325,8 +325,8 @@ static int add_line(struct cmd_data *d, struct line *l, size_t line,
         return cmd_data_add_messages(d, l->messages.s, l->messages.n, line, e);
     if (!l->prompt.s)
         return pq_fail(e, PQ_EFORMAT,
-                       "has none of \"ids\", \"text\", \"prompt\" and "
-                       "\"messages\"");
+                       "has none of \"ids\", \"messages\" and the strings "
+                       "\"text\" and \"prompt\"");
     if (d->prompts)
         return cmd_data_add_text(d, l->prompt.s, l->prompt.n, line, e);
     return add_prompt(d, l, line, e);
@@ -334,9 +334,21 @@ static int add_line(struct cmd_data *d, struct line *l, size_t line,
 
 /* ---- a file ------------------------------------------------------------- */
 
+static const char blank[] = " \t\r\n";
+
 static bool is_blank(const char *s, size_t n)
 {
-    return strspn(s, " \t\r\n") >= n;
+    return strspn(s, blank) >= n;
+}
+
+/* "{ ...", and the rest on the lines behind it? */
+static bool is_cut(const char *s, size_t n)
+{
+    const size_t at = strspn(s, blank);
+
+    while (n > 0 && strchr(blank, s[n - 1]))
+        n--;
+    return at < n && s[at] == '{' && s[n - 1] != '}';
 }
 
 static int take_line(struct cmd_data *d, const char *s, size_t n, size_t line,
@@ -344,7 +356,11 @@ static int take_line(struct cmd_data *d, const char *s, size_t n, size_t line,
 {
     struct line l = {.answer_number = UINT64_MAX};
 
-    const int rc = read_line(s, n, &l, e) || add_line(d, &l, line, e);
+    const int rc = is_cut(s, n)
+                       ? pq_fail(e, PQ_EFORMAT,
+                                 "does not end with a brace: all of an example "
+                                 "stands on one line")
+                       : read_line(s, n, &l, e) || add_line(d, &l, line, e);
     free(l.ids);
     free(l.choices);
     pq_arena_release(&l.arena);
@@ -384,6 +400,29 @@ static int read_file(FILE *f, struct pq_buf *b, struct pq_error *e)
     return 0;
 }
 
+/*
+ * A text, or an example a line.  All examples in one array would be taken for
+ * a text, brackets and all, which nobody means.
+ */
+static int take(struct cmd_data *d, const char *s, size_t n,
+                struct pq_error *e)
+{
+    const char *at = s + strspn(s, blank);
+
+    if (*at == '[' && at[1 + strspn(at + 1, blank)] == '{')
+        return pq_fail(e, PQ_EFORMAT,
+                       "is a JSON array, not an object a line: jq -c '.[]' "
+                       "makes lines of it");
+    return *at == '{' ? take_lines(d, s, n, e)
+                      : cmd_data_add_text(d, s, n, 1, e);
+}
+
+/* The bytes of the mark that some editors put before UTF-8. */
+static size_t mark(const char *s)
+{
+    return strncmp(s, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+}
+
 int cmd_data_read(const char *path, struct cmd_data *d, struct pq_error *e)
 {
     const bool standard = cmd_is_standard(path);
@@ -395,11 +434,10 @@ int cmd_data_read(const char *path, struct cmd_data *d, struct pq_error *e)
     int rc = read_file(f, &b, e);
     if (!standard)
         fclose(f);
-    if (!rc && !is_blank(b.s, b.n)) {
+    const size_t skip = rc ? 0 : mark(b.s);
+    if (!rc && !is_blank(b.s + skip, b.n - skip)) {
         d->bytes = b.n;
-        rc = b.s[strspn(b.s, " \t\r\n")] == '{'
-                 ? take_lines(d, b.s, b.n, e)
-                 : cmd_data_add_text(d, b.s, b.n, 1, e);
+        rc = take(d, b.s + skip, b.n - skip, e);
     }
     d->bytes = b.n;
     pq_buf_release(&b);

@@ -92,6 +92,13 @@ void cmd_print_n(const char *s, size_t n)
         note_loss();
 }
 
+void cmd_flush(void)
+{
+    errno = 0;
+    if (fflush(stdout) != 0)
+        note_loss();
+}
+
 int cmd_print_buf(struct pq_buf *b, struct pq_error *e)
 {
     const int rc = b->failed ? pq_fail_nomem(e) : 0;

@@ -8,6 +8,7 @@
  */
 #include "cmd.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -26,7 +27,9 @@ static bool look(const char *dir, size_t n, const char *name, struct stat *st)
         return false;
     snprintf(path, all, "%.*s%s%s", (int)n, dir, n ? "/" : "", name);
     const bool found = stat(path, st) == 0;
+    const int why = errno;
     free(path);
+    errno = why;
     return found;
 }
 
@@ -83,6 +86,29 @@ int cmd_check_outside(const struct cmd *c, const char *path,
     return 0;
 }
 
+/* Whether `path` will be in the output, which may not be there yet. */
+static bool in_output(const struct cmd *c, const char *path)
+{
+    size_t n = c->output ? strlen(c->output) : 0;
+
+    while (n > 1 && c->output[n - 1] == '/')
+        n--;
+    return n > 0 && strncmp(path, c->output, n) == 0 && path[n] == '/';
+}
+
+/* That a file has no place is better told before the work than after it. */
+static int check_place(const struct cmd *c, const char *path,
+                       struct pq_error *e)
+{
+    struct stat st;
+
+    if (stat(path, &st) == 0)
+        return S_ISDIR(st.st_mode) ? pq_fail_sys(e, EISDIR, "%s", path) : 0;
+    if (!in_output(c, path) && !folder(path, &st))
+        return pq_fail_sys(e, errno, "%s", path);
+    return 0;
+}
+
 int cmd_check_beside(const struct cmd *c, const char *path, struct pq_error *e)
 {
     struct stat st, in;
@@ -92,7 +118,7 @@ int cmd_check_beside(const struct cmd *c, const char *path, struct pq_error *e)
             same_file(&in, &st))
             return pq_fail(e, PQ_EARG, "%s: not replaced: it is the input",
                            path);
-    return cmd_check_outside(c, path, e);
+    return check_place(c, path, e) ? -1 : cmd_check_outside(c, path, e);
 }
 
 int cmd_check_spares(const char *path, const char *read, struct pq_error *e)

@@ -41,7 +41,7 @@ static int print_line(struct pq_buf *b, struct pq_error *e)
 {
     const int rc = cmd_print_buf(b, e);
 
-    fflush(stdout); /* people watch it */
+    cmd_flush(); /* people watch it */
     return rc;
 }
 
@@ -121,16 +121,28 @@ static double at_y(const struct scale *s, double loss)
            (HEIGHT - TOP - BOTTOM) * (s->most - loss) / (s->most - s->least);
 }
 
+/* How many decimals tell a quarter of the scale from the next. */
+static int decimals(const struct scale *s)
+{
+    int n = 0;
+
+    for (double part = (s->most - s->least) / 4; part < 10 && n < 6; part *= 10)
+        n++;
+    return n;
+}
+
 static void put_axes(struct pq_buf *b, const struct scale *s)
 {
+    const int places = decimals(s);
+
     for (int i = 0; i <= 4; i++) {
         const double loss = s->least + (s->most - s->least) * i / 4;
         const double y = at_y(s, loss);
         pq_buf_printf(b,
                       "<path d=\"M%d %.1fH%d\" stroke=\"#ddd\"/>\n"
-                      "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.3g"
+                      "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.*f"
                       "</text>\n",
-                      LEFT, y, WIDTH - RIGHT, LEFT - 6, y + 4, loss);
+                      LEFT, y, WIDTH - RIGHT, LEFT - 6, y + 4, places, loss);
     }
     pq_buf_printf(b,
                   "<text x=\"%d\" y=\"%d\">step %.0f</text>\n"
@@ -162,6 +174,14 @@ static void put_curve(struct pq_buf *b, const struct train_log *l,
                           at_y(s, l->points[i].loss));
 }
 
+static bool has_dots(const struct train_log *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        if (l->points[i].val)
+            return true;
+    return false;
+}
+
 static void draw(struct pq_buf *b, const struct train_log *l)
 {
     const struct scale s = scale_of(l);
@@ -172,8 +192,8 @@ static void draw(struct pq_buf *b, const struct train_log *l)
                   "font-size=\"11\" fill=\"#222\">\n"
                   "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n"
                   "<text x=\"12\" y=\"24\" font-size=\"14\">loss a token, in "
-                  "nats; dots: validation</text>\n",
-                  WIDTH, HEIGHT);
+                  "nats%s</text>\n",
+                  WIDTH, HEIGHT, has_dots(l) ? "; dots: validation" : "");
     put_axes(b, &s);
     put_curve(b, l, &s);
     pq_buf_puts(b, "</svg>\n");

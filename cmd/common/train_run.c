@@ -266,13 +266,15 @@ int train_run(struct train *t, struct pq_error *e)
     if ((t->o->pissa && train_snapshot(t, &t->start, is_factor, e)) ||
         (t->o->resume && train_state_load(t, e)))
         return -1;
+    if (!t->o->resume && (t->o->save_every || t->o->until))
+        train_state_warn(t);
     const int rc = run_steps(t, e);
     cmd_progress_end();
     if (rc)
         return -1;
     swap_best(t);
     if (t->best && t->c->verbose > 0)
-        cmd_msg(t->c, "the best validation loss is that of step %llu",
-                (unsigned long long)t->best_step);
+        cmd_msg(t->c, "the best validation loss is that of step %llu: %.6f",
+                (unsigned long long)t->best_step, t->best_loss);
     return 0;
 }

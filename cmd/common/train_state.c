@@ -283,3 +283,20 @@ int train_state_load(struct train *t, struct pq_error *e)
     free(path);
     return rc;
 }
+
+void train_state_warn(const struct train *t)
+{
+    struct pq_error e = PQ_ERROR_INIT;
+    struct pq_source *s = NULL;
+    char *path = state_path(t->c);
+    uint64_t step;
+
+    if (path && !pq_open_model(path, &cmd_cancel, &s, &e) &&
+        !get_number(s, key_step, &step, &e) && step < t->steps && !t->c->quiet)
+        cmd_msg(t->c,
+                "warning: %s, at step %llu, will be replaced; --resume would "
+                "go on from it",
+                path, (unsigned long long)step);
+    pq_source_free(s);
+    free(path);
+}

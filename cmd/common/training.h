@@ -217,6 +217,8 @@ PQ_MUST_USE int train_snapshot(struct train *t, float ***all,
 /* train_state.c: beside the output; what was saved there. */
 PQ_MUST_USE int train_state_save(struct train *t, struct pq_error *e);
 PQ_MUST_USE int train_state_load(struct train *t, struct pq_error *e);
+/* Of an unfinished run's state, which this run is going to replace. */
+void train_state_warn(const struct train *t);
 /* train_start.c: first what kind of adapter it is, then its numbers. */
 PQ_MUST_USE int train_start_open(struct train *t, struct pq_error *e);
 PQ_MUST_USE int train_start_read(struct train *t, struct pq_error *e);

@@ -8,6 +8,7 @@
 #include "adapters.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,6 +43,47 @@ static bool chosen(const struct pq_train_options *o, const struct nn_slot *s)
     return o->n_targets == 0;
 }
 
+/* "q_proj", of "model.layers.0.self_attn.q_proj.weight". */
+static void last_word(const char *name, char *word, size_t size)
+{
+    const int n = module_length(name);
+    int from = n;
+
+    while (from > 0 && name[from - 1] != '.')
+        from--;
+    snprintf(word, size, "%.*s", n - from, name + from);
+}
+
+/* "q_proj, k_proj" and so on: each word of a linear layer once. */
+static void list_words(const struct nn_slot *slots, size_t n, char *list,
+                       size_t size)
+{
+    char word[64];
+    size_t used = 0;
+
+    for (size_t i = 0; i < n && used < size; i++) {
+        bool seen = !slots[i].linears[0];
+        if (!seen)
+            last_word(slots[i].name, word, sizeof word);
+        for (size_t k = 0; !seen && k < i; k++)
+            seen = slots[k].linears[0] && is_target(slots[k].name, word);
+        if (!seen)
+            used += (size_t)snprintf(list + used, size - used, "%s%s",
+                                     used ? ", " : "", word);
+    }
+}
+
+static int refuse_target(const char *target, const struct nn_slot *slots,
+                         size_t n, struct pq_error *e)
+{
+    char list[256] = "";
+
+    list_words(slots, n, list, sizeof list);
+    return pq_fail(e, PQ_EARG,
+                   "no linear layer of the model is called %.64s, but %s",
+                   target, list);
+}
+
 static int check_targets(const struct pq_train_options *o,
                          const struct nn_slot *slots, size_t n,
                          struct pq_error *e)
@@ -52,9 +94,7 @@ static int check_targets(const struct pq_train_options *o,
             found |=
                 slots[i].linears[0] && is_target(slots[i].name, o->targets[t]);
         if (!found)
-            return pq_fail(e, PQ_EARG,
-                           "no linear layer of the model is called %s",
-                           o->targets[t]);
+            return refuse_target(o->targets[t], slots, n, e);
     }
     return 0;
 }

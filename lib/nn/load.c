@@ -160,8 +160,8 @@ static int read_config(struct nn_loader *l)
 
     if (!b)
         return pq_fail(l->e, PQ_EARG,
-                       "has no config.json beside it, without which it is "
-                       "not known how to run it");
+                       "has no config.json, which says how to run it: give "
+                       "a model's directory, or a .pq file made of one");
     return nn_config_read(&l->m->c, b->data, (size_t)b->bytes, &l->m->arena,
                           l->e);
 }

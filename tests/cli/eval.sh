@@ -59,6 +59,13 @@ texts() {
     cmp -s "$out" cat.json || bad "a .pq is not its directory: $RAN"
     printf 'a\377' > bad.txt
     run pq-eval -d bad.txt llama; refused 'bad.txt'
+    printf '\n[ {"text":"a cat"},\n{"text":"a dog"}]\n' > bad.txt
+    run pq-eval -d bad.txt llama; refused 'bad.txt: is a JSON array'
+    printf '[a cat]' > bad.txt
+    run pq-eval -d bad.txt llama; done_well
+    printf '\357\273\277{"ids":[1,403,407]}\n' > bad.txt # as Notepad writes it
+    run pq-eval --tokens -d bad.txt llama; done_well
+    [ "$(cat "$out")" = '{"ids":[1,403,407]}' ] || bad "$(cat "$out"): $RAN"
     run pq-eval -d cat.txt llama/model.safetensors; refused 'tokenizer'
 }
 # number i is right where its text is the likelier one; only that is scored
@@ -272,6 +279,8 @@ refusals() {
 [1,2]
 ids
 EOT
+    printf '{\n  "ids": [1, 2]\n}\n' > bad.jsonl
+    run pq-eval -d bad.jsonl llama; refused 'bad.jsonl: line 1: does not end with a brace'
     : > empty.jsonl
     run pq-eval -d empty.jsonl llama; refused 'no token to score'
     echo '{"ids":[1]}' > one.jsonl

@@ -120,10 +120,11 @@ resumed() {
         'lora -r 2 --val ids.jsonl --val-every 3' 'lora -r 2 --pack --seq-len 40 --accumulate 2' \
         'sparse -s 0.6 --regrow 0.3' 'sparse -s 0.6 --round nf4 --val ids.jsonl --val-every 3' \
         'lora -r 2 --neftune 5 --accumulate 2'; do
-        rm -rf a b ./*.state.safetensors
+        rm -rf a b c ./*.state.safetensors
         set -- pq-train --json -d ids.jsonl --batch 4 --lr 1e-3 --steps 7 --seed 3 --method $m
         run "$@" -T1 -o a/ llama; done_well; cp "$out" a.json
         run "$@" --until 4 -o b llama; done_well; cp "$out" b.json
+        cp -r b c && cp b.state.safetensors c.state.safetensors
         run "$@" --resume -T3 -o b llama; done_well; cat "$out" >> b.json
         same a.json b.json
         for f in a/*; do same "$f" "b/${f#a/}"; done
@@ -132,7 +133,10 @@ resumed() {
     run "${@/ids.jsonl/few.jsonl}" --resume -o b llama; refused 'other data'
     run "$@" --resume -r 3 -o b llama; refused 'another training'
     run "$@" --resume -o never llama; refused 'never.state.safetensors'
-    run "$@" --save-every 2 -o c llama; done_well
+    run "$@" --save-every 2 -o c llama # as who forgets --resume
+    [ "$RC" = 0 ] || bad "rc $RC: $RAN"
+    grep -q '^pq-train: warning: c.state.safetensors, at step 4, will be replaced' "$err" || bad "$(cat "$err"): $RAN"
+    run "$@" --save-every 2 -o c llama; done_well # that of a finished run
     [ -s c.state.safetensors ] || bad "no state: $RAN"
     same c/adapter_model.safetensors a/adapter_model.safetensors
 }
@@ -347,6 +351,11 @@ plan() {
     run pq-train -d ids.jsonl --steps 1 --batch 200 --memory 27M -o r/ llama; refused -- '--memory'
     run pq-train -q -d few.jsonl --steps 3 --plot p.svg -o f/ llama; done_well
     grep -q '</svg>' p.svg || bad "no picture: $RAN"
+    rm -rf f
+    run pq-train -q -d few.jsonl --steps 3 --plot f/p.svg -o f/ llama; done_well # where f is yet to be
+    same f/p.svg p.svg
+    run pq-train -q -d few.jsonl --steps 3 --plot none/p.svg -o none-yet/ llama; refused 'none/p.svg: No such'
+    absent none-yet # told before the work
     run pq-train -q -d few.jsonl --steps 2 -r 1 -o g/ gpt2; done_well
     grep -q '"fan_in_fan_out": true' g/adapter_config.json || bad "$(cat g/adapter_config.json): $RAN"
     run pq-eval -d few.jsonl --adapter g gpt2; done_well
@@ -393,7 +402,8 @@ refusals() {
     run pq-train -d few.jsonl --patience 3 -o x/ llama; misused
     run pq-train -d few.jsonl --resume llama; misused
     run pq-train -d few.jsonl --target-modules q_proj,, -o x/ llama; misused
-    run pq-train -d few.jsonl --target-modules nope -o x/ llama; refused nope
+    run pq-train -d few.jsonl --target-modules nope -o x/ llama
+    refused 'called nope, but q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj'
     : > empty.jsonl
     run pq-train -d empty.jsonl -o x/ llama; refused 'empty.jsonl: holds no example'
     echo '{"ids":[1]}' > one.jsonl
