@@ -54,8 +54,9 @@ static void check_product(struct nn_pool *pool, const size_t s[3], bool by_k,
     const struct nn_mat mat =
         by_k ? nn_mat_f32(b, k, n, n) : nn_mat_f32(b, n, k, k);
     const struct nn_product p = {
-        m,    n,    k, a,   turned ? 1 : k,       turned ? m : 1,
-        &mat, by_k, c, row, biased ? bias : NULL, add, NN_WHOLE, 0};
+        m,        n,    k, a,   turned ? 1 : k,       turned ? m : 1,
+        &mat,     by_k, c, row, biased ? bias : NULL, add,
+        NN_WHOLE, 0};
 
     memcpy(before, c, m * row * sizeof *c);
     nn_multiply(pool, &p);
@@ -165,8 +166,8 @@ static void check_encoded(struct nn_pool *pool, enum pq_encoding enc,
     struct encoded x = encode(enc, dtype, w, rows, cols);
     if (enc != PQ_PLAIN && enc != PQ_INT8)
         x.mat.map = pq_quant_map(enc);
-    const struct nn_product p = {m,      n,    k, a, k,    1,
-                                 &x.mat, by_k, c, n, NULL, false, NN_WHOLE, 0};
+    const struct nn_product p = {m,    n, k, a,    k,     1,        &x.mat,
+                                 by_k, c, n, NULL, false, NN_WHOLE, 0};
 
     decode_whole(&x, plain);
     nn_multiply(pool, &p);
@@ -225,7 +226,7 @@ Test(nn_gemm, a_row_alone_has_the_bits_of_the_row_among_many)
     float *a = randoms(m * k), *b = randoms(n * k);
     float *c = malloc(m * n * sizeof *c), *row = malloc(n * sizeof *row);
     const struct nn_mat mat = nn_mat_f32(b, n, k, k);
-    struct nn_product p = {m,    n,     k, a, k,    1,     &mat,
+    struct nn_product p = {m,     n, k, a,    k,     1,        &mat,
                            false, c, n, NULL, false, NN_WHOLE, 0};
 
     cr_assert(one && four, "%s", e.msg);
@@ -252,8 +253,9 @@ static void check_triangle(struct nn_pool *pool, enum nn_shape shape, size_t m,
     float *a = randoms(m * k), *b = randoms(n * k);
     float *c = randoms(m * n), *whole = malloc(m * n * sizeof *whole);
     const struct nn_mat mat = nn_mat_f32(b, k, n, n);
-    struct nn_product p = {m,    n, k, a,    turned ? 1 : k, turned ? m : 1,
-                           &mat, true, c, n, NULL, true, NN_WHOLE, shift};
+    struct nn_product p = {m,        n,    k, a, turned ? 1 : k, turned ? m : 1,
+                           &mat,     true, c, n, NULL,           true,
+                           NN_WHOLE, shift};
 
     for (size_t i = 0; i < m; i++)
         for (size_t q = 0; q < k; q++)

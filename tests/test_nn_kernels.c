@@ -69,7 +69,7 @@ static void check_maps(const struct nn_kernels *s, const struct nn_kernels *v,
 static void check_pairs(const struct nn_kernels *s, const struct nn_kernels *v,
                         size_t n)
 {
-    const struct nn_adamw_numbers step = {0.7f, 0.99f, 0.1f,  0.999f,
+    const struct nn_adamw_numbers step = {0.7f,  0.99f, 0.1f,  0.999f,
                                           1e-3f, 0.03f, 1e-8f, 0.01f};
     static float c[MAX], d[MAX], w[2][MAX], g[2][MAX];
 
@@ -179,15 +179,22 @@ Test(nn_kernels, tiles_of_every_size)
 }
 
 /* A run of each kind of rows, by both variants if there are two. */
-static void check_rows(const struct nn_kernels *const v[2], enum nn_rows_kind kind,
-                       unsigned bits, size_t kn, size_t block, bool add)
+static void check_rows(const struct nn_kernels *const v[2],
+                       enum nn_rows_kind kind, unsigned bits, size_t kn,
+                       size_t block, bool add)
 {
     static uint8_t w[NN_TILE_COLS * 2 * NN_BLOCK_K * 4];
     static float scale[NN_TILE_COLS * 8];
-    const struct nn_rows r = {.kind = kind, .bits = bits, .w = w,
-                              .row_bytes = NN_BLOCK_K * bits / 4, .kn = kn,
-                              .scale = scale, .scale_row = 8,
-                              .map = y, .block = block, .a = x};
+    const struct nn_rows r = {.kind = kind,
+                              .bits = bits,
+                              .w = w,
+                              .row_bytes = NN_BLOCK_K * bits / 4,
+                              .kn = kn,
+                              .scale = scale,
+                              .scale_row = 8,
+                              .map = y,
+                              .block = block,
+                              .a = x};
 
     for (size_t i = 0; i < sizeof w; i++)
         w[i] = (uint8_t)(next() >> 24);
@@ -206,8 +213,11 @@ Test(nn_kernels, rows_of_every_kind_and_length)
     static const struct {
         enum nn_rows_kind kind;
         unsigned bits;
-    } kinds[] = {{NN_ROWS_F32, 32}, {NN_ROWS_F16, 16}, {NN_ROWS_BF16, 16},
-                 {NN_ROWS_INT8, 8}, {NN_ROWS_CODES, 4}};
+    } kinds[] = {{NN_ROWS_F32, 32},
+                 {NN_ROWS_F16, 16},
+                 {NN_ROWS_BF16, 16},
+                 {NN_ROWS_INT8, 8},
+                 {NN_ROWS_CODES, 4}};
     const struct nn_kernels *v[2];
 
     if (variants(v) < 2)

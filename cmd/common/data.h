@@ -25,19 +25,19 @@
 struct cmd_example {
     int32_t *ids; /* [n] */
     size_t n;
-    size_t from;  /* the first token that counts, at least 1 */
+    size_t from;           /* the first token that counts, at least 1 */
     unsigned char *counts; /* [n] of a conversation: does it?  Or NULL */
-    size_t line;  /* from 1 */
-    uint64_t end; /* bytes of the file up to here, for progress */
-    size_t bytes; /* of a completion or choice */
-    bool tokenized; /* a text, neither ids nor a conversation */
+    size_t line;           /* from 1 */
+    uint64_t end;          /* bytes of the file up to here, for progress */
+    size_t bytes;          /* of a completion or choice */
+    bool tokenized;        /* a text, neither ids nor a conversation */
     size_t choice, n_choices, answer; /* n_choices 0: it is no choice */
 };
 
 struct cmd_data {
     const struct pq_catalog *model; /* whose tokenizer texts need; borrowed */
     bool prompts; /* to be continued: a completion or choices are left alone */
-    bool chat; /* prompts are what a user says */
+    bool chat;    /* prompts are what a user says */
     const char *system;             /* and this comes before, or NULL */
     struct pq_chat *template;       /* once there were messages, or NULL */
     struct tm now;                  /* for the template */

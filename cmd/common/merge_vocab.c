@@ -90,10 +90,9 @@ static int check_sizes(const struct merge_models *m, size_t i,
             continue;
         cmd_shape_text(a, x, sizeof x);
         cmd_shape_text(b, y, sizeof y);
-        return pq_fail(e, PQ_EARG,
-                       "%s and %s are models of other sizes: %s is %s and %s",
-                       m->list[0].opened->name, m->list[i].opened->name,
-                       a->name, x, y);
+        return pq_fail(
+            e, PQ_EARG, "%s and %s are models of other sizes: %s is %s and %s",
+            m->list[0].opened->name, m->list[i].opened->name, a->name, x, y);
     }
     return 0;
 }
@@ -110,8 +109,7 @@ static int differ(const struct merge_models *m, size_t i, const char *how,
                    m->list[0].opened->name, m->list[i].opened->name, how);
 }
 
-static int compare_tables(struct merge_models *m, size_t i,
-                          struct pq_error *e)
+static int compare_tables(struct merge_models *m, size_t i, struct pq_error *e)
 {
     const struct pq_catalog *c = m->list[0].plain->catalog;
     const uint64_t rows = merge_model_rows(&m->list[0]);
@@ -150,8 +148,8 @@ static int compare_tokens(struct merge_models *m, size_t i,
             snprintf(how, sizeof how, "token '%.60s' is %u and %u", x->text,
                      y->id, x->id);
         else
-            snprintf(how, sizeof how, "token %u is '%.60s' and '%.60s'",
-                     x->id, a->list[k].text, x->text);
+            snprintf(how, sizeof how, "token %u is '%.60s' and '%.60s'", x->id,
+                     a->list[k].text, x->text);
         return differ(m, i, how, e);
     }
     return 0;
@@ -178,8 +176,8 @@ static int check_same(struct merge_models *m, struct pq_error *e)
         const struct pq_blob *b = pq_catalog_blob(s->catalog, tokenizer_json);
         rc = compare_tables(m, i, e);
         if (rc || !a || !b ||
-            (a->bytes == b->bytes && memcmp(a->data, b->data,
-                                            (size_t)a->bytes) == 0))
+            (a->bytes == b->bytes &&
+             memcmp(a->data, b->data, (size_t)a->bytes) == 0))
             continue;
         struct tokens other = {0};
         rc = (!first.n && read_blob(&first, a, m->list[0].opened->name, e)) ||
@@ -246,8 +244,8 @@ static int read_path(struct unify *u)
         return -1;
     if (!there)
         return pq_fail(u->e, PQ_EARG, "%s: has no tokenizer.json", v->path);
-    if (tokens_read(&v->tokens[u->m->n], v->text.s ? v->text.s : "",
-                    v->text.n, u->e))
+    if (tokens_read(&v->tokens[u->m->n], v->text.s ? v->text.s : "", v->text.n,
+                    u->e))
         return pq_error_in(u->e, "%s/%s", v->path, tokenizer_json);
     return check_numbers(&v->tokens[u->m->n], u->rows[0], v->path, u->e);
 }
@@ -390,8 +388,8 @@ static int make_maps(struct unify *u)
     int rc = rows ? 0 : pq_fail_nomem(u->e);
 
     for (size_t i = 0; !rc && i < u->m->n; i++) {
-        rows[i] = pq_arena_alloc(&u->m->arena, (size_t)v->n_rows,
-                                 sizeof **rows);
+        rows[i] =
+            pq_arena_alloc(&u->m->arena, (size_t)v->n_rows, sizeof **rows);
         if (!rows[i])
             rc = pq_fail_nomem(u->e);
         else
@@ -400,8 +398,8 @@ static int make_maps(struct unify *u)
     if (!rc)
         rc = fill_rows(u, rows);
     for (size_t i = 0; !rc && i < u->m->n; i++)
-        v->maps[i] = (struct pq_row_map){rows[i], v->n_rows, v->means,
-                                         v->n_means};
+        v->maps[i] =
+            (struct pq_row_map){rows[i], v->n_rows, v->means, v->n_means};
     free(rows);
     return rc;
 }
@@ -435,8 +433,8 @@ static const struct pq_tensor **counterparts(struct unify *u,
     return from;
 }
 
-static int make_view(struct unify *u, size_t i,
-                     struct pq_source *const *models, struct pq_source **view)
+static int make_view(struct unify *u, size_t i, struct pq_source *const *models,
+                     struct pq_source **view)
 {
     const struct merge_model *x = &u->m->list[i];
     const struct pq_catalog *c = x->plain->catalog;

@@ -18,7 +18,7 @@
 #define AVX512 __attribute__((target("avx512f"))) /* only these functions */
 #define INLINE AVX512 static inline __attribute__((always_inline))
 
-#define AHEAD 512 /* bytes */
+#define AHEAD  512 /* bytes */
 
 /* 16 bytes of the rows i, i + 4, i + 8, i + 12, side by side. */
 INLINE __m512 four_rows(const uint8_t *w, size_t row_bytes)
@@ -39,8 +39,8 @@ INLINE void turn_words(const uint8_t *w, size_t row_bytes, int pieces,
     for (int i = 0; i < 4; i++) {
 #pragma GCC unroll 4
         for (int q = 0; q < pieces; q++)
-            x[4 * q + i] = four_rows(w + (size_t)i * row_bytes + 16 * q,
-                                     row_bytes);
+            x[4 * q + i] =
+                four_rows(w + (size_t)i * row_bytes + 16 * q, row_bytes);
     }
 #pragma GCC unroll 4
     for (int q = 0; q < pieces; q++) {
@@ -94,8 +94,8 @@ INLINE __m512 add_word(enum nn_rows_kind kind, __m512 word, const float *a,
     case NN_ROWS_BF16:
         s = step(a, _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)), s);
         return step(a + 1,
-                    _mm512_castsi512_ps(_mm512_slli_epi32(
-                        _mm512_srli_epi32(v, 16), 16)),
+                    _mm512_castsi512_ps(
+                        _mm512_slli_epi32(_mm512_srli_epi32(v, 16), 16)),
                     s);
     case NN_ROWS_INT8:
         s = step(a, int8_value(_mm512_slli_epi32(v, 24), scale), s);
@@ -131,8 +131,8 @@ INLINE __m512 add_pieces(enum nn_rows_kind kind, const struct nn_rows *r,
                          size_t k, int pieces, __m512 map, __m512 scale,
                          __m512 s)
 {
-    const size_t per_word = 32 / (kind == NN_ROWS_F32    ? 32
-                                  : kind == NN_ROWS_INT8 ? 8
+    const size_t per_word = 32 / (kind == NN_ROWS_F32     ? 32
+                                  : kind == NN_ROWS_INT8  ? 8
                                   : kind == NN_ROWS_CODES ? 4
                                                           : 16);
     __m512 x[16];
@@ -155,8 +155,8 @@ INLINE __m512 add_pieces(enum nn_rows_kind kind, const struct nn_rows *r,
 INLINE __m512 add_rows(enum nn_rows_kind kind, const struct nn_rows *r,
                        size_t per_word)
 {
-    const __m512 map = kind == NN_ROWS_CODES ? _mm512_loadu_ps(r->map)
-                                             : _mm512_setzero_ps();
+    const __m512 map =
+        kind == NN_ROWS_CODES ? _mm512_loadu_ps(r->map) : _mm512_setzero_ps();
     const __m512 scale = kind == NN_ROWS_INT8
                              ? scales_of(r->scale, r->scale_row)
                              : _mm512_setzero_ps();

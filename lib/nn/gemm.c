@@ -20,9 +20,10 @@
 
 #include <string.h>
 
-#define COLS     NN_TILE_COLS
-#define MIN_ROWS 96 /* of a task; with fewer, packing b again costs too much   \
-                     */
+#define COLS NN_TILE_COLS
+#define MIN_ROWS                                                               \
+    96 /* of a task; with fewer, packing b again costs too much                \
+        */
 
 struct range {
     size_t from, to;
@@ -142,8 +143,7 @@ static void block(const struct nn_product *p, struct nn_worker *w,
     for (size_t r = i.from; r < i.to; r += NN_TILE_ROWS) {
         const size_t rows = i.to - r < NN_TILE_ROWS ? i.to - r : NN_TILE_ROWS;
         const size_t at = (r - i.from) % step, last = p->shift + r + rows;
-        const size_t end =
-            p->shape == NN_C_LOWER && last < j.to ? last : j.to;
+        const size_t end = p->shape == NN_C_LOWER && last < j.to ? last : j.to;
         const struct range t = terms_of(p, r, rows, k);
         const size_t skip = t.from - k.from;
         if (packed && at == 0)
@@ -151,8 +151,8 @@ static void block(const struct nn_product *p, struct nn_worker *w,
         const float *a = packed ? w->strips + at * (k.to - k.from)
                                 : p->a + r * p->a_row + k.from * p->a_col;
         for (size_t c = j.from; c < end; c += COLS)
-            w->nn->tile(rows, j.to - c < COLS ? j.to - c : COLS,
-                        t.to - t.from, a + skip * a_col, a_row, a_col,
+            w->nn->tile(rows, j.to - c < COLS ? j.to - c : COLS, t.to - t.from,
+                        a + skip * a_col, a_row, a_col,
                         panel_of(w, c - j.from) + skip * COLS,
                         p->c + r * p->c_row + c, p->c_row, add);
     }

@@ -29,8 +29,8 @@ struct nn_mat {
 static inline struct nn_mat nn_mat_f32(const float *x, size_t rows, size_t cols,
                                        size_t row)
 {
-    struct nn_mat m = {{PQ_PLAIN, 0, 0}, PQ_F32, rows, cols, row, 0,
-                       0,                x,      NULL, NULL};
+    struct nn_mat m = {
+        {PQ_PLAIN, 0, 0}, PQ_F32, rows, cols, row, 0, 0, x, NULL, NULL};
     return m;
 }
 

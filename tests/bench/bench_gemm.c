@@ -124,11 +124,17 @@ static void product(struct nn_pool *pool, const struct shape *s)
     float *c = numbers(s->m * s->n);
     const struct nn_mat mat = s->b_by_k ? nn_mat_f32(b, s->k, s->n, s->n)
                                         : nn_mat_f32(b, s->n, s->k, s->k);
-    const struct nn_product p = {.m = s->m, .n = s->n, .k = s->k, .a = a,
+    const struct nn_product p = {.m = s->m,
+                                 .n = s->n,
+                                 .k = s->k,
+                                 .a = a,
                                  .a_row = s->a_turned ? 1 : s->k,
                                  .a_col = s->a_turned ? s->m : 1,
-                                 .b = &mat, .b_by_k = s->b_by_k,
-                                 .c = c, .c_row = s->n, .add = s->a_turned};
+                                 .b = &mat,
+                                 .b_by_k = s->b_by_k,
+                                 .c = c,
+                                 .c_row = s->n,
+                                 .add = s->a_turned};
     const double work = 2.0 * (double)s->m * (double)s->n * (double)s->k;
     double best = 0;
 
@@ -175,8 +181,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: bench_gemm [THREADS]\n");
         return 2;
     }
-    struct nn_pool *pool =
-        nn_pool_new((size_t)threads, pq_kernels_best(), &e);
+    struct nn_pool *pool = nn_pool_new((size_t)threads, pq_kernels_best(), &e);
     if (!pool)
         return 2;
     printf("fact fma_peak %.1f\n", peak(pool));
