@@ -18,7 +18,7 @@ function each(key, many,    a, b) {
 }
 
 function rows() {
-    rows_of_training("8m", 6, 2048, ">= 1.35", ">= 1.6")
+    rows_of_training("8m", 12, 2048, ">= 1.35", ">= 1.6")
     rows_of_training("98m", 3, 512, ">= 1.35", ">= 1.35")
     against("scoring, transformers", "eval", "rival_eval", ">= 1.3")
     peak("peak scoring", "eval", "")

@@ -40,6 +40,7 @@ if [ "$(free_mib)" -lt $wanted ]; then
     say "skipped: needs $wanted MiB free in memory and $shm, has $(free_mib)"
     exit 0
 fi
+warm=$((wanted / 2))
 make_work
 {
     echo "fact bytes 0"
@@ -105,7 +106,7 @@ train_one() { # NAME STEPS BATCH
 
 do_train() {
     small
-    train_one 8m 6 8
+    train_one 8m 12 8
     [ $quick = 1 ] && return
     medium
     train_one 98m 3 2
