@@ -25,17 +25,11 @@ const struct pq_format *pq_format_named(const char *name)
     return NULL;
 }
 
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), k = strlen(suffix);
-    return n >= k && strcmp(s + n - k, suffix) == 0;
-}
-
 const struct pq_format *pq_format_for_path(const char *path)
 {
     for (size_t i = 0; formats[i] != NULL; i++)
         for (const char *const *s = formats[i]->suffixes; *s != NULL; s++)
-            if (ends_with(path, *s))
+            if (pq_ends_with(path, *s))
                 return formats[i];
     return NULL;
 }

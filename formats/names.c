@@ -5,21 +5,15 @@
  * Whole components are compared, or their beginning where the families vary.
  */
 #include "pq_names.h"
+#include "pq_mem.h"
 
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t a = strlen(s), b = strlen(suffix);
-
-    return a >= b && strcmp(s + a - b, suffix) == 0;
-}
-
 bool pq_name_is_weight(const char *name)
 {
-    return strcmp(name, "weight") == 0 || ends_with(name, ".weight");
+    return strcmp(name, "weight") == 0 || pq_ends_with(name, ".weight");
 }
 
 size_t pq_name_module(const char *name)
@@ -271,7 +265,7 @@ bool pq_name_is_buffer(const char *name)
 
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         const size_t k = strlen(buffers[i]);
-        if (ends_with(name, buffers[i]) &&
+        if (pq_ends_with(name, buffers[i]) &&
             (n == k || name[n - k - 1] == '.'))
             return true;
     }
@@ -342,7 +336,7 @@ bool pq_name_expert(const char *parameter, unsigned scheme, unsigned piece,
         return false;
     const char *own = schemes[scheme].parameter;
     if (piece > 1 || !schemes[scheme].pieces[piece] ||
-        !ends_with(parameter, own))
+        !pq_ends_with(parameter, own))
         return true;
     const int module = (int)(strlen(parameter) - strlen(own));
     const int k = snprintf(s, n, "%.*s.%llu.%s.weight", module, parameter,

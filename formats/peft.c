@@ -23,18 +23,11 @@
 
 static const char config_name[] = "adapter_config.json";
 
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t a = strlen(s), b = strlen(suffix);
-
-    return a >= b && strcmp(s + a - b, suffix) == 0;
-}
-
 bool pq_peft_is_adapter(const struct pq_catalog *c)
 {
     for (size_t i = 0; i < c->n_tensors; i++)
         if (strstr(c->tensors[i].name, ".lora_") ||
-            ends_with(c->tensors[i].name, "trainable_tokens_delta"))
+            pq_ends_with(c->tensors[i].name, "trainable_tokens_delta"))
             return true;
     return pq_catalog_blob(c, config_name) &&
            !pq_catalog_blob(c, "config.json");
@@ -66,7 +59,7 @@ static char *plain_name(struct pq_arena *a, const char *name)
     cut(s, ".modules_to_save.default");
     cut(s, ".modules_to_save");
     if (strstr(s, ".lora_") || strstr(s, "trainable_tokens_delta")) {
-        if (ends_with(s, ".default"))
+        if (pq_ends_with(s, ".default"))
             s[strlen(s) - strlen(".default")] = '\0';
         cut(s, ".default");
     }
@@ -97,7 +90,7 @@ static enum role find_role(char *s)
     };
 
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (ends_with(s, table[i].suffix)) {
+        if (pq_ends_with(s, table[i].suffix)) {
             s[strlen(s) - strlen(table[i].suffix)] = '\0';
             return table[i].role;
         }

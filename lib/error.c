@@ -56,16 +56,23 @@ static const char *system_text(int sys, char *buf, size_t n)
 #endif
 }
 
-int pq_fail(struct pq_error *e, enum pq_code code, const char *fmt, ...)
+int pq_vfail(struct pq_error *e, enum pq_code code, const char *fmt, va_list ap)
 {
     if (e == NULL || e->code != PQ_OK)
         return -1;
-    va_list ap;
-    va_start(ap, fmt);
     format(e->msg, MSG_BYTES, fmt, ap);
-    va_end(ap);
     e->code = code;
     e->sys = 0;
+    return -1;
+}
+
+int pq_fail(struct pq_error *e, enum pq_code code, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    (void)pq_vfail(e, code, fmt, ap);
+    va_end(ap);
     return -1;
 }
 

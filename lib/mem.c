@@ -73,6 +73,13 @@ char *pq_strndup(const char *s, size_t n)
     return p;
 }
 
+bool pq_ends_with(const char *s, const char *suffix)
+{
+    const size_t n = strlen(s), k = strlen(suffix);
+
+    return n >= k && memcmp(s + n - k, suffix, k) == 0;
+}
+
 void *pq_grow(void *p, size_t n, size_t *cap, size_t size)
 {
     if (n < *cap)

@@ -58,6 +58,10 @@ struct pq_error {
 int pq_fail(struct pq_error *e, enum pq_code code, const char *fmt, ...)
     PQ_PRINTF(3, 4);
 
+/* The same with the arguments of a function that has them as "...". */
+int pq_vfail(struct pq_error *e, enum pq_code code, const char *fmt, va_list ap)
+    PQ_PRINTF(3, 0);
+
 /* The same for a failed system call: appends ": " and the text of `sys`. */
 int pq_fail_sys(struct pq_error *e, int sys, const char *fmt, ...)
     PQ_PRINTF(3, 4);

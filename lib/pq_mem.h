@@ -29,6 +29,8 @@ PQ_MUST_USE void *pq_zalloc(size_t n, size_t size);
 PQ_MUST_USE void *pq_resize(void *p, size_t n, size_t size);
 PQ_MUST_USE char *pq_strndup(const char *s, size_t n);
 
+PQ_MUST_USE bool pq_ends_with(const char *s, const char *suffix);
+
 /*
  * Makes room for one more element in a growing array: `p` holds `n` elements
  * and has room for *cap.  Returns the (possibly moved) array, or NULL with

@@ -12,17 +12,9 @@
 
 #include "pq_chat.h"
 #include "pq_json.h"
+#include "time_of_goldens.h"
 
 #define CHAT "testdata/chat/"
-
-static const struct tm clock_of_goldens = {.tm_year = 124,
-                                           .tm_mon = 6,
-                                           .tm_mday = 26,
-                                           .tm_wday = 5,
-                                           .tm_yday = 207,
-                                           .tm_hour = 1,
-                                           .tm_min = 2,
-                                           .tm_sec = 3};
 
 /* ---- a model with a template -------------------------------------------- */
 
@@ -53,7 +45,7 @@ static int render(const char *template, const char *input, bool prompt,
                   struct pq_error *e)
 {
     const struct pq_chat_input in = {input, strlen(input), SIZE_MAX, prompt,
-                                     &clock_of_goldens};
+                                     &time_of_goldens};
     struct pq_chat *c = NULL;
 
     if (open_chat(template, &c, e))

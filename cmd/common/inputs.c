@@ -28,13 +28,6 @@ uint64_t cmd_inputs_products(const struct cmd_inputs *x)
     return x->hessian ? x->products : 0;
 }
 
-static bool ends_with(const char *s, const char *end)
-{
-    const size_t n = strlen(s), k = strlen(end);
-
-    return n >= k && strcmp(s + n - k, end) == 0;
-}
-
 int cmd_inputs_check(const struct cmd *c, const struct cmd_inputs *x)
 {
     if (cmd_is_standard(x->norms))
@@ -175,7 +168,7 @@ static int take_matrix(struct cmd_inputs *x, const char *dataset, size_t chunk,
     m.entries = list;
     const int rc = pq_imatrix_put(
         &x->matrix,
-        ends_with(x->imatrix, ".dat") ? PQ_IMATRIX_DAT : PQ_IMATRIX_GGUF, &m,
+        pq_ends_with(x->imatrix, ".dat") ? PQ_IMATRIX_DAT : PQ_IMATRIX_GGUF, &m,
         e);
     free(list);
     return rc;

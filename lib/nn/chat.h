@@ -236,6 +236,11 @@ PQ_MUST_USE int chat_above(struct chat_parser *p, struct chat_node **out,
                                         struct chat_node *x));
 /* One more operator in a row of so many. */
 PQ_MUST_USE int chat_chain(struct chat_parser *p, unsigned *length);
+/* A part of an expression: what is read there becomes *out. */
+typedef int chat_part(struct chat_parser *p, struct chat_node **out);
+/* What stands behind *out, as long as `next` finds more: 1; 0 is no more. */
+PQ_MUST_USE int chat_series(struct chat_parser *p, struct chat_node **out,
+                            chat_part *next);
 /* Names to assign to: a, b or (with `attributes`) a.b. */
 PQ_MUST_USE int chat_target(struct chat_parser *p, bool attributes,
                             struct chat_node **out);

@@ -338,22 +338,33 @@ int chat_chain(struct chat_parser *p, unsigned *length)
                : 0;
 }
 
-int chat_postfix(struct chat_parser *p, struct chat_node **out)
+int chat_series(struct chat_parser *p, struct chat_node **out, chat_part *next)
 {
     unsigned length = 0;
-    int rc = 0;
+    int found;
 
-    while (!rc) {
-        if (chat_at(p, CHAT_T_OP, "."))
-            rc = chat_above(p, out, parse_attribute);
-        else if (chat_at(p, CHAT_T_OP, "["))
-            rc = chat_above(p, out, parse_item);
-        else if (chat_at(p, CHAT_T_OP, "("))
-            rc = chat_above(p, out, chat_call_of);
-        else
-            return 0;
-        if (!rc)
-            rc = chat_chain(p, &length);
-    }
-    return -1;
+    while ((found = next(p, out)) > 0)
+        if (chat_chain(p, &length))
+            return -1;
+    return found;
+}
+
+static int next_postfix(struct chat_parser *p, struct chat_node **out)
+{
+    int rc;
+
+    if (chat_at(p, CHAT_T_OP, "."))
+        rc = chat_above(p, out, parse_attribute);
+    else if (chat_at(p, CHAT_T_OP, "["))
+        rc = chat_above(p, out, parse_item);
+    else if (chat_at(p, CHAT_T_OP, "("))
+        rc = chat_above(p, out, chat_call_of);
+    else
+        return 0;
+    return rc ? -1 : 1;
+}
+
+int chat_postfix(struct chat_parser *p, struct chat_node **out)
+{
+    return chat_series(p, out, next_postfix);
 }

@@ -116,24 +116,19 @@ static int parse_test(struct chat_parser *p, struct chat_node **out)
 }
 
 /* | and is and calls, in any order. */
-static int parse_filters(struct chat_parser *p, struct chat_node **out)
+static int next_filter(struct chat_parser *p, struct chat_node **out)
 {
-    unsigned length = 0;
-    int rc = 0;
+    int rc;
 
-    while (!rc) {
-        if (chat_at(p, CHAT_T_OP, "|"))
-            rc = chat_filters(p, *out, false, out);
-        else if (chat_at(p, CHAT_T_NAME, "is"))
-            rc = chat_step(p) || parse_test(p, out) ? -1 : 0;
-        else if (chat_at(p, CHAT_T_OP, "("))
-            rc = chat_above(p, out, chat_call_of);
-        else
-            return 0;
-        if (!rc)
-            rc = chat_chain(p, &length);
-    }
-    return -1;
+    if (chat_at(p, CHAT_T_OP, "|"))
+        rc = chat_filters(p, *out, false, out);
+    else if (chat_at(p, CHAT_T_NAME, "is"))
+        rc = chat_step(p) || parse_test(p, out);
+    else if (chat_at(p, CHAT_T_OP, "("))
+        rc = chat_above(p, out, chat_call_of);
+    else
+        return 0;
+    return rc ? -1 : 1;
 }
 
 static int parse_sign(struct chat_parser *p, struct chat_node **out)
@@ -156,7 +151,9 @@ static int parse_unary(struct chat_parser *p, bool filters,
 
     if (sign ? parse_sign(p, out) : chat_primary(p, out))
         return -1;
-    return chat_postfix(p, out) || (filters && parse_filters(p, out)) ? -1 : 0;
+    return chat_postfix(p, out) || (filters && chat_series(p, out, next_filter))
+               ? -1
+               : 0;
 }
 
 /* ---- operators ---------------------------------------------------------- */
@@ -258,40 +255,35 @@ static int parse_not(struct chat_parser *p, struct chat_node **out)
     return rc;
 }
 
-static int parse_and(struct chat_parser *p, struct chat_node **out)
+/* Operands that `below` reads, with `word` between them. */
+static int parse_joined(struct chat_parser *p, const char *word,
+                        enum chat_op op, chat_part *below,
+                        struct chat_node **out)
 {
     unsigned length = 0;
 
-    if (parse_not(p, out))
+    if (below(p, out))
         return -1;
-    while (chat_at(p, CHAT_T_NAME, "and")) {
-        struct chat_node *const x = chat_new(p, CHAT_AND);
+    while (chat_at(p, CHAT_T_NAME, word)) {
+        struct chat_node *const x = chat_new(p, op);
         if (!x || chat_chain(p, &length))
             return -1;
         x->a = *out;
         *out = x;
-        if (chat_step(p) || parse_not(p, &x->b))
+        if (chat_step(p) || below(p, &x->b))
             return -1;
     }
     return 0;
 }
 
+static int parse_and(struct chat_parser *p, struct chat_node **out)
+{
+    return parse_joined(p, "and", CHAT_AND, parse_not, out);
+}
+
 static int parse_or(struct chat_parser *p, struct chat_node **out)
 {
-    unsigned length = 0;
-
-    if (parse_and(p, out))
-        return -1;
-    while (chat_at(p, CHAT_T_NAME, "or")) {
-        struct chat_node *const x = chat_new(p, CHAT_OR);
-        if (!x || chat_chain(p, &length))
-            return -1;
-        x->a = *out;
-        *out = x;
-        if (chat_step(p) || parse_and(p, &x->b))
-            return -1;
-    }
-    return 0;
+    return parse_joined(p, "or", CHAT_OR, parse_and, out);
 }
 
 /* a if b else c; without the else it is undefined where b is false. */

@@ -14,13 +14,11 @@
 
 int chat_wrong(struct chat_parser *p, const char *fmt, ...)
 {
-    char what[256];
     va_list ap;
 
     va_start(ap, fmt);
-    vsnprintf(what, sizeof what, fmt, ap);
+    (void)pq_vfail(p->e, PQ_EFORMAT, fmt, ap);
     va_end(ap);
-    pq_fail(p->e, PQ_EFORMAT, "%s", what);
     return pq_error_in(p->e, "line %u", p->x.line);
 }
 

@@ -26,7 +26,7 @@ static void put_float(struct pq_buf *b, double v)
     do
         snprintf(s, sizeof s, "%.*e", precision, v);
     while (strtod(s, NULL) != v && ++precision < 17);
-    exponent = atoi(strchr(s, 'e') + 1);
+    exponent = (int)strtol(strchr(s, 'e') + 1, NULL, 10);
     if (exponent < -4 || exponent >= 16) {
         *strchr(s, 'e') = '\0';
         pq_buf_printf(b, "%se%c%02d", s, exponent < 0 ? '-' : '+',

@@ -11,13 +11,11 @@
 
 int chat_fail(struct chat_run *r, enum pq_code code, const char *fmt, ...)
 {
-    char what[400];
     va_list ap;
 
     va_start(ap, fmt);
-    vsnprintf(what, sizeof what, fmt, ap);
+    (void)pq_vfail(r->e, code, fmt, ap);
     va_end(ap);
-    pq_fail(r->e, code, "%s", what);
     return pq_error_in(r->e, "line %u", r->line);
 }
 

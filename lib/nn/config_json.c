@@ -15,13 +15,11 @@ const cJSON *nn_key(const cJSON *j, const char *key)
 
 void nn_refuse(struct nn_reader *r, const char *fmt, ...)
 {
-    char text[256];
     va_list ap;
 
     va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
+    (void)pq_vfail(r->e, PQ_EUNSUPPORTED, fmt, ap);
     va_end(ap);
-    pq_fail(r->e, PQ_EUNSUPPORTED, "%s", text);
     r->failed = true;
 }
 

@@ -41,13 +41,6 @@ struct fresh {
 
 /* ---- the numbers of a tensor -------------------------------------------- */
 
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), k = strlen(suffix);
-
-    return n >= k && strcmp(s + n - k, suffix) == 0;
-}
-
 /* 53 bits as a number in [0, 1). */
 static double unit(uint32_t high, uint32_t low)
 {
@@ -92,11 +85,11 @@ static void clear_pad(const struct fresh *f, const struct pq_tensor *t,
 static void make(const struct fresh *f, const struct pq_tensor *t,
                  uint64_t first, size_t n, float *out)
 {
-    const bool last = ends_with(t->name, ".c_proj.weight");
+    const bool last = pq_ends_with(t->name, ".c_proj.weight");
     struct pq_rng r;
 
     if (t->rank == 1) {
-        fill(out, n, ends_with(t->name, ".bias") ? 0 : f->norm);
+        fill(out, n, pq_ends_with(t->name, ".bias") ? 0 : f->norm);
         return;
     }
     pq_rng_init(&r, f->seed, t->name);

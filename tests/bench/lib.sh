@@ -49,6 +49,17 @@ make_work() {
     done
 }
 
+# DIR LAYERS VOCABULARY HIDDEN INTERMEDIATE HEADS KV_HEADS DTYPE: its config.json
+llama_config() {
+    cat >"$1/config.json" <<END
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+ "hidden_size": $4, "intermediate_size": $5, "num_hidden_layers": $2,
+ "num_attention_heads": $6, "num_key_value_heads": $7, "vocab_size": $3,
+ "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-05,
+ "tie_word_embeddings": false, "dtype": "$8"}
+END
+}
+
 # KEY COMMAND...: seconds and peak, under that key; what it wrote to $out is
 # thrown away unless `keep` is set
 keep=

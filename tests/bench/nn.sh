@@ -54,13 +54,7 @@ make_work
 model() { # NAME LAYERS VOCABULARY HIDDEN INTERMEDIATE HEADS KV_HEADS
     [ -d "$work/$1" ] && return
     mkdir "$work/$1"
-    cat >"$work/$1/config.json" <<END
-{"architectures": ["LlamaForCausalLM"], "model_type": "llama",
- "hidden_size": $4, "intermediate_size": $5, "num_hidden_layers": $2,
- "num_attention_heads": $6, "num_key_value_heads": $7, "vocab_size": $3,
- "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-05,
- "tie_word_embeddings": false, "dtype": "float32"}
-END
+    llama_config "$work/$1" "${@:2}" float32
     "$work/make_model" shape "$2" "$3" "$4" "$5" $(($4 / $6 * $7)) \
         "$work/$1/model.safetensors"
 }

@@ -79,20 +79,10 @@ make_work
 
 # ---- models and adapters ---------------------------------------------------
 
-config() { # DIR LAYERS VOCABULARY
-    cat >"$1/config.json" <<END
-{"architectures": ["LlamaForCausalLM"], "model_type": "llama",
- "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": $2,
- "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": $3,
- "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-05,
- "tie_word_embeddings": false, "dtype": "bfloat16"}
-END
-}
-
 model() { # NAME TUNING [LAYERS VOCABULARY]
     [ -d "$work/$1" ] && return
     mkdir "$work/$1"
-    config "$work/$1" "${3:-$layers}" "${4:-$vocabulary}"
+    llama_config "$work/$1" "${3:-$layers}" "${4:-$vocabulary}" 2048 5632 32 4 bfloat16
     "$work/make_model" bf16 "${3:-$layers}" "${4:-$vocabulary}" "$2" \
         "$work/$1/model.safetensors"
 }

@@ -44,6 +44,18 @@ static inline void fuzz_broken(const char *what, const char *a, const char *b)
     abort();
 }
 
+/* The bytes as a text of their own, where a sanitizer sees both its ends. */
+static inline char *fuzz_copy(const uint8_t *data, size_t n)
+{
+    char *const copy = malloc(n ? n : 1);
+
+    if (!copy)
+        abort();
+    if (n > 0)
+        memcpy(copy, data, n);
+    return copy;
+}
+
 /* What became of the bytes on one of the two ways. */
 struct fuzz_result {
     bool ok;

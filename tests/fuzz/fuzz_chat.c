@@ -47,12 +47,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     struct pq_error e = PQ_ERROR_INIT;
     struct pq_chat *c;
-    char *const copy = malloc(n ? n : 1);
-
-    if (!copy)
-        abort();
-    if (n > 0)
-        memcpy(copy, data, n);
+    char *const copy = fuzz_copy(data, n);
     const char *const nul = n ? memchr(copy, '\0', n) : NULL;
     const size_t end = nul ? (size_t)(nul - copy) : n;
     if (pq_chat_parse(copy, end, &c, &e) == 0) {

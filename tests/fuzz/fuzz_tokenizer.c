@@ -73,12 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     struct pq_error e = PQ_ERROR_INIT;
     struct pq_tokenizer *t;
-    char *const copy = malloc(n ? n : 1);
-
-    if (!copy)
-        abort();
-    if (n > 0)
-        memcpy(copy, data, n);
+    char *const copy = fuzz_copy(data, n);
     const int rc = n > 0 && copy[0] == '{'
                        ? pq_tokenizer_parse(copy, n, &t, &e)
                        : pq_tokenizer_parse_model(copy, n, true, true, &t, &e);

@@ -7,6 +7,7 @@
  *
  * The clock stands at 2024-07-26 01:02:03.
  */
+#include "../time_of_goldens.h"
 #include "pq_chat.h"
 #include "pq_json.h"
 
@@ -61,18 +62,10 @@ static int open_chat(const cJSON *c, struct pq_chat **out, struct pq_error *e)
 
 static int answer(const cJSON *c, struct pq_buf *b, struct pq_error *e)
 {
-    const struct tm now = {.tm_year = 124,
-                           .tm_mon = 6,
-                           .tm_mday = 26,
-                           .tm_wday = 5,
-                           .tm_yday = 207,
-                           .tm_hour = 1,
-                           .tm_min = 2,
-                           .tm_sec = 3};
     const char *const json = cJSON_GetObjectItem(c, "input")->valuestring;
     const struct pq_chat_input in = {
         json, strlen(json), SIZE_MAX,
-        cJSON_IsTrue(cJSON_GetObjectItem(c, "prompt")), &now};
+        cJSON_IsTrue(cJSON_GetObjectItem(c, "prompt")), &time_of_goldens};
     const cJSON *const path = cJSON_GetObjectItem(c, "tokenizer");
     struct pq_tokenizer *t = NULL;
     struct pq_chat *chat = NULL;
